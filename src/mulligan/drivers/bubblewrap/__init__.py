@@ -1,0 +1,1 @@
+"""VMs made of namespaces by bubblewrap: no KVM, no daemon, no root."""

@@ -1,0 +1,126 @@
+"""The command line of a bubblewrap VM, built by one pure function."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from mulligan.guest.kernel import AGENT_CAPABILITIES
+from mulligan.images.host import GUEST_GID, GUEST_UID, HOSTNAME
+
+AGENT_START = (
+    "import sys; sys.path.insert(0, '/agent'); from mulligan.guest.agent import main; main({})"
+)
+
+
+@dataclass(frozen=True)
+class VmPlan:
+    """Everything the command line depends on.
+
+    Attributes:
+        bwrap: the bubblewrap executable.
+        python: the interpreter, as seen inside, that runs the agent.
+        binds: host directories shown read-only at the path they have.
+        symlinks: (target, link) pairs of the VM's root.
+        rootfs, agent, disk: host directories of the image, the guest's code and the VM's disk.
+        descriptor: number of the inherited connection to the host.
+        info: number of the inherited pipe on which bubblewrap names its child.
+        run_as: uid and gid to become first (a server started as root), or None.
+        staged: those of ``binds`` that ``run_as`` cannot reach by path, such as a toolchain under
+            /root; a first bubblewrap, still with the server's rights, shows them under ``stage``.
+        stage: an existing, empty directory for that.
+        setpriv: the setpriv executable; needed with ``staged``.
+    """
+
+    bwrap: Path
+    python: Path
+    binds: tuple[Path, ...]
+    symlinks: tuple[tuple[str, str], ...]
+    rootfs: Path
+    agent: Path
+    disk: Path
+    descriptor: int
+    info: int
+    run_as: tuple[int, int] | None = None
+    staged: tuple[Path, ...] = ()
+    stage: Path | None = None
+    setpriv: Path | None = None
+
+
+def command(plan: VmPlan) -> list[str]:
+    """The argument vector that becomes the VM."""
+    return [*_staging(plan), str(plan.bwrap), *_walls(), *_tree(plan), *_agent(plan)]
+
+
+def _walls() -> list[str]:
+    """Namespaces, identity and rights: the same for every VM."""
+    arguments = [
+        "--unshare-user",
+        "--disable-userns",
+        "--unshare-pid",
+        "--unshare-net",
+        "--unshare-ipc",
+        "--unshare-uts",
+        "--unshare-cgroup",
+        "--uid",
+        str(GUEST_UID),
+        "--gid",
+        str(GUEST_GID),
+        "--hostname",
+        HOSTNAME,
+        "--die-with-parent",
+        "--new-session",
+        "--as-pid-1",
+        "--clearenv",
+        "--cap-drop",
+        "ALL",
+    ]
+    for capability in AGENT_CAPABILITIES:
+        arguments += ["--cap-add", capability]
+    return arguments
+
+
+def _tree(plan: VmPlan) -> list[str]:
+    """What the agent sees; programs see a root the agent builds from it."""
+    arguments = []
+    for path in plan.binds:
+        source = _staged_path(plan, path) if path in plan.staged else path
+        arguments += ["--ro-bind", str(source), str(path)]
+    for target, link in plan.symlinks:
+        arguments += ["--symlink", target, link]
+    return arguments + [
+        "--proc", "/proc",
+        "--dev", "/dev",
+        "--tmpfs", "/dev/shm",
+        "--remount-ro", "/dev",
+        "--ro-bind", str(plan.rootfs), "/image",
+        "--ro-bind", str(plan.agent), "/agent",
+        "--bind", str(plan.disk), "/vm",
+        "--tmpfs", "/mnt",
+        "--chdir", "/",
+    ]  # fmt: skip
+
+
+def _agent(plan: VmPlan) -> list[str]:
+    start = AGENT_START.format(plan.descriptor)
+    return ["--info-fd", str(plan.info), "--", str(plan.python), "-I", "-S", "-c", start]
+
+
+def _staged_path(plan: VmPlan, path: Path) -> Path:
+    assert plan.stage is not None
+    return plan.stage / str(plan.staged.index(path))
+
+
+def _staging(plan: VmPlan) -> list[str]:
+    """The first bubblewrap, which only shows what the second could not reach, and gives up root."""
+    if not plan.staged:
+        return []
+    assert plan.run_as is not None
+    assert plan.setpriv is not None
+    arguments = [str(plan.bwrap), "--die-with-parent", "--dev-bind", "/", "/"]
+    arguments += ["--tmpfs", str(plan.stage)]
+    for path in plan.staged:
+        arguments += ["--ro-bind", str(path), str(_staged_path(plan, path))]
+    uid, gid = plan.run_as
+    identity = ["--reuid", str(uid), "--regid", str(gid), "--clear-groups"]
+    return [*arguments, "--", str(plan.setpriv), *identity, "--"]

@@ -1,0 +1,87 @@
+"""What a driver is: it boots VMs with the guest agent in them, and ends them.
+
+A driver knows nothing of executions, agents' names or history. It is given directories and hands
+back a machine: a byte stream to the agent, and a way to end it. ``tests/conformance`` holds every
+driver to the same behaviour.
+"""
+
+from __future__ import annotations
+
+import socket
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from mulligan.images.host import HostImage
+
+
+@dataclass(frozen=True)
+class Capabilities:
+    """What a driver can and cannot do, as users are told.
+
+    Attributes:
+        own_kernel: VMs have a kernel of their own, not the host's.
+        network: the network modes it offers.
+        boot_cost: rough class of the time to boot: "milliseconds" or "seconds".
+    """
+
+    own_kernel: bool
+    network: tuple[str, ...]
+    boot_cost: str
+
+
+@dataclass(frozen=True)
+class BootSpec:
+    """A VM to be.
+
+    Attributes:
+        vm_id: for logs and error texts.
+        image: what its disk starts from.
+        disk: directory of the VM's own, with ``upper`` and ``work`` in it.
+    """
+
+    vm_id: str
+    image: HostImage
+    disk: Path
+
+
+class Machine(Protocol):
+    """A booted VM."""
+
+    @property
+    def connection(self) -> socket.socket:
+        """The stream to the agent, non-blocking; the caller closes it."""
+
+    @property
+    def boot_frame(self) -> dict[str, object]:
+        """Body of the BOOT frame: where, inside the VM, the agent finds its directories."""
+
+    @property
+    def pid(self) -> int:
+        """The host's process that holds the VM; the VM does not outlive it."""
+
+    async def wait(self) -> int:
+        """Waits for the end of the VM and returns its exit status."""
+
+    def diagnostics(self) -> str:
+        """The last of what the VM's own processes said when something was wrong."""
+
+    async def stop(self) -> None:
+        """Ends the VM and everything in it; returns when nothing of it is left. May be repeated."""
+
+
+class Driver(Protocol):
+    """A way to make VMs."""
+
+    name: str
+    capabilities: Capabilities
+
+    async def boot(self, spec: BootSpec) -> Machine:
+        """Boots a VM.
+
+        Raises:
+            ConfigError: this host cannot run the driver; the text says why and what to change.
+        """
+
+    def disk_owner(self) -> tuple[int, int]:
+        """uid and gid, on the host, of what VMs write."""

@@ -1,0 +1,160 @@
+"""The errors a user of Mulligan can meet, with the texts and the JSON form of the wire format.
+
+On the wire an error is an externally tagged enum, as serde writes one::
+
+    {"UnsupportedLanguage": "cobol"}        {"Timeout": 30000}
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class VmExecutionError(Exception):
+    """Base of every error Mulligan raises on purpose.
+
+    ``str(error)`` is one line. ``field`` names the request field at fault and ``remedy`` what to
+    do about it, where there is one.
+    """
+
+    variant: ClassVar[str] = "Internal"
+    template: ClassVar[str] = "Internal error: {}"
+    http_status: ClassVar[int] = 500
+
+    def __init__(
+        self, detail: str | int, *, field: str | None = None, remedy: str | None = None
+    ) -> None:
+        self.detail = detail
+        self.field = field
+        self.remedy = remedy
+        super().__init__(self.template.format(detail))
+
+    def to_wire(self) -> dict[str, str | int]:
+        """The enum form: one key, the variant's name."""
+        return {self.variant: self.detail}
+
+
+class VmNotAvailable(VmExecutionError):  # noqa: N818  (names of the wire format)
+    """No such VM, or none may be made for this agent."""
+
+    variant = "VmNotAvailable"
+    template = "VM not available: {}"
+    http_status = 404
+
+
+class ValidationFailed(VmExecutionError):  # noqa: N818
+    """The request or the code in it was refused before anything ran."""
+
+    variant = "ValidationFailed"
+    template = "Code validation failed: {}"
+    http_status = 400
+
+
+class ExecutionTimeout(VmExecutionError):  # noqa: N818
+    """The deadline passed; ``detail`` is the limit in milliseconds."""
+
+    variant = "Timeout"
+    template = "Execution timeout after {}ms"
+    http_status = 504
+
+
+class UnsupportedLanguage(VmExecutionError):  # noqa: N818
+    """The language is not allowed here, or its toolchain is not on this host."""
+
+    variant = "UnsupportedLanguage"
+    template = "Language not supported: {}"
+    http_status = 400
+
+
+class ApiError(VmExecutionError):
+    """The server answered with something the client cannot use."""
+
+    variant = "ApiError"
+    template = "API error: {}"
+    http_status = 502
+
+
+class InternalError(VmExecutionError):
+    """A fault of Mulligan's own."""
+
+    variant = "Internal"
+    template = "Internal error: {}"
+
+
+class HistoryError(VmExecutionError):
+    """A history operation failed or history is off."""
+
+    variant = "HistoryError"
+    template = "History error: {}"
+
+
+class SnapshotNotFound(VmExecutionError):  # noqa: N818
+    """No snapshot has that id."""
+
+    variant = "SnapshotNotFound"
+    template = "Snapshot not found: {}"
+    http_status = 404
+
+
+class RollbackFailed(VmExecutionError):  # noqa: N818
+    """The VM could not be taken back; it is as it was."""
+
+    variant = "RollbackFailed"
+    template = "Rollback failed: {}"
+
+
+class SessionNotFound(VmExecutionError):  # noqa: N818
+    """No session has that id."""
+
+    variant = "SessionNotFound"
+    template = "Session not found: {}"
+    http_status = 404
+
+
+class ConnectionFailed(VmExecutionError):  # noqa: N818
+    """The server could not be reached."""
+
+    variant = "ConnectionError"
+    template = "Connection error: {}"
+    http_status = 502
+
+
+class ConfigError(VmExecutionError):
+    """A setting is wrong, or this host cannot do what the settings ask."""
+
+    variant = "ConfigError"
+    template = "Configuration error: {}"
+
+
+class ExecutionFailed(VmExecutionError):  # noqa: N818
+    """The program could not be started, or its VM died under it."""
+
+    variant = "ExecutionFailed"
+    template = "Execution failed: {}"
+
+
+class SnapshotFailed(VmExecutionError):  # noqa: N818
+    """A snapshot could not be made; the VM is as it was."""
+
+    variant = "SnapshotFailed"
+    template = "Snapshot creation failed: {}"
+
+
+VARIANTS: dict[str, type[VmExecutionError]] = {
+    error.variant: error for error in VmExecutionError.__subclasses__()
+}
+
+
+def from_wire(value: object) -> VmExecutionError:
+    """Rebuilds an error from its enum form.
+
+    Raises:
+        ValueError: ``value`` is not one known variant with a detail of its type.
+    """
+    if isinstance(value, dict) and len(value) == 1:
+        ((name, detail),) = value.items()
+        wanted: type = int if name == "Timeout" else str
+        error = VARIANTS.get(name)
+        if error is not None and type(detail) is wanted:
+            return error(detail)
+    raise ValueError(f"not an error of the wire format: {value!r:.200}")

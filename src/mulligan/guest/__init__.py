@@ -1,0 +1,1 @@
+"""What runs inside a VM: standard library only, and as little of that as will do."""

@@ -1,0 +1,418 @@
+"""The agent: process 1 of a VM, and the only one that talks to the host.
+
+One thread, one epoll. It starts programs, passes their streams on, ends them, and reaps whatever
+the VM leaves to process 1. It owns nothing outside the VM: when the host is gone it exits, and
+with process 1 the kernel ends every process of the VM.
+"""
+
+import os
+import select
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable
+
+from mulligan.guest import frames, kernel, launch, root, zygotes
+from mulligan.guest.captures import Capture, Feed
+from mulligan.guest.execution import DRAIN_READS, Execution
+from mulligan.guest.forkserver import ENDED, FORKED
+
+RECEIVE = 256 * 1024
+OUTGOING_HIGH = 1024 * 1024
+OUTGOING_LOW = 256 * 1024
+LINGER_TICK_S = 0.01
+IDLE_S = 3600.0
+
+
+class Agent:
+    """The loop and everything it watches."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._host = socket.socket(fileno=descriptor)
+        self._host.setblocking(False)
+        self._decoder = frames.Decoder(frames.FROM_HOST)
+        self._outgoing = bytearray()
+        self._epoll = select.epoll()
+        self._handlers: dict[int, Callable[[], None]] = {}
+        self._held: set[int] = set()
+        self._executions: dict[int, Execution] = {}
+        self._by_pid: dict[int, Execution] = {}
+        self._zygote: zygotes.Zygote | None = None
+        self._python = ""
+        self._env: dict[str, str] = {}
+        self._root = -1
+
+    def run(self) -> None:
+        """Serves the host until it is gone."""
+        wake_read, wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        self._watch(wake_read, lambda: self._on_child(wake_read))
+        self._watch(self._host.fileno(), self._on_host)
+        while True:
+            for descriptor, _ in self._epoll.poll(self._timeout()):
+                handler = self._handlers.get(descriptor)
+                if handler is not None:
+                    handler()
+            self._on_time()
+            self._flush()
+
+    # Watching
+
+    def _watch(
+        self, descriptor: int, handler: Callable[[], None], mask: int = select.EPOLLIN
+    ) -> None:
+        self._handlers[descriptor] = handler
+        self._epoll.register(descriptor, mask)
+
+    def _unwatch(self, descriptor: int) -> None:
+        del self._handlers[descriptor]
+        self._held.discard(descriptor)
+        self._epoll.unregister(descriptor)
+        os.close(descriptor)
+
+    def _timeout(self) -> float:
+        """Seconds until something is due."""
+        now = time.monotonic()
+        due = IDLE_S
+        for execution in self._executions.values():
+            if execution.linger_until is not None:
+                due = min(due, LINGER_TICK_S)
+            elif execution.deadline is not None:
+                due = min(due, max(0.0, execution.deadline - now))
+        return due
+
+    # The host
+
+    def _on_host(self) -> None:
+        try:
+            data = self._host.recv(RECEIVE)
+        except BlockingIOError:
+            data = b""
+            if not self._outgoing:
+                return
+        except ConnectionError:
+            os._exit(0)
+        else:
+            if not data:
+                os._exit(0)
+        for frame in self._decoder.feed(data):
+            self._handle(frame)
+
+    def _handle(self, frame: frames.Frame) -> None:
+        if frame.kind == frames.BOOT:
+            self._boot(frame.body())
+        elif frame.kind == frames.START:
+            self._start(frame.channel, frame.body())
+        elif frame.kind == frames.PING:
+            self._send(frames.PONG, frame.channel)
+        elif (execution := self._executions.get(frame.channel)) is not None:
+            if frame.kind == frames.KILL:
+                execution.end("cancel")
+            elif execution.stdin is not None:
+                execution.stdin.pending += frame.payload
+                execution.stdin.ended |= frame.kind == frames.STDIN_END
+                self._on_stdin(execution)
+
+    def _send(
+        self, kind: int, channel: int = 0, payload: bytes | dict[str, object] = b""
+    ) -> None:
+        self._outgoing += frames.encode(kind, channel, payload)
+
+    def _flush(self) -> None:
+        """Sends what the host takes; holds the programs' output back while it takes too little."""
+        try:
+            while self._outgoing:
+                del self._outgoing[: self._host.send(self._outgoing)]
+        except BlockingIOError:
+            pass  # the rest goes when the socket says so
+        except ConnectionError:
+            os._exit(0)
+        waiting = select.EPOLLOUT if self._outgoing else 0
+        self._epoll.modify(self._host.fileno(), select.EPOLLIN | waiting)
+        if self._held and len(self._outgoing) < OUTGOING_LOW:
+            for descriptor in self._held:
+                self._epoll.modify(descriptor, select.EPOLLIN)
+            self._held.clear()
+
+    # Boot
+
+    def _boot(self, body: dict) -> None:
+        """Makes the VM ready for programs, and says so."""
+        self._env = body["env"]
+        self._python = body["python"]
+        try:
+            self._start_zygote()
+            self._root = root.assemble(body["lower"], body["upper"], body["work"], body["binds"])
+        except OSError as error:
+            self._send(frames.FATAL, 0, {"message": str(error)})
+            return
+        self._send(frames.READY, 0, {"pid": os.getpid(), "python": sys.version.split()[0]})
+
+    def _start_zygote(self) -> None:
+        if self._python:
+            self._zygote = zygotes.Zygote(self._python, self._env)
+            self._watch(self._zygote.control.fileno(), self._on_zygote)
+
+    # Executions
+
+    def _start(self, channel: int, body: dict) -> None:
+        """Starts a program in the way its job asks for."""
+        inner, outer, stdin = _pipes(with_stdin=body["stdin"])
+        stdin_inner, stdout_inner, stderr_inner, report_inner = inner
+        stdout, stderr, report = outer
+        limit = body["output_limit"]
+        execution = Execution(channel, Capture(stdout, limit), Capture(stderr, limit))
+        execution.report = report
+        execution.deadline = time.monotonic() + body["timeout_ms"] / 1000
+        self._executions[channel] = execution
+        self._watch(stdout, lambda: self._on_output(execution, frames.STDOUT))
+        self._watch(stderr, lambda: self._on_output(execution, frames.STDERR))
+        self._watch(report, lambda: self._on_report(execution))
+        if stdin is not None:
+            execution.stdin = Feed(stdin)
+        job = {
+            "files": {name: text.encode() for name, text in body["files"].items()},
+            "cwd": body["cwd"],
+            "env": self._env | body["env"],
+            "steps": body["steps"],
+        }
+        streams = (stdin_inner, stdout_inner, stderr_inner)
+        try:
+            if body["runtime"] != "python" or not self._request(channel, job, streams, report_inner):
+                self._fork(execution, job, streams, report_inner)
+        except OSError as error:
+            execution.reason, execution.message = "setup", f"fork: {error.strerror}"
+        finally:
+            for descriptor in inner:
+                os.close(descriptor)
+
+    def _request(
+        self, channel: int, job: dict, streams: tuple[int, int, int], report: int
+    ) -> bool:
+        """Has the zygote start the program; false where a start of its own is called for."""
+        if not zygotes.can_serve(job["env"], self._env):
+            return False
+        if self._zygote is None:
+            self._start_zygote()
+        if self._zygote is None:
+            return False
+        try:
+            self._zygote.request(channel, job, [*streams, report, self._root])
+        except OSError:
+            return False
+        return True
+
+    def _fork(
+        self, execution: Execution, job: dict, streams: tuple[int, int, int], report: int
+    ) -> None:
+        pid = os.fork()
+        if pid == 0:
+            launch.run_steps(job, self._root, streams, report)
+        self._started(execution, pid)
+
+    def _started(self, execution: Execution, pid: int) -> None:
+        execution.pid = pid
+        self._by_pid[pid] = execution
+        self._send(frames.STARTED, execution.channel, {"pid": pid})
+        if execution.reason != "exit":  # ended before it had a number
+            execution.end(execution.reason)
+
+    def _on_report(self, execution: Execution) -> None:
+        try:
+            done = execution.read_report()
+        except BlockingIOError:
+            return
+        if done:
+            self._unwatch(execution.report)
+            execution.report = None
+            if execution.stdin is not None:
+                self._on_stdin(execution)
+            if not execution.pid and not execution.namespace:
+                self._on_zygote()  # it may have said so by now
+            if not execution.pid and not execution.namespace:
+                self._lost(execution)
+        if execution.namespace and execution.reason in ("timeout", "cancel"):
+            execution.end(execution.reason)
+
+    def _lost(self, execution: Execution) -> None:
+        """The program never came to be: its zygote was ended, or could not fork."""
+        execution.reason = "setup"
+        execution.message = execution.message or "the process that was to start it was ended"
+        self._finish(execution)
+
+    def _on_stdin(self, execution: Execution) -> None:
+        """Gives the program what has come for it, and closes its input at the end."""
+        feed = execution.stdin
+        if feed is None or execution.report is not None:
+            return
+        watched = feed.descriptor in self._handlers
+        if feed.write():
+            execution.stdin = None
+            if watched:
+                self._unwatch(feed.descriptor)
+            else:
+                os.close(feed.descriptor)
+        elif feed.pending and not watched:
+            self._watch(feed.descriptor, lambda: self._on_stdin(execution), select.EPOLLOUT)
+        elif not feed.pending and watched:
+            del self._handlers[feed.descriptor]
+            self._epoll.unregister(feed.descriptor)
+
+    def _on_output(self, execution: Execution, kind: int) -> None:
+        capture = execution.outputs[kind]
+        try:
+            chunk = capture.read()
+        except BlockingIOError:
+            return
+        if chunk is None:
+            self._unwatch(capture.descriptor)
+            execution.open.discard(kind)
+            return
+        if chunk:
+            self._send(kind, execution.channel, chunk)
+        if len(self._outgoing) > OUTGOING_HIGH:
+            self._epoll.modify(capture.descriptor, 0)
+            self._held.add(capture.descriptor)
+
+    # Ends
+
+    def _on_child(self, wake: int) -> None:
+        """Reaps everything that ended: our children, and the orphans left to process 1."""
+        try:
+            os.read(wake, 4096)
+        except BlockingIOError:
+            return
+        self._on_zygote()  # a dead zygote's children are ours now: learn their numbers first
+        while True:
+            try:
+                pid, status, usage = os.wait4(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if pid == 0:
+                return
+            execution = self._by_pid.pop(pid, None)
+            if execution is not None:
+                user, system = int(usage.ru_utime * 1e6), int(usage.ru_stime * 1e6)
+                self._on_exit(execution, status, (user, system, usage.ru_maxrss))
+
+    def _on_zygote(self) -> None:
+        zygote = self._zygote
+        if zygote is None:
+            return
+        try:
+            for kind, channel, number, user, system, rss in zygote.replies():
+                execution = self._executions.get(channel)
+                if execution is None:
+                    continue
+                if kind == FORKED:
+                    self._started(execution, number)
+                elif kind == ENDED:
+                    self._by_pid.pop(execution.pid, None)
+                    self._on_exit(execution, number, (user, system, rss))
+        except ConnectionError:
+            descriptor = zygote.control.fileno()
+            del self._handlers[descriptor]
+            self._epoll.unregister(descriptor)
+            zygote.close()
+            self._zygote = None
+
+    def _on_exit(self, execution: Execution, status: int, usage: tuple[int, int, int]) -> None:
+        """The main process has ended; what it left is looked at next."""
+        execution.status = status
+        execution.usage = usage
+        execution.deadline = None
+        if execution.report is not None:
+            self._on_report(execution)
+        if execution.channel not in self._executions:
+            return
+        if execution.reason == "exit" and execution.left_behind():
+            execution.linger_until = time.monotonic() + execution.LINGER_S
+        else:
+            if execution.reason != "exit":
+                execution.end(execution.reason)
+            self._finish(execution)
+
+    def _on_time(self) -> None:
+        """Ends what is over its time, and lets go of what has lingered enough."""
+        now = time.monotonic()
+        for execution in list(self._executions.values()):
+            if execution.linger_until is not None:
+                if execution.left_behind():
+                    if now < execution.linger_until:
+                        continue
+                    execution.end_attached()
+                self._finish(execution)
+            elif execution.deadline is not None and now >= execution.deadline:
+                execution.deadline = None
+                execution.end("timeout")
+
+    def _finish(self, execution: Execution) -> None:
+        """Passes on the last of the output and says how it ended."""
+        for kind in list(execution.open):
+            self._drain(execution, kind)
+        if execution.report is not None:
+            self._unwatch(execution.report)
+        if (feed := execution.stdin) is not None:
+            if feed.descriptor in self._handlers:
+                self._unwatch(feed.descriptor)
+            else:
+                os.close(feed.descriptor)
+        self._by_pid.pop(execution.pid, None)
+        del self._executions[execution.channel]
+        self._send(frames.EXIT, execution.channel, execution.result())
+
+    def _drain(self, execution: Execution, kind: int) -> None:
+        """Reads what is left in a stream's pipe and closes it.
+
+        Where a program stays in the background the pipe stays open and what comes is dropped, so
+        that its writes go on succeeding.
+        """
+        capture = execution.outputs[kind]
+        try:
+            for _ in range(DRAIN_READS):
+                chunk = capture.read()
+                if chunk is None:
+                    self._unwatch(capture.descriptor)
+                    return
+                if chunk:
+                    self._send(kind, execution.channel, chunk)
+        except BlockingIOError:
+            pass  # it is empty
+        if not execution.background:
+            self._unwatch(capture.descriptor)
+            return
+        self._handlers[capture.descriptor] = lambda: self._discard(capture)
+        self._epoll.modify(capture.descriptor, select.EPOLLIN)
+        self._held.discard(capture.descriptor)
+
+    def _discard(self, capture: Capture) -> None:
+        try:
+            if capture.read() is None:
+                self._unwatch(capture.descriptor)
+        except BlockingIOError:
+            return
+
+
+def _pipes(*, with_stdin: bool) -> tuple[list[int], list[int], int | None]:
+    """(the program's ends of stdin, stdout, stderr and report; ours of the last three; stdin's)."""
+    flags = os.O_CLOEXEC
+    inner, outer = [], []
+    for _ in range(3):
+        read_end, write_end = os.pipe2(flags)
+        os.set_blocking(read_end, False)
+        inner.append(write_end)
+        outer.append(read_end)
+    if not with_stdin:
+        return [os.open(os.devnull, os.O_RDONLY | flags), *inner], outer, None
+    read_end, write_end = os.pipe2(flags)
+    os.set_blocking(write_end, False)
+    return [read_end, *inner], outer, write_end
+
+
+def main(descriptor: int) -> None:
+    """Runs the agent on the descriptor of its connection to the host."""
+    kernel.set_dumpable(False)
+    os.set_inheritable(descriptor, False)
+    Agent(descriptor).run()

@@ -1,0 +1,99 @@
+"""One execution inside the VM, from its start to the frame that says how it ended."""
+
+import os
+
+from mulligan.guest import frames, processes
+from mulligan.guest.captures import Capture, Feed
+
+DRAIN_READS = 32
+REPORT_LIMIT = 4096
+
+
+class Execution:
+    """State of one execution.
+
+    An execution ends with its main process. What that leaves behind is given ``LINGER_S`` to end
+    by itself, and is then ended, unless it was detached on purpose (see ``processes``).
+    """
+
+    LINGER_S = 0.25
+
+    def __init__(self, channel: int, stdout: Capture, stderr: Capture) -> None:
+        self.channel = channel
+        self.outputs = {frames.STDOUT: stdout, frames.STDERR: stderr}
+        self.open = {frames.STDOUT, frames.STDERR}
+        self.stdin: Feed | None = None
+        self.report: int | None = None
+        self.report_data = b""
+        self.pid = 0
+        self.namespace = 0
+        self.status: int | None = None
+        self.usage = (0, 0, 0)
+        self.reason = "exit"
+        self.message = ""
+        self.deadline: float | None = None
+        self.linger_until: float | None = None
+        self.background: list[int] = []
+
+    def read_report(self) -> bool:
+        """Reads what the child said of its start; true when it has said it all.
+
+        Raises:
+            BlockingIOError: nothing is there yet.
+        """
+        assert self.report is not None
+        chunk = os.read(self.report, REPORT_LIMIT)
+        if chunk:
+            self.report_data = (self.report_data + chunk)[:REPORT_LIMIT]
+        kind, _, text = self.report_data.partition(b" ")
+        if kind == b"ns" and text.isdigit():
+            self.namespace = int(text)
+        elif kind == b"error":
+            self.reason = "setup"
+            self.message = text.decode(errors="replace")
+        return not chunk
+
+    def end(self, reason: str) -> None:
+        """Ends every process of the execution, for the reason given.
+
+        A child that has not yet entered its namespace is ended by its number.
+        """
+        if self.reason == "exit" and self.status is None:
+            self.reason = reason
+        if self.namespace:
+            processes.end_all(self.namespace)
+        elif self.pid and self.status is None:
+            processes.send([self.pid], 9)
+
+    def left_behind(self) -> bool:
+        """Looks at what the main process left; true while something should still end."""
+        if not self.namespace:
+            return False
+        attached, self.background = processes.stragglers(self.namespace, self.pid)
+        return bool(attached)
+
+    def end_attached(self) -> None:
+        """Ends what was not detached on purpose."""
+        for _ in range(processes.PASSES):
+            attached, self.background = processes.stragglers(self.namespace, self.pid)
+            if not attached:
+                return
+            processes.send(attached, 9)
+            os.sched_yield()
+
+    def result(self) -> dict[str, object]:
+        """The body of the EXIT frame."""
+        stdout, stderr = self.outputs[frames.STDOUT], self.outputs[frames.STDERR]
+        user, system, rss = self.usage
+        return {
+            "status": self.status if self.status is not None else 9,
+            "reason": self.reason,
+            "message": self.message,
+            "stdout_bytes": stdout.total,
+            "stderr_bytes": stderr.total,
+            "truncated": stdout.truncated or stderr.truncated,
+            "user_us": user,
+            "system_us": system,
+            "max_rss_kb": rss,
+            "background": len(self.background),
+        }

@@ -1,0 +1,101 @@
+"""The zygote's loop: one datagram is one job, one fork is one program.
+
+Only built-in and extension modules are imported here: whatever the zygote has imported, every
+program starts with.
+"""
+
+import marshal
+import os
+import select
+import struct
+from _signal import SIG_DFL, SIGCHLD, set_wakeup_fd
+from _signal import signal as set_handler
+from _socket import AF_UNIX, CMSG_LEN, SCM_RIGHTS, SOCK_SEQPACKET, SOL_SOCKET, socket
+
+from mulligan.guest import kernel, launch
+
+REQUEST = struct.Struct("=I")
+DESCRIPTORS = 6  # job, stdin, stdout, stderr, report, root
+REPLY = struct.Struct("=cIiQQQ")  # kind, channel, pid or status, user µs, system µs, max RSS KiB
+FORKED = b"F"
+ENDED = b"E"
+FAILED = b"X"
+
+
+def serve(descriptor: int) -> dict:
+    """Serves jobs until the agent is gone; returns only in a child, with its job."""
+    kernel.set_dumpable(False)
+    control = socket(AF_UNIX, SOCK_SEQPACKET, 0, descriptor)
+    wake_read, wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+    set_handler(SIGCHLD, lambda *_: None)
+    set_wakeup_fd(wake_write, warn_on_full_buffer=False)
+    running: dict[int, int] = {}
+    poll = select.poll()
+    poll.register(descriptor, select.POLLIN)
+    poll.register(wake_read, select.POLLIN)
+    while True:
+        ready = dict(poll.poll())
+        if wake_read in ready:
+            os.read(wake_read, 4096)
+            _reap(control, running)
+        if descriptor not in ready:
+            continue
+        channel, descriptors = _receive(control)
+        try:
+            pid = os.fork()
+        except OSError as error:
+            os.write(descriptors[4], f"error fork: {error.strerror}".encode())
+            control.send(REPLY.pack(FAILED, channel, 0, 0, 0, 0))
+            pid = -1
+        if pid == 0:
+            set_wakeup_fd(-1)
+            set_handler(SIGCHLD, SIG_DFL)
+            for unused in (control.detach(), wake_read, wake_write):
+                os.close(unused)
+            return _become(descriptors)
+        for received in descriptors:
+            os.close(received)
+        if pid > 0:
+            running[pid] = channel
+            control.send(REPLY.pack(FORKED, channel, pid, 0, 0, 0))
+
+
+def _receive(control: socket) -> tuple[int, list[int]]:
+    """The next job's channel and descriptors; ends the zygote when there is no agent any more."""
+    data, ancillary, _, _ = control.recvmsg(REQUEST.size, CMSG_LEN(DESCRIPTORS * 4))
+    if not data:
+        os._exit(0)
+    descriptors: list[int] = []
+    for level, kind, content in ancillary:
+        if level == SOL_SOCKET and kind == SCM_RIGHTS:
+            descriptors += memoryview(content).cast("i").tolist()
+    (channel,) = REQUEST.unpack(data)
+    return channel, descriptors
+
+
+def _reap(control: socket, running: dict[int, int]) -> None:
+    """Tells the agent of every child that has ended."""
+    while running:
+        pid, status, usage = os.wait4(-1, os.WNOHANG)
+        if pid == 0:
+            return
+        channel = running.pop(pid)
+        user, system = int(usage.ru_utime * 1e6), int(usage.ru_stime * 1e6)
+        control.send(REPLY.pack(ENDED, channel, status, user, system, usage.ru_maxrss))
+
+
+def _become(descriptors: list[int]) -> dict:
+    """In the child: reads the job, enters its root, and takes its streams."""
+    memory, stdin, stdout, stderr, report, root = descriptors
+    try:
+        job: dict = marshal.loads(os.pread(memory, os.fstat(memory).st_size, 0))
+        launch.enter(job, root, report)
+        for target, descriptor in enumerate((stdin, stdout, stderr)):
+            os.dup2(descriptor, target, inheritable=True)
+        for descriptor in descriptors:
+            os.close(descriptor)
+        kernel.set_dumpable(True)
+        return job
+    except BaseException as error:
+        launch.refuse(report, error)
+        raise

@@ -1,0 +1,123 @@
+"""Frames between the host and the agent inside a VM: bounded, versioned, sans-I/O.
+
+A frame is a header of ten bytes, big-endian, and its payload::
+
+    length u32 | version u8 | kind u8 | channel u32 | payload (length bytes)
+
+``channel`` is the number of the execution a frame belongs to, 0 for the VM itself. Payloads are
+raw bytes for STDIN, STDOUT and STDERR, and a JSON object for every other kind. Either side treats
+the other's frames as input from a stranger: a frame of another version, an unknown kind or a
+length over the bound ends the connection.
+"""
+
+import json
+import struct
+
+VERSION = 1
+HEADER = struct.Struct(">IBBI")
+MAX_PAYLOAD = 32 * 1024 * 1024
+MAX_CHUNK = 64 * 1024
+
+# From the host
+BOOT = 1
+START = 2
+STDIN = 3
+STDIN_END = 4
+KILL = 5
+PING = 6
+# From the agent
+READY = 65
+STARTED = 66
+STDOUT = 67
+STDERR = 68
+EXIT = 69
+PONG = 70
+FATAL = 71
+
+FROM_HOST = frozenset((BOOT, START, STDIN, STDIN_END, KILL, PING))
+FROM_AGENT = frozenset((READY, STARTED, STDOUT, STDERR, EXIT, PONG, FATAL))
+RAW = frozenset((STDIN, STDOUT, STDERR))
+
+
+class FrameError(ValueError):
+    """The other side sent something that is no frame."""
+
+
+class Frame:
+    """One frame, as received."""
+
+    __slots__ = ("channel", "kind", "payload")
+
+    def __init__(self, kind: int, channel: int, payload: bytes) -> None:
+        self.kind = kind
+        self.channel = channel
+        self.payload = payload
+
+    def body(self) -> dict[str, object]:
+        """The payload as a JSON object.
+
+        Raises:
+            FrameError: it is not one.
+        """
+        try:
+            value = json.loads(self.payload) if self.payload else {}
+        except (ValueError, RecursionError) as error:
+            raise FrameError(f"frame of kind {self.kind} has no JSON payload") from error
+        if not isinstance(value, dict):
+            raise FrameError(f"frame of kind {self.kind} has a payload that is no object")
+        return value
+
+
+def encode(kind: int, channel: int = 0, payload: bytes | dict[str, object] = b"") -> bytes:
+    """The bytes of a frame; a dict becomes JSON.
+
+    Raises:
+        FrameError: the payload is over the bound.
+    """
+    if isinstance(payload, dict):
+        payload = json.dumps(payload, separators=(",", ":")).encode()
+    if len(payload) > MAX_PAYLOAD:
+        raise FrameError(f"payload of {len(payload)} bytes is over {MAX_PAYLOAD}")
+    return HEADER.pack(len(payload), VERSION, kind, channel) + payload
+
+
+class Decoder:
+    """Turns a stream of bytes into frames.
+
+    Args:
+        accept: the kinds the other side may send.
+        max_payload: the longest payload taken, in bytes.
+    """
+
+    def __init__(self, accept: frozenset[int], max_payload: int = MAX_PAYLOAD) -> None:
+        self._accept = accept
+        self._max_payload = max_payload
+        self._buffer = bytearray()
+
+    def feed(self, data: bytes) -> list[Frame]:
+        """The frames that ``data`` completes.
+
+        Raises:
+            FrameError: the stream is not one of ours; it cannot be read on.
+        """
+        self._buffer += data
+        frames = []
+        start = 0
+        while len(self._buffer) - start >= HEADER.size:
+            length, version, kind, channel = HEADER.unpack_from(self._buffer, start)
+            self._check(length, version, kind)
+            end = start + HEADER.size + length
+            if len(self._buffer) < end:
+                break
+            frames.append(Frame(kind, channel, bytes(self._buffer[start + HEADER.size : end])))
+            start = end
+        del self._buffer[:start]
+        return frames
+
+    def _check(self, length: int, version: int, kind: int) -> None:
+        if version != VERSION:
+            raise FrameError(f"frame of version {version}, expected {VERSION}")
+        if kind not in self._accept:
+            raise FrameError(f"frame of unexpected kind {kind}")
+        if length > self._max_payload:
+            raise FrameError(f"frame of {length} bytes is over {self._max_payload}")

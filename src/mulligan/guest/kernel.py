@@ -1,0 +1,123 @@
+"""The few system calls the guest needs that the ``os`` module does not have.
+
+They go through ``_ctypes`` itself: importing ``ctypes`` costs every VM a millisecond and a
+megabyte, and would leave it in the modules of every program that is forked from the zygote.
+Numbers are those of the Linux UAPI headers (linux/sched.h, linux/mount.h, linux/prctl.h).
+"""
+
+import os
+from _ctypes import (
+    FUNCFLAG_CDECL,
+    FUNCFLAG_USE_ERRNO,
+    CFuncPtr,
+    _SimpleCData,
+    dlopen,
+    dlsym,
+    get_errno,
+)
+
+CLONE_NEWNS = 0x00020000
+MS_RDONLY = 1
+MS_NOSUID = 2
+MS_NODEV = 4
+MS_REMOUNT = 32
+MS_BIND = 4096
+MS_REC = 16384
+MS_PRIVATE = 1 << 18
+MNT_DETACH = 2
+
+_PR_SET_DUMPABLE = 4
+_PR_CAPBSET_DROP = 24
+_PR_SET_NO_NEW_PRIVS = 38
+_PR_CAP_AMBIENT = 47
+_PR_CAP_AMBIENT_CLEAR_ALL = 4
+_CAPABILITY_VERSION_3 = 0x20080522
+
+# What the agent keeps inside the VM's own user namespace, and every program it starts loses:
+# mounting roots, entering them, and looking after any process and file of the VM.
+AGENT_CAPABILITIES = {
+    "CAP_CHOWN": 0,
+    "CAP_DAC_OVERRIDE": 1,
+    "CAP_FOWNER": 3,
+    "CAP_FSETID": 4,
+    "CAP_SETPCAP": 8,
+    "CAP_SYS_CHROOT": 18,
+    "CAP_SYS_PTRACE": 19,
+    "CAP_SYS_ADMIN": 21,
+}
+
+
+
+class _Int(_SimpleCData):
+    _type_ = "i"
+
+
+class _Function(CFuncPtr):
+    _flags_ = FUNCFLAG_CDECL | FUNCFLAG_USE_ERRNO
+    _restype_ = _Int
+
+
+_libc = dlopen(None, 0)
+_functions: dict[str, _Function] = {}
+
+
+def _call(name: str, *arguments: bytes | int | None) -> None:
+    """Calls a function of the C library; raises OSError where it returns -1."""
+    function = _functions.get(name)
+    if function is None:
+        function = _functions[name] = _Function(dlsym(_libc, name))
+    if function(*arguments) == -1:
+        number = get_errno()
+        raise OSError(number, f"{name}: {os.strerror(number)}")
+
+
+def unshare(flags: int) -> None:
+    """unshare(2)."""
+    _call("unshare", flags)
+
+
+def setns(descriptor: int, kind: int) -> None:
+    """setns(2)."""
+    _call("setns", descriptor, kind)
+
+
+def mount(source: str | None, target: str, kind: str | None, flags: int, data: str = "") -> None:
+    """mount(2)."""
+    _call(
+        "mount",
+        source.encode() if source is not None else None,
+        os.fsencode(target),
+        kind.encode() if kind is not None else None,
+        flags,
+        data.encode() or None,
+    )
+
+
+def pivot_into(directory: str) -> None:
+    """Makes ``directory``, a mount point, the root and leaves nothing of the old root reachable.
+
+    The two dots are the manual's own trick (pivot_root(2), "pivot_root('.', '.')"): the old root
+    is stacked on the new one and then detached, so no directory is needed to put it in.
+    """
+    os.chdir(directory)
+    _call("syscall", _PIVOT_ROOT[os.uname().machine], b".", b".")
+    _call("umount2", b".", MNT_DETACH)
+    os.chdir("/")
+
+
+_PIVOT_ROOT = {"x86_64": 155, "aarch64": 41}
+
+
+def set_dumpable(on: bool) -> None:
+    """Whether processes of the same user may look into this one (PR_SET_DUMPABLE)."""
+    _call("prctl", _PR_SET_DUMPABLE, int(on), 0, 0, 0)
+
+
+def drop_privileges() -> None:
+    """Gives up every capability in every set, for good, and what an exec could bring back."""
+    _call("prctl", _PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+    _call("prctl", _PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0)
+    for capability in AGENT_CAPABILITIES.values():
+        _call("prctl", _PR_CAPBSET_DROP, capability, 0, 0, 0)
+    header = _CAPABILITY_VERSION_3.to_bytes(4, "little") + bytes(4)
+    _call("capset", header, bytes(24))

@@ -1,0 +1,100 @@
+"""How a program starts: from a child of the agent or of the zygote to the program's first line.
+
+Each execution gets a mount namespace of its own over the VM's root. It holds a small tmpfs with
+the program's text at ``/run/mulligan`` (gone with the last process that could see it), and it
+marks every process the program ever makes: a program without capabilities cannot leave it, so
+the namespace tells whose a process is, double forks and new sessions included.
+"""
+
+import os
+import resource
+
+from mulligan.guest import kernel
+from mulligan.guest.root import EXECUTION_DIR
+
+EXECUTION_TMPFS = "size=256m,nr_inodes=4096,mode=755"
+MAX_PROCESSES = 1024
+SETUP_FAILED = 126
+
+
+def enter(job: dict, root: int, report: int) -> None:
+    """Turns this fresh child into the one that becomes the program.
+
+    Says so on ``report``: ``ns <inode>`` once everything is in place, else what was wrong.
+
+    Args:
+        job: ``files`` (name to bytes), ``cwd`` and ``env`` of the execution.
+        root: descriptor of the mount namespace to run in.
+        report: where to write; closed by an exec, or by the caller.
+    """
+    os.setsid()
+    kernel.setns(root, kernel.CLONE_NEWNS)
+    kernel.unshare(kernel.CLONE_NEWNS)
+    flags = kernel.MS_NOSUID | kernel.MS_NODEV
+    kernel.mount("tmpfs", EXECUTION_DIR, "tmpfs", flags, EXECUTION_TMPFS)
+    for name, content in job["files"].items():
+        with open(f"{EXECUTION_DIR}/{name}", "wb") as file:
+            file.write(content)
+    os.umask(0o022)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    _, hard = resource.getrlimit(resource.RLIMIT_NPROC)
+    limit = MAX_PROCESSES if hard == resource.RLIM_INFINITY else min(MAX_PROCESSES, hard)
+    resource.setrlimit(resource.RLIMIT_NPROC, (limit, limit))
+    kernel.drop_privileges()
+    try:
+        os.chdir(job["cwd"])
+    except OSError as error:
+        raise OSError(f"working_dir {job['cwd']!r}: {error.strerror}") from None
+    os.write(report, b"ns %d" % os.stat("/proc/self/ns/mnt").st_ino)
+
+
+def refuse(report: int, error: BaseException) -> None:
+    """Tells the agent why nothing was started, and ends this child."""
+    os.write(report, f"error {error}".encode(errors="replace")[:2000])
+    os._exit(SETUP_FAILED)
+
+
+def run_steps(job: dict, root: int, streams: tuple[int, int, int], report: int) -> None:
+    """In a child of the agent: runs the job's steps, each if the one before it exited with 0.
+
+    The last step takes this process's place. Never returns.
+    """
+    try:
+        for target, descriptor in enumerate(streams):
+            os.dup2(descriptor, target, inheritable=True)
+        restore_signals()
+        enter(job, root, report)
+        kernel.set_dumpable(True)
+        *first, last = job["steps"]
+        for step in first:
+            _run_step(step, job["env"], report)
+            report = -1
+        os.execve(last[0], last, job["env"])
+    except BaseException as error:
+        if report >= 0:
+            refuse(report, error)
+        os.write(2, f"{error}\n".encode(errors="replace"))
+        os._exit(SETUP_FAILED)
+
+
+def _run_step(step: list[str], env: dict[str, str], report: int) -> None:
+    """Runs one step to its end; anything but success ends this process in the same way."""
+    pid = os.posix_spawn(step[0], step, env)
+    if report >= 0:
+        os.close(report)
+    _, status = os.waitpid(pid, 0)
+    code = os.waitstatus_to_exitcode(status)
+    if code < 0:
+        os._exit(128 - code)
+    if code:
+        os._exit(code)
+
+
+def restore_signals() -> None:
+    """Undoes what the interpreter set up for itself and an exec would hand on."""
+    import _signal
+
+    for number in (_signal.SIGPIPE, _signal.SIGXFSZ):
+        _signal.signal(number, _signal.SIG_DFL)
+    _signal.set_wakeup_fd(-1)
+    _signal.signal(_signal.SIGCHLD, _signal.SIG_DFL)

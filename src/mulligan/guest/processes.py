@@ -1,0 +1,89 @@
+"""Finding and ending every process of an execution, by the mount namespace it cannot leave."""
+
+import os
+import signal
+import time
+
+PASSES = 500
+PAUSE_S = 0.001
+
+
+def members(namespace: int) -> list[int]:
+    """The living processes of the execution whose mount namespace has this inode number.
+
+    A process that cannot be looked into counts as a member: ending too much of one VM is better
+    than leaving something behind.
+    """
+    own = os.getpid()
+    found = []
+    for name in os.listdir("/proc"):
+        if not name.isdigit() or int(name) == own:
+            continue
+        try:
+            inode = os.stat(f"/proc/{name}/ns/mnt").st_ino
+        except FileNotFoundError:
+            continue  # gone, or a zombie: it has left its namespaces
+        except PermissionError:
+            inode = namespace
+        if inode == namespace:
+            found.append(int(name))
+    return found
+
+
+def is_detached(pid: int, session: int) -> bool:
+    """Whether a process was detached on purpose: own session (setsid) or immune to hang-up (nohup).
+
+    Args:
+        pid: the process.
+        session: the session its execution started in.
+    """
+    try:
+        if os.getsid(pid) != session:
+            return True
+        with open(f"/proc/{pid}/status", encoding="ascii", errors="replace") as file:
+            for line in file:
+                if line.startswith("SigIgn:"):
+                    return bool(int(line.split()[1], 16) & 1 << (signal.SIGHUP - 1))
+    except (ProcessLookupError, FileNotFoundError):
+        return False
+    return False
+
+
+def stragglers(namespace: int, session: int) -> tuple[list[int], list[int]]:
+    """What an ended execution left: (to be ended, detached on purpose)."""
+    attached: list[int] = []
+    detached: list[int] = []
+    for pid in members(namespace):
+        (detached if is_detached(pid, session) else attached).append(pid)
+    return attached, detached
+
+
+def send(pids: list[int], number: int) -> None:
+    """Signals each process that is still there."""
+    for pid in pids:
+        try:
+            os.kill(pid, number)
+        except ProcessLookupError:
+            continue
+
+
+def end_all(namespace: int) -> bool:
+    """Ends every process of an execution; true where none is left.
+
+    First everything is stopped, again and again until no pass finds a process that was not there
+    before, so that nothing can fork away from the kill; then everything is killed.
+    """
+    stopped: set[int] = set()
+    for _ in range(PASSES):
+        new = [pid for pid in members(namespace) if pid not in stopped]
+        if not new:
+            break
+        send(new, signal.SIGSTOP)
+        stopped.update(new)
+    for _ in range(PASSES):
+        alive = members(namespace)
+        if not alive:
+            return True
+        send(alive, signal.SIGKILL)
+        time.sleep(PAUSE_S)
+    return not members(namespace)

@@ -1,0 +1,53 @@
+"""The zygote: an interpreter that has started up to just before ``__main__``, and forks there.
+
+CPython imports ``sitecustomize`` as the last step of its start, before it looks at the script it
+was given. This module, found through PYTHONPATH, serves jobs from inside that import; in each
+forked child it puts everything back as it was and fails with the very ImportError that ``site``
+passes over in silence, so the interpreter goes on to run ``/run/mulligan/main.py`` by its own
+code: no frame of ours is on the stack, and ``__main__``, tracebacks, exit codes, ``atexit`` and
+threads are CPython's doing. docs/decisions/0003-zygote.md has the differences that remain.
+"""
+
+import os
+import sys
+
+_HOOK_DIR = os.path.dirname(__file__)
+_PACKAGE_DIR = os.path.dirname(os.path.dirname(os.path.dirname(_HOOK_DIR)))
+
+
+def _serve() -> dict:
+    """Runs the zygote; returns, in a child only, the job to become."""
+    from mulligan.guest import forkserver
+
+    return forkserver.serve(int(os.environ.pop("MULLIGAN_ZYGOTE_FD")))
+
+
+def _become(job: dict) -> None:
+    """Wipes the traces of the zygote off this child."""
+    for name in [name for name in sys.modules if name.partition(".")[0] == "mulligan"]:
+        del sys.modules[name]
+    os.environ.clear()
+    os.environ.update(job["env"])
+    sys.path.insert(0, job["cwd"])  # behind the script's own directory, which comes next
+
+
+sys.path[:] = [path for path in sys.path if path != _HOOK_DIR]
+sys.path_importer_cache.pop(_HOOK_DIR, None)
+del sys.modules["sitecustomize"]
+try:
+    import sitecustomize  # the host's own, if it has one
+except ImportError:
+    _ERROR = ImportError("No module named 'sitecustomize'", name="sitecustomize")
+else:
+    _ERROR = None
+_BEFORE = set(sys.modules)
+sys.path.insert(0, _PACKAGE_DIR)
+_JOB = _serve()
+sys.path.remove(_PACKAGE_DIR)
+sys.path_importer_cache.pop(_PACKAGE_DIR, None)
+for _name in set(sys.modules) - _BEFORE:
+    if _name.startswith("_") or _name in ("select", "resource"):
+        del sys.modules[_name]
+_become(_JOB)
+if _ERROR is not None:
+    raise _ERROR

@@ -1,0 +1,94 @@
+"""The agent's side of the zygote: starting it, giving it jobs, hearing what became of them."""
+
+import marshal
+import os
+import socket
+import struct
+from collections.abc import Iterator
+
+from mulligan.guest import forkserver
+from mulligan.guest.root import EXECUTION_DIR
+
+HOOK_DIR = os.path.join(os.path.dirname(__file__), "zygote")
+# Read once, when an interpreter starts: a program that sets one of these needs a start of its own.
+START_UP_VARIABLES = ("PYTHON", "LC_", "LANG", "MALLOC_", "LD_", "GLIBC_")
+
+
+def can_serve(env: dict[str, str], base: dict[str, str]) -> bool:
+    """Whether a program with this environment may start from an interpreter started with ``base``."""
+
+    def relevant(variables: dict[str, str]) -> dict[str, str]:
+        return {k: v for k, v in variables.items() if k.startswith(START_UP_VARIABLES)}
+
+    return relevant(env) == relevant(base)
+
+
+class Zygote:
+    """A running zygote."""
+
+    def __init__(self, python: str, env: dict[str, str]) -> None:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        # Pipes, like the streams of the programs to come: what an interpreter finds out about
+        # its streams when it starts stays true for them.
+        read_end, write_end = os.pipe()
+        zygote_env = env | {"PYTHONPATH": HOOK_DIR, "MULLIGAN_ZYGOTE_FD": str(theirs.fileno())}
+        theirs.set_inheritable(True)
+        try:
+            self.pid = os.posix_spawn(
+                python,
+                [python, f"{EXECUTION_DIR}/main.py"],
+                zygote_env,
+                file_actions=[
+                    (os.POSIX_SPAWN_DUP2, read_end, 0),
+                    (os.POSIX_SPAWN_DUP2, write_end, 1),
+                    (os.POSIX_SPAWN_DUP2, write_end, 2),
+                ],
+            )
+        finally:
+            theirs.close()
+            os.close(read_end)
+            os.close(write_end)
+        ours.setblocking(False)
+        self.control = ours
+
+    def request(self, channel: int, job: dict[str, object], descriptors: list[int]) -> None:
+        """Asks for a program.
+
+        Args:
+            channel: the execution's number.
+            job: see ``launch.enter``.
+            descriptors: stdin, stdout, stderr, report and root.
+
+        Raises:
+            OSError: the zygote is gone or takes no more.
+        """
+        memory = os.memfd_create("job", os.MFD_CLOEXEC)
+        try:
+            with open(memory, "wb", closefd=False) as file:
+                file.write(marshal.dumps(job))
+            ancillary = struct.pack(f"={len(descriptors) + 1}i", memory, *descriptors)
+            self.control.sendmsg(
+                [forkserver.REQUEST.pack(channel)],
+                [(socket.SOL_SOCKET, socket.SCM_RIGHTS, ancillary)],
+            )
+        finally:
+            os.close(memory)
+
+    def replies(self) -> Iterator[tuple[bytes, int, int, int, int, int]]:
+        """What the zygote has said; ends with nothing more to hear.
+
+        Raises:
+            ConnectionError: it is gone.
+        """
+        while True:
+            try:
+                data = self.control.recv(forkserver.REPLY.size)
+            except BlockingIOError:
+                return
+            if len(data) != forkserver.REPLY.size:
+                raise ConnectionError("the zygote is gone")
+            yield forkserver.REPLY.unpack(data)
+
+    def close(self) -> None:
+        """Lets go of it; a zygote without an agent ends."""
+        self.control.close()

@@ -1,0 +1,1 @@
+"""What a VM's disk starts from."""

@@ -1,0 +1,142 @@
+"""What can be set, from the environment (``MULLIGAN_*``) or a TOML file.
+
+The file is the one named by ``MULLIGAN_CONFIG``, else ``mulligan.toml`` in the working directory,
+else ``~/.config/mulligan/mulligan.toml``. The environment wins over the file.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+from mulligan.errors import ConfigError
+from mulligan.languages import LANGUAGES, canonical
+from mulligan.models import DEFAULT_LANGUAGES, DEFAULT_VM_TYPE
+
+MIB = 1024 * 1024
+
+
+def default_data_dir() -> Path:
+    """``/var/lib/mulligan`` for root, the XDG data directory for anybody else."""
+    if os.geteuid() == 0:
+        return Path("/var/lib/mulligan")
+    base = os.environ.get("XDG_DATA_HOME") or "~/.local/share"
+    return Path(base).expanduser() / "mulligan"
+
+
+def config_file() -> Path | None:
+    """The settings file in force, or none."""
+    named = os.environ.get("MULLIGAN_CONFIG")
+    if named:
+        path = Path(named).expanduser()
+        if not path.is_file():
+            raise ConfigError(f"MULLIGAN_CONFIG names no file: {path}", field="MULLIGAN_CONFIG")
+        return path
+    home = Path(os.environ.get("XDG_CONFIG_HOME") or "~/.config").expanduser()
+    for path in (Path("mulligan.toml"), home / "mulligan" / "mulligan.toml"):
+        if path.is_file():
+            return path
+    return None
+
+
+class VmType(BaseModel):
+    """A kind of VM that can be asked for by name."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    driver: Literal["bubblewrap"] = "bubblewrap"
+    image: Literal["host"] = "host"
+
+
+class Settings(BaseSettings):
+    """Mulligan's settings. Sizes are in bytes and times in the unit of their name."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="MULLIGAN_", env_nested_delimiter="__", frozen=True, extra="forbid"
+    )
+
+    data_dir: Path = Field(default_factory=default_data_dir)
+    host: str = "127.0.0.1"
+    port: int = Field(default=8080, ge=0, le=65535)
+    allowed_languages: list[str] = Field(default_factory=lambda: list(DEFAULT_LANGUAGES))
+    max_code_length: int = Field(default=10000, ge=1)
+    execution_timeout_ms: int = Field(default=30000, ge=1)
+    max_timeout_seconds: int = Field(default=3600, ge=1)
+    auto_provision: bool = True
+    default_vm_type: str = DEFAULT_VM_TYPE
+    vm_types: dict[str, VmType] = Field(default_factory=lambda: {DEFAULT_VM_TYPE: VmType()})
+    output_limit_bytes: int = Field(default=MIB, ge=1, le=256 * MIB)
+    max_request_bytes: int = Field(default=16 * MIB, ge=1024)
+    boot_timeout_seconds: float = Field(default=20.0, gt=0)
+    guest_uid: int = Field(default=61000, ge=1, le=2**32 - 2)
+    guest_gid: int = Field(default=61000, ge=1, le=2**32 - 2)
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+    @field_validator("data_dir")
+    @classmethod
+    def _absolute(cls, value: Path) -> Path:
+        return value.expanduser().absolute()
+
+    @field_validator("allowed_languages")
+    @classmethod
+    def _known_languages(cls, value: list[str]) -> list[str]:
+        names = [canonical(name) for name in value]
+        for name in names:
+            if name not in LANGUAGES:
+                raise ValueError(f"{name!r} is not one of {', '.join(LANGUAGES)}")
+        return names
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003  (pydantic's signature)
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Arguments over environment over file."""
+        path = config_file()
+        if path is None:
+            return init_settings, env_settings
+        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, path)
+
+    def vm_type(self, name: str) -> VmType:
+        """The VM type of that name.
+
+        Raises:
+            ConfigError: there is none; the error names those there are.
+        """
+        try:
+            return self.vm_types[name]
+        except KeyError:
+            known = ", ".join(sorted(self.vm_types))
+            raise ConfigError(
+                f"vm_type {name!r} is not defined", field="vm_type", remedy=f"use one of: {known}"
+            ) from None
+
+
+def load(**overrides: object) -> Settings:
+    """The settings in force; an override that is None counts as not given.
+
+    Raises:
+        ConfigError: a value is wrong; the text names the setting.
+    """
+    given = {key: value for key, value in overrides.items() if value is not None}
+    try:
+        settings = Settings(**given)  # type: ignore[arg-type]
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        name = ".".join(str(part) for part in first["loc"])
+        raise ConfigError(f"setting {name}: {first['msg']}", field=name) from None
+    settings.vm_type(settings.default_vm_type)
+    return settings
