@@ -5,6 +5,7 @@ the VM leaves to process 1. It owns nothing outside the VM: when the host is gon
 with process 1 the kernel ends every process of the VM.
 """
 
+import gc
 import os
 import select
 import signal
@@ -13,7 +14,7 @@ import sys
 import time
 from collections.abc import Callable
 
-from mulligan.guest import frames, kernel, launch, root, zygotes
+from mulligan.guest import frames, launch, root, zygotes
 from mulligan.guest.captures import Capture, Feed
 from mulligan.guest.execution import DRAIN_READS, Execution
 from mulligan.guest.forkserver import ENDED, FORKED
@@ -28,7 +29,7 @@ IDLE_S = 3600.0
 class Agent:
     """The loop and everything it watches."""
 
-    def __init__(self, descriptor: int) -> None:
+    def __init__(self, descriptor: int, zygote: zygotes.Zygote, env: dict[str, str]) -> None:
         self._host = socket.socket(fileno=descriptor)
         self._host.setblocking(False)
         self._decoder = frames.Decoder(frames.FROM_HOST)
@@ -38,9 +39,8 @@ class Agent:
         self._held: set[int] = set()
         self._executions: dict[int, Execution] = {}
         self._by_pid: dict[int, Execution] = {}
-        self._zygote: zygotes.Zygote | None = None
-        self._python = ""
-        self._env: dict[str, str] = {}
+        self._zygote: zygotes.Zygote | None = zygote
+        self._env = env
         self._root = -1
 
     def run(self) -> None:
@@ -50,6 +50,9 @@ class Agent:
         signal.signal(signal.SIGCHLD, lambda *_: None)
         self._watch(wake_read, lambda: self._on_child(wake_read))
         self._watch(self._host.fileno(), self._on_host)
+        assert self._zygote is not None
+        self._watch(self._zygote.control.fileno(), self._on_zygote)
+        gc.freeze()  # what is here now stays; children should not copy it to look at it
         while True:
             for descriptor, _ in self._epoll.poll(self._timeout()):
                 handler = self._handlers.get(descriptor)
@@ -140,20 +143,12 @@ class Agent:
 
     def _boot(self, body: dict) -> None:
         """Makes the VM ready for programs, and says so."""
-        self._env = body["env"]
-        self._python = body["python"]
         try:
-            self._start_zygote()
             self._root = root.assemble(body["lower"], body["upper"], body["work"], body["binds"])
         except OSError as error:
             self._send(frames.FATAL, 0, {"message": str(error)})
             return
         self._send(frames.READY, 0, {"pid": os.getpid(), "python": sys.version.split()[0]})
-
-    def _start_zygote(self) -> None:
-        if self._python:
-            self._zygote = zygotes.Zygote(self._python, self._env)
-            self._watch(self._zygote.control.fileno(), self._on_zygote)
 
     # Executions
 
@@ -194,11 +189,10 @@ class Agent:
         """Has the zygote start the program; false where a start of its own is called for."""
         if not zygotes.can_serve(job["env"], self._env):
             return False
-        if self._zygote is None:
-            self._start_zygote()
-        if self._zygote is None:
-            return False
         try:
+            if self._zygote is None:
+                self._zygote = zygotes.Zygote(sys.executable, self._env)
+                self._watch(self._zygote.control.fileno(), self._on_zygote)
             self._zygote.request(channel, job, [*streams, report, self._root])
         except OSError:
             return False
@@ -302,7 +296,8 @@ class Agent:
         if zygote is None:
             return
         try:
-            for kind, channel, number, user, system, rss in zygote.replies():
+            while (reply := zygote.reply()) is not None:
+                kind, channel, number, user, system, rss = reply
                 execution = self._executions.get(channel)
                 if execution is None:
                     continue
@@ -409,10 +404,3 @@ def _pipes(*, with_stdin: bool) -> tuple[list[int], list[int], int | None]:
     read_end, write_end = os.pipe2(flags)
     os.set_blocking(write_end, False)
     return [read_end, *inner], outer, write_end
-
-
-def main(descriptor: int) -> None:
-    """Runs the agent on the descriptor of its connection to the host."""
-    kernel.set_dumpable(False)
-    os.set_inheritable(descriptor, False)
-    Agent(descriptor).run()

@@ -2,9 +2,8 @@
 
 import marshal
 import os
-import socket
 import struct
-from collections.abc import Iterator
+from _socket import AF_UNIX, SCM_RIGHTS, SOCK_SEQPACKET, SOL_SOCKET, socketpair
 
 from mulligan.guest import forkserver
 from mulligan.guest.root import EXECUTION_DIR
@@ -27,12 +26,12 @@ class Zygote:
     """A running zygote."""
 
     def __init__(self, python: str, env: dict[str, str]) -> None:
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        ours, theirs = socketpair(AF_UNIX, SOCK_SEQPACKET)
         # Pipes, like the streams of the programs to come: what an interpreter finds out about
         # its streams when it starts stays true for them.
         read_end, write_end = os.pipe()
         zygote_env = env | {"PYTHONPATH": HOOK_DIR, "MULLIGAN_ZYGOTE_FD": str(theirs.fileno())}
-        theirs.set_inheritable(True)
+        os.set_inheritable(theirs.fileno(), True)
         try:
             self.pid = os.posix_spawn(
                 python,
@@ -69,25 +68,24 @@ class Zygote:
             ancillary = struct.pack(f"={len(descriptors) + 1}i", memory, *descriptors)
             self.control.sendmsg(
                 [forkserver.REQUEST.pack(channel)],
-                [(socket.SOL_SOCKET, socket.SCM_RIGHTS, ancillary)],
+                [(SOL_SOCKET, SCM_RIGHTS, ancillary)],
             )
         finally:
             os.close(memory)
 
-    def replies(self) -> Iterator[tuple[bytes, int, int, int, int, int]]:
-        """What the zygote has said; ends with nothing more to hear.
+    def reply(self) -> tuple[bytes, int, int, int, int, int] | None:
+        """The next thing the zygote has said, as ``forkserver.REPLY``; None where nothing is.
 
         Raises:
             ConnectionError: it is gone.
         """
-        while True:
-            try:
-                data = self.control.recv(forkserver.REPLY.size)
-            except BlockingIOError:
-                return
-            if len(data) != forkserver.REPLY.size:
-                raise ConnectionError("the zygote is gone")
-            yield forkserver.REPLY.unpack(data)
+        try:
+            data = self.control.recv(forkserver.REPLY.size)
+        except BlockingIOError:
+            return None
+        if len(data) != forkserver.REPLY.size:
+            raise ConnectionError("the zygote is gone")
+        return forkserver.REPLY.unpack(data)
 
     def close(self) -> None:
         """Lets go of it; a zygote without an agent ends."""

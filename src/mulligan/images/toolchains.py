@@ -10,6 +10,7 @@ import os
 import shutil
 import subprocess
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,7 +49,8 @@ def find(language: str) -> Toolchain | None:
 
 def find_all() -> dict[str, Toolchain]:
     """Every toolchain of the host, by language."""
-    found = {language: find(language) for language in _FINDERS}
+    with ThreadPoolExecutor(len(_FINDERS)) as pool:  # each is a program that is asked
+        found = dict(zip(_FINDERS, pool.map(find, _FINDERS), strict=True))
     return {language: toolchain for language, toolchain in found.items() if toolchain}
 
 

@@ -9,7 +9,7 @@ from mulligan.guest.kernel import AGENT_CAPABILITIES
 from mulligan.images.host import GUEST_GID, GUEST_UID, HOSTNAME
 
 AGENT_START = (
-    "import sys; sys.path.insert(0, '/agent'); from mulligan.guest.agent import main; main({})"
+    "import sys; sys.path.insert(0, '/agent'); from mulligan.guest.start import main; main({})"
 )
 
 
@@ -22,6 +22,7 @@ class VmPlan:
         python: the interpreter, as seen inside, that runs the agent.
         binds: host directories shown read-only at the path they have.
         symlinks: (target, link) pairs of the VM's root.
+        environment: of the agent and of the programs it starts.
         rootfs, agent, disk: host directories of the image, the guest's code and the VM's disk.
         descriptor: number of the inherited connection to the host.
         info: number of the inherited pipe on which bubblewrap names its child.
@@ -36,6 +37,7 @@ class VmPlan:
     python: Path
     binds: tuple[Path, ...]
     symlinks: tuple[tuple[str, str], ...]
+    environment: dict[str, str]
     rootfs: Path
     agent: Path
     disk: Path
@@ -83,6 +85,8 @@ def _walls() -> list[str]:
 def _tree(plan: VmPlan) -> list[str]:
     """What the agent sees; programs see a root the agent builds from it."""
     arguments = []
+    for name, value in plan.environment.items():
+        arguments += ["--setenv", name, value]
     for path in plan.binds:
         source = _staged_path(plan, path) if path in plan.staged else path
         arguments += ["--ro-bind", str(source), str(path)]

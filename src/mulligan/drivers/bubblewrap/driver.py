@@ -9,17 +9,17 @@ import os
 import shutil
 import signal
 import socket
-import subprocess
 from pathlib import Path
 from typing import Any
 
 from mulligan.drivers.bubblewrap import preflight
 from mulligan.drivers.bubblewrap.arguments import VmPlan, command
 from mulligan.drivers.interface import BootSpec, Capabilities
+from mulligan.drivers.process import OwnedProcess
 from mulligan.errors import ConfigError
 
-DIAGNOSTICS_LIMIT = 8192
 INFO_LIMIT = 4096
+INFO_TIMEOUT_S = 10.0
 STOP_TIMEOUT_S = 10.0
 SOCKET_BUFFER = 512 * 1024
 
@@ -28,18 +28,13 @@ class BubblewrapMachine:
     """A VM made by bubblewrap: its process, and the stream to the agent."""
 
     def __init__(
-        self,
-        process: asyncio.subprocess.Process,
-        init: int,
-        connection: socket.socket,
-        binds: list[str],
+        self, process: OwnedProcess, init: int, connection: socket.socket, binds: list[str]
     ) -> None:
         self._process = process
         self._init: int | None = init
         self._connection = connection
         self._binds = binds
-        self._said = bytearray()
-        self._listener = asyncio.create_task(self._listen(), name=f"bwrap-{process.pid}-stderr")
+        self._said: str | None = None
 
     @property
     def connection(self) -> socket.socket:
@@ -67,14 +62,7 @@ class BubblewrapMachine:
 
     def diagnostics(self) -> str:
         """See ``Machine``."""
-        return self._said.decode(errors="replace").strip()
-
-    async def _listen(self) -> None:
-        """Keeps the last of stderr: bubblewrap's own complaints, and the agent's if it crashes."""
-        assert self._process.stderr is not None
-        while chunk := await self._process.stderr.read(4096):
-            self._said += chunk
-            del self._said[:-DIAGNOSTICS_LIMIT]
+        return self._said if self._said is not None else self._process.stderr()
 
     async def stop(self) -> None:
         """See ``Machine``.
@@ -82,19 +70,20 @@ class BubblewrapMachine:
         Process 1 of the VM is killed. The kernel lets it go only when every other process of its
         namespace is gone, and bubblewrap ends after it: so when bubblewrap has ended, all have.
         """
-        self._connection.close()
         init, self._init = self._init, None
         if init is not None:
+            self._connection.close()
             with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(init, signal.SIGKILL)
             os.close(init)
         try:
             await asyncio.wait_for(self._process.wait(), STOP_TIMEOUT_S)
         except TimeoutError:
-            with contextlib.suppress(ProcessLookupError):
-                self._process.kill()
+            self._process.kill()
             raise
-        await self._listener
+        if self._said is None:
+            self._said = self._process.stderr()
+            self._process.close()
 
 
 class BubblewrapDriver:
@@ -121,73 +110,44 @@ class BubblewrapDriver:
     async def boot(self, spec: BootSpec) -> BubblewrapMachine:
         """See ``Driver``."""
         ours, theirs = socket.socketpair()
-        info_read, info_write = os.pipe2(os.O_CLOEXEC)
-        process: asyncio.subprocess.Process | None = None
+        info, info_theirs = socket.socketpair()
         try:
             for end in (ours, theirs):
                 end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SOCKET_BUFFER)
             ours.setblocking(False)
-            plan = self._plan(spec, theirs.fileno(), info_write)
-            process = await self._spawn(plan)
-            os.close(info_write)
-            info_write = -1
-            init = await self._child(info_read, process)
-        except BaseException:
-            ours.close()
-            if process is not None and process.returncode is None:
+            info.setblocking(False)
+            process = self._spawn(self._plan(spec, theirs.fileno(), info_theirs.fileno()))
+            theirs.close()
+            info_theirs.close()
+            try:
+                init = await _child(info, process)
+            except BaseException:
                 process.kill()
                 await process.wait()
+                process.close()
+                raise
+        except BaseException:
+            ours.close()
             raise
         finally:
             theirs.close()
-            os.close(info_read)
-            if info_write >= 0:
-                os.close(info_write)
+            info_theirs.close()
+            info.close()
         return BubblewrapMachine(process, init, ours, [str(path) for path in spec.image.binds])
 
-    async def _spawn(self, plan: VmPlan) -> asyncio.subprocess.Process:
+    def _spawn(self, plan: VmPlan) -> OwnedProcess:
         identity: dict[str, Any] = {}
         if self._run_as is not None and not plan.staged:
             uid, gid = self._run_as
             identity = {"user": uid, "group": gid, "extra_groups": []}
-        return await asyncio.create_subprocess_exec(
-            *command(plan),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
+        return OwnedProcess(
+            command(plan),
             pass_fds=[plan.descriptor, plan.info],
             env={},
             cwd="/",
             start_new_session=True,
             **identity,
         )
-
-    async def _child(self, info: int, process: asyncio.subprocess.Process) -> int:
-        """A pidfd of process 1 of the VM, which bubblewrap names on its info pipe.
-
-        Raises:
-            ConfigError: bubblewrap ended without making a VM.
-        """
-        loop = asyncio.get_running_loop()
-        reader = asyncio.StreamReader()
-        pipe = os.fdopen(os.dup(info), "rb")
-        transport, _ = await loop.connect_read_pipe(
-            lambda: asyncio.StreamReaderProtocol(reader), pipe
-        )
-        try:
-            said = await reader.read(INFO_LIMIT)
-            while said and b"}" not in said and len(said) < INFO_LIMIT:
-                chunk = await reader.read(INFO_LIMIT)
-                if not chunk:
-                    break
-                said += chunk
-        finally:
-            transport.close()
-        with contextlib.suppress(ValueError, KeyError, ProcessLookupError):
-            return os.pidfd_open(int(json.loads(said)["child-pid"]))
-        assert process.stderr is not None
-        complaint = (await process.stderr.read(DIAGNOSTICS_LIMIT)).decode(errors="replace").strip()
-        raise preflight.explain(complaint.splitlines()[-1] if complaint else "it ended at once")
 
     def _plan(self, spec: BootSpec, descriptor: int, info: int) -> VmPlan:
         image = spec.image
@@ -208,6 +168,7 @@ class BubblewrapDriver:
             python=image.python,
             binds=image.binds,
             symlinks=image.symlinks,
+            environment=image.environment(),
             rootfs=image.rootfs,
             agent=image.agent,
             disk=spec.disk,
@@ -237,3 +198,23 @@ def _enters(directory: Path, uid: int, gid: int) -> bool:
     if stat.st_gid == gid:
         return bool(stat.st_mode & 0o010)
     return bool(stat.st_mode & 0o001)
+
+
+async def _child(info: socket.socket, process: OwnedProcess) -> int:
+    """A pidfd of process 1 of the VM, which bubblewrap names on its info socket.
+
+    Raises:
+        ConfigError: bubblewrap ended without making a VM.
+    """
+    loop = asyncio.get_running_loop()
+    said = b""
+    while b"}" not in said and len(said) < INFO_LIMIT:
+        chunk = await asyncio.wait_for(loop.sock_recv(info, INFO_LIMIT), INFO_TIMEOUT_S)
+        if not chunk:
+            break
+        said += chunk
+    with contextlib.suppress(ValueError, KeyError, ProcessLookupError):
+        return os.pidfd_open(int(json.loads(said)["child-pid"]))
+    await process.wait()
+    complaint = process.stderr().splitlines()
+    raise preflight.explain(complaint[-1] if complaint else "it ended without a word")

@@ -8,6 +8,7 @@ code: no frame of ours is on the stack, and ``__main__``, tracebacks, exit codes
 threads are CPython's doing. docs/decisions/0003-zygote.md has the differences that remain.
 """
 
+import gc
 import os
 import sys
 
@@ -41,6 +42,7 @@ except ImportError:
 else:
     _ERROR = None
 _BEFORE = set(sys.modules)
+gc.freeze()  # a program that ends does not touch, and so copy, what it never made
 sys.path.insert(0, _PACKAGE_DIR)
 _JOB = _serve()
 sys.path.remove(_PACKAGE_DIR)

@@ -1,0 +1,1 @@
+"""How programs use Mulligan: over HTTP, or with the engine in their own process."""

@@ -1,0 +1,173 @@
+"""What a client talks to: a server, or an engine in its own process."""
+
+from __future__ import annotations
+
+from typing import Protocol, TypeVar
+from urllib.parse import urlsplit
+
+import httpx
+from pydantic import BaseModel, TypeAdapter, ValidationError
+
+from mulligan.errors import (
+    ApiError,
+    ConnectionFailed,
+    ExecutionTimeout,
+    VmExecutionError,
+    from_wire,
+)
+from mulligan.languages import LANGUAGES, canonical
+from mulligan.models import (
+    VmCreateRequest,
+    VmExecuteRequest,
+    VmExecuteResponse,
+    VmInstance,
+)
+
+ANSWER_SLACK_S = 30.0  # for booting, queueing and the way back
+HEALTH_TIMEOUT_S = 5.0
+LOOPBACK = ("localhost", "127.0.0.1", "::1")
+_INSTANCES = TypeAdapter(list[VmInstance])
+Model = TypeVar("Model", bound=BaseModel)
+
+
+class Backend(Protocol):
+    """The operations a client builds its methods from."""
+
+    async def execute(self, request: VmExecuteRequest) -> VmExecuteResponse: ...
+
+    async def create_vm(self, request: VmCreateRequest) -> VmInstance: ...
+
+    async def get_vm(self, vm_id: str) -> VmInstance: ...
+
+    async def list_vms(self, agent_id: str | None) -> list[VmInstance]: ...
+
+    async def delete_vm(self, vm_id: str) -> None: ...
+
+    async def healthy(self) -> bool: ...
+
+    async def close(self) -> None: ...
+
+
+class HttpBackend:
+    """A Mulligan server, or any other that speaks its wire format.
+
+    Args:
+        base_url: such as ``http://localhost:8080``.
+        timeout_ms: for executions that name no timeout of their own.
+        auth_token: sent as a bearer token.
+    """
+
+    def __init__(self, base_url: str, timeout_ms: int, auth_token: str | None = None) -> None:
+        self._base_url = base_url.rstrip("/")
+        self._timeout_ms = timeout_ms
+        headers = {"Authorization": f"Bearer {auth_token}"} if auth_token else {}
+        self._http = httpx.AsyncClient(
+            base_url=self._base_url,
+            headers=headers,
+            timeout=ANSWER_SLACK_S,
+            # A proxy from the environment has no business between us and this machine.
+            trust_env=urlsplit(self._base_url).hostname not in LOOPBACK,
+        )
+
+    async def execute(self, request: VmExecuteRequest) -> VmExecuteResponse:
+        base_ms = (request.timeout_seconds or 0) * 1000 or self._timeout_ms
+        language = LANGUAGES.get(canonical(request.language))
+        allowed_s = base_ms / 1000 * (language.timeout_multiplier if language else 1.0)
+        response = await self._send(
+            "POST", "/api/llm/execute", request, timeout=allowed_s + ANSWER_SLACK_S
+        )
+        return _parse(VmExecuteResponse, response)
+
+    async def create_vm(self, request: VmCreateRequest) -> VmInstance:
+        return _parse(VmInstance, await self._send("POST", "/api/vms", request))
+
+    async def get_vm(self, vm_id: str) -> VmInstance:
+        return _parse(VmInstance, await self._send("GET", f"/api/vms/{_segment(vm_id)}"))
+
+    async def list_vms(self, agent_id: str | None) -> list[VmInstance]:
+        params = {"agent_id": agent_id} if agent_id is not None else {}
+        response = await self._send("GET", "/api/vms", params=params)
+        try:
+            return _INSTANCES.validate_json(response.content)
+        except ValidationError as error:
+            raise _unreadable(error) from None
+
+    async def delete_vm(self, vm_id: str) -> None:
+        await self._send("DELETE", f"/api/vms/{_segment(vm_id)}")
+
+    async def healthy(self) -> bool:
+        try:
+            response = await self._http.get("/health", timeout=HEALTH_TIMEOUT_S)
+        except httpx.TimeoutException:
+            raise ExecutionTimeout(int(HEALTH_TIMEOUT_S * 1000)) from None
+        except httpx.HTTPError as error:
+            raise self._unreachable(error) from None
+        return response.is_success
+
+    async def close(self) -> None:
+        await self._http.aclose()
+
+    async def _send(
+        self,
+        method: str,
+        path: str,
+        body: BaseModel | None = None,
+        *,
+        params: dict[str, str] | None = None,
+        timeout: float = ANSWER_SLACK_S,
+    ) -> httpx.Response:
+        """Sends a request; an answer that is an error is raised as one."""
+        try:
+            response = await self._http.request(
+                method,
+                path,
+                content=body.model_dump_json(exclude_unset=False) if body is not None else None,
+                headers={"Content-Type": "application/json"} if body is not None else None,
+                params=params,
+                timeout=timeout,
+            )
+        except httpx.TimeoutException:
+            raise ExecutionTimeout(int(timeout * 1000)) from None
+        except httpx.HTTPError as error:
+            raise self._unreachable(error) from None
+        except ValueError as error:  # half a surrogate pair, which JSON cannot carry
+            raise ApiError(f"the request is no text: {error}") from None
+        if not response.is_success:
+            raise _error_of(response)
+        return response
+
+    def _unreachable(self, error: httpx.HTTPError) -> ConnectionFailed:
+        reason = str(error) or type(error).__name__
+        return ConnectionFailed(
+            f"cannot reach {self._base_url}: {reason}",
+            remedy="is the server running? start one with: mulligan serve",
+        )
+
+
+def _segment(vm_id: str) -> str:
+    """An id as one segment of a path, whatever it holds."""
+    return httpx.URL(path="/" + vm_id.replace("/", "%2F")).raw_path.decode().lstrip("/")
+
+
+def _parse(model: type[Model], response: httpx.Response) -> Model:
+    try:
+        return model.model_validate_json(response.content)
+    except ValidationError as error:
+        raise _unreadable(error) from None
+
+
+def _unreadable(error: ValidationError) -> ApiError:
+    first = error.errors(include_url=False)[0]
+    where = ".".join(str(part) for part in first["loc"])
+    return ApiError(f"Failed to parse response: {where}: {first['msg']}")
+
+
+def _error_of(response: httpx.Response) -> VmExecutionError:
+    """The error an answer carries, in the wire format or as any server may say it."""
+    try:
+        body = response.json()
+        error = from_wire(body["error"])
+        error.field, error.remedy = body.get("field"), body.get("remedy")
+        return error
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return ApiError(f"HTTP {response.status_code}: {response.text[:500]}")

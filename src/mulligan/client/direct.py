@@ -1,0 +1,50 @@
+"""The engine in the client's own process (``integration_mode = "direct"``)."""
+
+from __future__ import annotations
+
+import asyncio
+
+from mulligan.engine.engine import Engine
+from mulligan.models import VmCreateRequest, VmExecuteRequest, VmExecuteResponse, VmInstance
+from mulligan.settings import Settings
+
+
+class DirectBackend:
+    """An engine that opens with the first operation and closes with the client."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._engine: Engine | None = None
+        self._opening = asyncio.Lock()
+
+    async def _open(self) -> Engine:
+        async with self._opening:
+            if self._engine is None:
+                engine = Engine(self._settings)
+                await engine.open()
+                self._engine = engine
+            return self._engine
+
+    async def execute(self, request: VmExecuteRequest) -> VmExecuteResponse:
+        return await (await self._open()).execute(request)
+
+    async def create_vm(self, request: VmCreateRequest) -> VmInstance:
+        return await (await self._open()).create_vm(request)
+
+    async def get_vm(self, vm_id: str) -> VmInstance:
+        return (await self._open()).get_vm(vm_id)
+
+    async def list_vms(self, agent_id: str | None) -> list[VmInstance]:
+        return (await self._open()).list_vms(agent_id)
+
+    async def delete_vm(self, vm_id: str) -> None:
+        await (await self._open()).delete_vm(vm_id)
+
+    async def healthy(self) -> bool:
+        await self._open()
+        return True
+
+    async def close(self) -> None:
+        engine, self._engine = self._engine, None
+        if engine is not None:
+            await engine.close()

@@ -1,0 +1,66 @@
+"""A child process of the server's, waited for through a pidfd: no thread, no signal handler."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+from collections.abc import Sequence
+from typing import Any
+
+DIAGNOSTICS_LIMIT = 8192
+
+
+class OwnedProcess:
+    """A process that is ended and reaped by its number, by whoever made it.
+
+    Args:
+        arguments: argument vector.
+        options: passed to ``subprocess.Popen``.
+    """
+
+    def __init__(self, arguments: Sequence[str], **options: Any) -> None:
+        self._stderr = os.memfd_create("stderr", os.MFD_CLOEXEC)
+        try:
+            self._process = subprocess.Popen(
+                arguments,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=self._stderr,
+                **options,
+            )
+        except BaseException:
+            os.close(self._stderr)
+            raise
+        self._ended: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        self._pidfd = os.pidfd_open(self._process.pid)
+        asyncio.get_running_loop().add_reader(self._pidfd, self._on_end)
+
+    @property
+    def pid(self) -> int:
+        """Its number."""
+        return self._process.pid
+
+    def _on_end(self) -> None:
+        asyncio.get_running_loop().remove_reader(self._pidfd)
+        os.close(self._pidfd)
+        if not self._ended.done():
+            self._ended.set_result(self._process.wait())
+
+    async def wait(self) -> int:
+        """Its exit status, negative for a signal."""
+        return await asyncio.shield(self._ended)
+
+    def kill(self) -> None:
+        """Ends it, if it has not ended."""
+        self._process.kill()
+
+    def stderr(self) -> str:
+        """The last of what it and its children wrote to stderr."""
+        size = os.fstat(self._stderr).st_size
+        data = os.pread(self._stderr, DIAGNOSTICS_LIMIT, max(0, size - DIAGNOSTICS_LIMIT))
+        return data.decode(errors="replace").strip()
+
+    def close(self) -> None:
+        """Lets go of its stderr; call it once, after its end."""
+        os.close(self._stderr)

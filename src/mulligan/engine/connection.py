@@ -1,0 +1,287 @@
+"""The host's end of the stream to a VM's agent.
+
+Everything that comes from it is a stranger's: frames are bounded and typed, output is held to its
+limit here again, numbers are checked, and a VM that breaks the protocol is given up.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from mulligan.errors import ExecutionFailed
+from mulligan.guest import frames
+
+AGENT_MAX_PAYLOAD = 1024 * 1024
+BACKSTOP_S = 5.0
+OutputCallback = Callable[[str, bytes], None]
+STREAM_NAMES = {frames.STDOUT: "stdout", frames.STDERR: "stderr"}
+
+
+@dataclass(frozen=True)
+class Program:
+    """What the agent is asked to run.
+
+    Attributes:
+        runtime: "python" to start from the zygote where that can be, "exec" otherwise.
+        steps: argument vectors, each run if the one before it succeeded.
+        files: name to text, laid at ``/run/mulligan`` for this execution alone.
+        env: added to the VM's environment.
+        cwd: absolute path in the VM.
+        timeout_ms: everything is ended then.
+        output_limit: bytes of each of stdout and stderr that are kept.
+        stdin: what the program reads; None for an empty input.
+    """
+
+    runtime: str
+    steps: list[list[str]]
+    files: dict[str, str]
+    env: dict[str, str]
+    cwd: str
+    timeout_ms: int
+    output_limit: int
+    stdin: bytes | None = None
+
+    def body(self) -> dict[str, object]:
+        """Body of the START frame."""
+        return {
+            "runtime": self.runtime,
+            "steps": self.steps,
+            "files": self.files,
+            "env": self.env,
+            "cwd": self.cwd,
+            "timeout_ms": self.timeout_ms,
+            "output_limit": self.output_limit,
+            "stdin": self.stdin is not None,
+        }
+
+
+@dataclass(frozen=True)
+class ProgramResult:
+    """How a program ended.
+
+    Attributes:
+        status: wait status, as of waitpid(2).
+        reason: "exit", "timeout", "cancel", or "setup" where it was never started.
+        message: why, with "setup".
+        stdout_bytes, stderr_bytes: what was written, kept or not.
+    """
+
+    status: int
+    reason: str
+    message: str
+    stdout: bytes
+    stderr: bytes
+    stdout_bytes: int
+    stderr_bytes: int
+    truncated: bool
+    cpu_us: int
+    max_rss_kb: int
+    background: int
+
+
+@dataclass
+class _Running:
+    limit: int
+    done: asyncio.Future[ProgramResult]
+    on_output: OutputCallback | None
+    output: dict[int, bytearray] = field(
+        default_factory=lambda: {frames.STDOUT: bytearray(), frames.STDERR: bytearray()}
+    )
+
+
+class AgentConnection(asyncio.Protocol):
+    """Speaks with one agent, about any number of executions at a time."""
+
+    def __init__(self, on_lost: Callable[[str], None]) -> None:
+        loop = asyncio.get_running_loop()
+        self._on_lost = on_lost
+        self._decoder = frames.Decoder(frames.FROM_AGENT, AGENT_MAX_PAYLOAD)
+        self._transport: asyncio.Transport | None = None
+        self._ready: asyncio.Future[None] = loop.create_future()
+        self._running: dict[int, _Running] = {}
+        self._last_channel = 0
+        self._can_write = asyncio.Event()
+        self._can_write.set()
+        self._lost: str | None = None
+
+    # asyncio.Protocol
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """See ``asyncio.Protocol``."""
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        """See ``asyncio.Protocol``."""
+        try:
+            for frame in self._decoder.feed(data):
+                self._handle(frame)
+        except (frames.FrameError, ValueError) as error:
+            self.give_up(f"its agent broke the protocol: {error}")
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """See ``asyncio.Protocol``."""
+        self.give_up(f"the connection to its agent broke: {exc}" if exc else "its agent is gone")
+
+    def pause_writing(self) -> None:
+        """See ``asyncio.Protocol``."""
+        self._can_write.clear()
+
+    def resume_writing(self) -> None:
+        """See ``asyncio.Protocol``."""
+        self._can_write.set()
+
+    # The VM
+
+    async def boot(self, body: dict[str, object], timeout: float) -> None:
+        """Has the agent make the VM ready.
+
+        Raises:
+            ExecutionFailed: it could not, or did not answer in time.
+        """
+        self._write(frames.encode(frames.BOOT, 0, body))
+        try:
+            await asyncio.wait_for(asyncio.shield(self._ready), timeout)
+        except TimeoutError:
+            raise ExecutionFailed(f"the VM did not get ready within {timeout:g} s") from None
+
+    def give_up(self, why: str) -> None:
+        """Ends the connection; every execution still running fails with ``why``."""
+        if self._lost is not None:
+            return
+        self._lost = why
+        self._can_write.set()
+        if self._transport is not None:
+            self._transport.abort()
+        if not self._ready.done():
+            self._ready.set_exception(ExecutionFailed(f"the VM could not boot: {why}"))
+            self._ready.exception()  # it is not lost where nobody waits any more
+        for running in self._running.values():
+            if not running.done.done():
+                running.done.set_exception(ExecutionFailed(f"the VM ended: {why}"))
+                running.done.exception()
+        self._running.clear()
+        self._on_lost(why)
+
+    # Executions
+
+    async def run(
+        self, program: Program, on_output: OutputCallback | None = None
+    ) -> ProgramResult:
+        """Runs a program to its end. Cancelling this ends the program.
+
+        Args:
+            program: what to run.
+            on_output: called with "stdout" or "stderr" and each piece as it comes.
+
+        Raises:
+            ExecutionFailed: the VM ended under it.
+        """
+        if self._lost is not None:
+            raise ExecutionFailed(f"the VM ended: {self._lost}")
+        self._last_channel = channel = self._last_channel % (2**32 - 1) + 1
+        done: asyncio.Future[ProgramResult] = asyncio.get_running_loop().create_future()
+        self._running[channel] = _Running(program.output_limit, done, on_output)
+        try:
+            self._write(frames.encode(frames.START, channel, program.body()))
+            if program.stdin is not None:
+                await self._feed(channel, program.stdin, done)
+            limit = program.timeout_ms / 1000 + BACKSTOP_S
+            return await asyncio.wait_for(asyncio.shield(done), limit)
+        except TimeoutError:
+            self.give_up("it did not end an execution that was over its time")
+            return await done
+        except asyncio.CancelledError:
+            await self._cancel(channel, done)
+            raise
+        finally:
+            self._running.pop(channel, None)
+
+    async def _cancel(self, channel: int, done: asyncio.Future[ProgramResult]) -> None:
+        """Ends an execution nobody waits for, or the VM if it will not end."""
+        if done.done():
+            return
+        self._write(frames.encode(frames.KILL, channel))
+        try:
+            await asyncio.wait_for(asyncio.shield(done), BACKSTOP_S)
+        except TimeoutError:
+            self.give_up("it did not end a cancelled execution")
+        except ExecutionFailed:
+            return
+
+    async def _feed(
+        self, channel: int, data: bytes, done: asyncio.Future[ProgramResult]
+    ) -> None:
+        """Sends a program its input, no faster than the agent takes it."""
+        for start in range(0, len(data), frames.MAX_CHUNK):
+            if done.done():
+                return
+            chunk = data[start : start + frames.MAX_CHUNK]
+            self._write(frames.encode(frames.STDIN, channel, chunk))
+            await self._can_write.wait()
+        self._write(frames.encode(frames.STDIN_END, channel))
+
+    def _write(self, data: bytes) -> None:
+        if self._transport is not None and self._lost is None:
+            self._transport.write(data)
+
+    # Frames
+
+    def _handle(self, frame: frames.Frame) -> None:
+        if frame.kind == frames.READY:
+            if not self._ready.done():
+                self._ready.set_result(None)
+        elif frame.kind == frames.FATAL:
+            message = str(frame.body().get("message", ""))[:500]
+            self.give_up(message or "its agent gave no reason")
+        elif frame.kind in STREAM_NAMES:
+            self._on_output(frame)
+        elif frame.kind == frames.EXIT:
+            self._on_exit(frame)
+
+    def _on_output(self, frame: frames.Frame) -> None:
+        running = self._running.get(frame.channel)
+        if running is None:
+            return  # the last words of an execution that was given up
+        output = running.output[frame.kind]
+        if len(output) + len(frame.payload) > running.limit:
+            raise frames.FrameError("more output than it was told to send")
+        output += frame.payload
+        if running.on_output is not None:
+            running.on_output(STREAM_NAMES[frame.kind], frame.payload)
+
+    def _on_exit(self, frame: frames.Frame) -> None:
+        running = self._running.get(frame.channel)
+        if running is None or running.done.done():
+            return
+        running.done.set_result(_result(frame.body(), running))
+
+
+def _result(body: dict[str, Any], running: _Running) -> ProgramResult:
+    """Reads an EXIT frame, trusting none of it."""
+    reason = body.get("reason")
+    if reason not in ("exit", "timeout", "cancel", "setup"):
+        raise frames.FrameError("an execution ended for no known reason")
+    return ProgramResult(
+        status=_number(body, "status", 0xFFFF),
+        reason=reason,
+        message=str(body.get("message", ""))[:500],
+        stdout=bytes(running.output[frames.STDOUT]),
+        stderr=bytes(running.output[frames.STDERR]),
+        stdout_bytes=_number(body, "stdout_bytes"),
+        stderr_bytes=_number(body, "stderr_bytes"),
+        truncated=body.get("truncated") is True,
+        cpu_us=_number(body, "user_us") + _number(body, "system_us"),
+        max_rss_kb=_number(body, "max_rss_kb"),
+        background=_number(body, "background"),
+    )
+
+
+def _number(body: dict[str, Any], name: str, most: int = 2**63 - 1) -> int:
+    value = body.get(name)
+    if type(value) is not int or not 0 <= value <= most:
+        raise frames.FrameError(f"{name} is no number in range")
+    return value

@@ -1,0 +1,147 @@
+"""VMs on disk: one directory each, whole or not at all.
+
+::
+
+    <data_dir>/lock              held by the process that serves this directory
+    <data_dir>/vms/<id>/vm.json  the record, the server's
+    <data_dir>/vms/<id>/disk/    the VM's own, shown to it as /vm
+        upper/  work/            what its programs wrote, and overlayfs' scratch
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import shutil
+import stat
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, StrictStr, ValidationError
+
+from mulligan.errors import ConfigError
+from mulligan.models import UtcTime
+
+NEW = ".new-"
+GONE = ".gone-"
+
+
+class VmRecord(BaseModel):
+    """What is kept of a VM."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    id: StrictStr
+    name: StrictStr
+    agent_id: StrictStr
+    vm_type: StrictStr
+    driver: StrictStr
+    created_at: UtcTime
+
+
+def new_id(prefix: str) -> str:
+    """An id nobody can guess, such as ``vm-3f9c…``."""
+    return f"{prefix}-{secrets.token_hex(8)}"
+
+
+class VmStore:
+    """The directory of VMs.
+
+    Args:
+        directory: made if it is missing.
+        owner: uid and gid VMs' programs have on the host.
+    """
+
+    def __init__(self, directory: Path, owner: tuple[int, int]) -> None:
+        self._directory = directory
+        self._owner = owner
+        make_directory(directory)
+
+    def load(self) -> tuple[list[VmRecord], list[str]]:
+        """All VMs, oldest first, and a line for each directory that could not be read.
+
+        Also finishes what was interrupted: half-made VMs and half-deleted ones are removed.
+        """
+        records, complaints = [], []
+        for path in sorted(self._directory.iterdir()):
+            if path.name.startswith((NEW, GONE)):
+                remove_tree(path)
+                continue
+            try:
+                records.append(VmRecord.model_validate_json((path / "vm.json").read_bytes()))
+            except (OSError, ValidationError) as error:
+                reason = str(error).splitlines()[0]
+                complaints.append(f"{path} is no readable VM and was left alone: {reason}")
+        return sorted(records, key=lambda record: record.created_at), complaints
+
+    def create(self, record: VmRecord) -> None:
+        """Makes a VM's directory."""
+        staging = self._directory / f"{NEW}{record.id}"
+        make_directory(staging)
+        disk = staging / "disk"
+        for path in (disk, disk / "upper", disk / "work"):
+            path.mkdir(mode=0o700)
+            self._give(path)
+        # The root directory of the VM's programs takes its mode from here.
+        (disk / "upper").chmod(0o755)
+        (staging / "vm.json").write_text(record.model_dump_json(indent=2))
+        staging.rename(self._directory / record.id)
+
+    def disk(self, vm_id: str) -> Path:
+        """The directory a VM sees as /vm."""
+        return self._directory / vm_id / "disk"
+
+    def delete(self, vm_id: str) -> None:
+        """Removes a VM and everything it wrote; it is gone for good once this has begun."""
+        gone = self._directory / f"{GONE}{vm_id}"
+        (self._directory / vm_id).rename(gone)
+        remove_tree(gone)
+
+    def _give(self, path: Path) -> None:
+        if os.geteuid() == 0:
+            os.chown(path, *self._owner)
+
+
+def make_directory(path: Path) -> None:
+    """Makes a directory that others may pass through but not list.
+
+    Raises:
+        ConfigError: it cannot be made or written.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        if stat.S_IMODE(path.stat().st_mode) != 0o711:
+            path.chmod(0o711)
+    except OSError as error:
+        raise _not_writable(path, error.strerror) from None
+    if not os.access(path, os.W_OK | os.X_OK):
+        raise _not_writable(path, "no permission")
+
+
+def _not_writable(path: Path, why: str | None) -> ConfigError:
+    return ConfigError(
+        f"data directory {path} is not writable: {why}",
+        field="data_dir",
+        remedy="choose another with --data-dir or MULLIGAN_DATA_DIR, or give this user the right",
+    )
+
+
+def remove_tree(path: Path) -> None:
+    """Removes a tree of a VM, directories without permissions included; follows no link."""
+
+    def unlock(function: Callable[..., Any], name: str, _: object) -> None:
+        target = Path(name)
+        for locked in (target.parent, target):
+            if locked == path.parent:
+                continue
+            with contextlib.suppress(OSError):
+                if stat.S_ISDIR(locked.lstat().st_mode):
+                    locked.chmod(0o700)
+        if function in (os.unlink, os.rmdir):
+            function(name)
+        else:
+            shutil.rmtree(name)
+
+    shutil.rmtree(path, onerror=unlock)

@@ -1,0 +1,110 @@
+"""What is refused before anything runs, and in which words."""
+
+from __future__ import annotations
+
+import re
+
+from mulligan.errors import UnsupportedLanguage, ValidationFailed
+from mulligan.languages import LANGUAGES, canonical
+from mulligan.models import VmExecuteRequest
+from mulligan.settings import Settings
+
+MAX_ID_LENGTH = 128
+_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@/+-]*")
+_ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+MAX_PATH_LENGTH = 4095
+
+
+def check_agent_id(agent_id: str) -> None:
+    """Refuses an agent id that could not be told apart in a log line or a path."""
+    if len(agent_id) > MAX_ID_LENGTH or not _ID.fullmatch(agent_id):
+        raise ValidationFailed(
+            f"agent_id must be 1 to {MAX_ID_LENGTH} letters, digits or . _ : @ / + -",
+            field="agent_id",
+        )
+
+
+def check_request(request: VmExecuteRequest, settings: Settings) -> str:
+    """Checks a request against the settings and returns the language's canonical name.
+
+    Raises:
+        ValidationFailed, UnsupportedLanguage: naming the field and what would be right.
+    """
+    check_agent_id(request.agent_id)
+    language = canonical(request.language)
+    if language not in LANGUAGES or language not in settings.allowed_languages:
+        allowed = ", ".join(settings.allowed_languages)
+        raise UnsupportedLanguage(
+            request.language[:100], field="language", remedy=f"use one of: {allowed}"
+        )
+    _check_code(request.code, settings.max_code_length)
+    _check_timeout(request.timeout_seconds, settings.max_timeout_seconds)
+    _check_working_dir(request.working_dir)
+    _check_env(request.env or {})
+    if request.stdin is not None:
+        _check_text(request.stdin, "stdin")
+    if request.requirements:
+        raise ValidationFailed(
+            "requirements are not supported by this version",
+            field="requirements",
+            remedy="send an empty list; packages of the host's interpreter can be imported",
+        )
+    return language
+
+
+def _check_code(code: str, most: int) -> None:
+    if not code.strip():
+        raise ValidationFailed("code is empty", field="code")
+    if len(code) > most:
+        raise ValidationFailed(
+            f"code exceeds maximum length of {most} characters (it has {len(code)})",
+            field="code",
+            remedy="shorten it, or raise max_code_length in the settings",
+        )
+    _check_text(code, "code")
+
+
+def _check_text(text: str, field: str) -> None:
+    """Refuses what no file or pipe of text can hold."""
+    position = text.find("\0") if field != "stdin" else -1
+    if position >= 0:
+        raise ValidationFailed(
+            f"{field} has a NUL character at position {position}", field=field, remedy="remove it"
+        )
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValidationFailed(
+            f"{field} has half a surrogate pair at position {error.start}, which is no text",
+            field=field,
+        ) from None
+
+
+def _check_timeout(seconds: int | None, most: int) -> None:
+    if seconds is not None and not 1 <= seconds <= most:
+        raise ValidationFailed(
+            f"timeout_seconds must be from 1 to {most}, not {seconds}", field="timeout_seconds"
+        )
+
+
+def _check_working_dir(path: str | None) -> None:
+    if path is None:
+        return
+    if not path.startswith("/"):
+        raise ValidationFailed(
+            f"working_dir must be an absolute path, not {path[:200]!r}", field="working_dir"
+        )
+    if len(path) > MAX_PATH_LENGTH:
+        raise ValidationFailed("working_dir is too long", field="working_dir")
+    _check_text(path, "working_dir")
+
+
+def _check_env(env: dict[str, str]) -> None:
+    for name, value in env.items():
+        if not _ENV_NAME.fullmatch(name):
+            raise ValidationFailed(
+                f"env has a name that is none: {name[:100]!r}",
+                field="env",
+                remedy="use letters, digits and _, not starting with a digit",
+            )
+        _check_text(value, f"env.{name}")

@@ -1,0 +1,1 @@
+"""Mulligan over HTTP."""

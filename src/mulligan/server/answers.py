@@ -1,0 +1,72 @@
+"""Errors as HTTP answers: one JSON form for all of them.
+
+::
+
+    {"error": {"UnsupportedLanguage": "cobol"},      the enum form of the wire format
+     "message": "Language not supported: cobol",     one line for a person
+     "field": "language",                            what was wrong, or null
+     "remedy": "use one of: python, bash"}           what to do about it, or null
+"""
+
+from __future__ import annotations
+
+import structlog
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from mulligan.errors import ApiError, InternalError, ValidationFailed, VmExecutionError
+
+log = structlog.get_logger()
+
+
+def answer(error: VmExecutionError, status: int | None = None) -> JSONResponse:
+    """The answer for an error."""
+    body = {
+        "error": error.to_wire(),
+        "message": str(error),
+        "field": error.field,
+        "remedy": error.remedy,
+    }
+    return JSONResponse(body, status_code=status or error.http_status)
+
+
+async def _on_error(_: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, VmExecutionError)
+    return answer(error)
+
+
+async def _on_invalid(_: Request, error: Exception) -> JSONResponse:
+    """A body that is no JSON is a 400, one that is not what the route takes a 422."""
+    assert isinstance(error, RequestValidationError)
+    first = error.errors()[0]
+    if first["type"] == "json_invalid":
+        reason = first.get("ctx", {}).get("error", "it cannot be parsed")
+        return answer(
+            ValidationFailed(f"the body is not valid JSON: {reason}", field="body"), status=400
+        )
+    where = ".".join(str(part) for part in first["loc"] if part not in ("body", "query", "path"))
+    field = where or "body"
+    return answer(ValidationFailed(f"{field}: {first['msg']}", field=field), status=422)
+
+
+async def _on_http(_: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, HTTPException)
+    response = answer(ApiError(str(error.detail)), status=error.status_code)
+    response.headers.update(error.headers or {})
+    return response
+
+
+async def _on_fault(request: Request, error: Exception) -> JSONResponse:
+    """A fault of ours: the details go to the log, not to the client."""
+    log.exception("fault", path=request.url.path, exc_info=error)
+    return answer(InternalError("the server failed; its log has the details"))
+
+
+def install(app: FastAPI) -> None:
+    """Makes an app answer errors in this form."""
+    app.add_exception_handler(VmExecutionError, _on_error)
+    app.add_exception_handler(RequestValidationError, _on_invalid)
+    app.add_exception_handler(HTTPException, _on_http)
+    app.add_exception_handler(Exception, _on_fault)

@@ -1,0 +1,95 @@
+"""The HTTP application: routes over the engine."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Annotated, Any
+
+from fastapi import Depends, FastAPI, Query, Request, Response
+
+from mulligan import __version__
+from mulligan.engine.engine import Engine
+from mulligan.engine.lock import DirectoryLock
+from mulligan.models import (
+    VmCreateRequest,
+    VmExecuteRequest,
+    VmExecuteResponse,
+    VmInstance,
+)
+from mulligan.server import answers
+from mulligan.server.limits import BodyLimit
+from mulligan.settings import Settings
+
+JSON = "application/json"
+
+
+def create_app(settings: Settings, lock: DirectoryLock | None = None) -> FastAPI:
+    """The application; its engine opens and closes with it.
+
+    Args:
+        settings: see ``mulligan.settings``.
+        lock: of the data directory, if the caller has it already.
+    """
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        async with Engine(settings, lock) as engine:
+            app.state.engine = engine
+            yield
+
+    app = FastAPI(
+        title="Mulligan",
+        version=__version__,
+        summary="Runs the code language models write, each agent in an isolated VM of its own.",
+        lifespan=lifespan,
+    )
+    answers.install(app)
+    app.add_middleware(BodyLimit, most=settings.max_request_bytes)
+    _add_routes(app)
+    return app
+
+
+def _engine(request: Request) -> Engine:
+    engine: Engine = request.app.state.engine
+    return engine
+
+
+EngineDependency = Annotated[Engine, Depends(_engine)]
+
+
+def _add_routes(app: FastAPI) -> None:
+    @app.get("/health", summary="Whether the server is well")
+    async def health(engine: EngineDependency) -> dict[str, Any]:
+        return {"status": "ok", "version": __version__, "languages": engine.languages()}
+
+    @app.post(
+        "/api/llm/execute",
+        response_model=VmExecuteResponse,
+        summary="Run code in a VM of an agent",
+    )
+    async def execute(request: VmExecuteRequest, engine: EngineDependency) -> Response:
+        result = await engine.execute(request)
+        return Response(result.model_dump_json(), media_type=JSON)
+
+    @app.post(
+        "/api/vms", response_model=VmInstance, status_code=201, summary="Make a VM for an agent"
+    )
+    async def create_vm(request: VmCreateRequest, engine: EngineDependency) -> VmInstance:
+        return await engine.create_vm(request)
+
+    @app.get("/api/vms", response_model=list[VmInstance], summary="List VMs, oldest first")
+    async def list_vms(
+        engine: EngineDependency, agent_id: Annotated[str | None, Query()] = None
+    ) -> list[VmInstance]:
+        return engine.list_vms(agent_id)
+
+    @app.get("/api/vms/{vm_id}", response_model=VmInstance, summary="Look at a VM")
+    async def get_vm(vm_id: str, engine: EngineDependency) -> VmInstance:
+        return engine.get_vm(vm_id)
+
+    @app.delete(
+        "/api/vms/{vm_id}", status_code=204, summary="Stop a VM and remove all that it wrote"
+    )
+    async def delete_vm(vm_id: str, engine: EngineDependency) -> None:
+        await engine.delete_vm(vm_id)
