@@ -19,8 +19,7 @@ from mulligan.models import (
     VmExecutionConfig,
     VmInstance,
 )
-
-__version__ = "0.1.0"
+from mulligan.version import __version__
 
 __all__ = [
     "HistoryConfig",

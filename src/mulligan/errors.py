@@ -153,8 +153,8 @@ def from_wire(value: object) -> VmExecutionError:
     """
     if isinstance(value, dict) and len(value) == 1:
         ((name, detail),) = value.items()
-        wanted: type = int if name == "Timeout" else str
         error = VARIANTS.get(name)
-        if error is not None and type(detail) is wanted:
+        wanted = int if name == "Timeout" else str
+        if error is not None and isinstance(detail, wanted) and not isinstance(detail, bool):
             return error(detail)
     raise ValueError(f"not an error of the wire format: {value!r:.200}")

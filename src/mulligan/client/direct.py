@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from mulligan.engine.engine import Engine
+from mulligan.engine.lock import DirectoryLock
 from mulligan.models import VmCreateRequest, VmExecuteRequest, VmExecuteResponse, VmInstance
 from mulligan.settings import Settings
 
@@ -12,36 +13,39 @@ from mulligan.settings import Settings
 class DirectBackend:
     """An engine that opens with the first operation and closes with the client."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, lock: DirectoryLock | None = None) -> None:
+        """Takes settings, and the lock of their data directory if the caller has it already."""
         self._settings = settings
+        self._lock = lock
         self._engine: Engine | None = None
         self._opening = asyncio.Lock()
 
-    async def _open(self) -> Engine:
+    async def open(self) -> Engine:
+        """The engine, opened."""
         async with self._opening:
             if self._engine is None:
-                engine = Engine(self._settings)
+                engine = Engine(self._settings, self._lock)
                 await engine.open()
                 self._engine = engine
             return self._engine
 
     async def execute(self, request: VmExecuteRequest) -> VmExecuteResponse:
-        return await (await self._open()).execute(request)
+        return await (await self.open()).execute(request)
 
     async def create_vm(self, request: VmCreateRequest) -> VmInstance:
-        return await (await self._open()).create_vm(request)
+        return await (await self.open()).create_vm(request)
 
     async def get_vm(self, vm_id: str) -> VmInstance:
-        return (await self._open()).get_vm(vm_id)
+        return (await self.open()).get_vm(vm_id)
 
     async def list_vms(self, agent_id: str | None) -> list[VmInstance]:
-        return (await self._open()).list_vms(agent_id)
+        return (await self.open()).list_vms(agent_id)
 
     async def delete_vm(self, vm_id: str) -> None:
-        await (await self._open()).delete_vm(vm_id)
+        await (await self.open()).delete_vm(vm_id)
 
     async def healthy(self) -> bool:
-        await self._open()
+        await self.open()
         return True
 
     async def close(self) -> None:

@@ -64,8 +64,8 @@ class SyncVmExecutionClient:
 def _blocking(name: str, method: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(method)
     def call(self: SyncVmExecutionClient, *arguments: Any, **named: Any) -> Any:
-        bound = getattr(self._client, name)  # noqa: SLF001
-        return self._portal.call(functools.partial(bound, *arguments, **named))  # noqa: SLF001
+        bound = getattr(self._client, name)
+        return self._portal.call(functools.partial(bound, *arguments, **named))
 
     return call
 

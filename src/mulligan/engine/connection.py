@@ -168,9 +168,7 @@ class AgentConnection(asyncio.Protocol):
 
     # Executions
 
-    async def run(
-        self, program: Program, on_output: OutputCallback | None = None
-    ) -> ProgramResult:
+    async def run(self, program: Program, on_output: OutputCallback | None = None) -> ProgramResult:
         """Runs a program to its end. Cancelling this ends the program.
 
         Args:
@@ -212,9 +210,7 @@ class AgentConnection(asyncio.Protocol):
         except ExecutionFailed:
             return
 
-    async def _feed(
-        self, channel: int, data: bytes, done: asyncio.Future[ProgramResult]
-    ) -> None:
+    async def _feed(self, channel: int, data: bytes, done: asyncio.Future[ProgramResult]) -> None:
         """Sends a program its input, no faster than the agent takes it."""
         for start in range(0, len(data), frames.MAX_CHUNK):
             if done.done():

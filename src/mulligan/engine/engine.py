@@ -7,12 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import os
-import shutil
 import time
 from collections import defaultdict
 from datetime import datetime
-
-import structlog
 
 from mulligan.drivers.bubblewrap.driver import BubblewrapDriver
 from mulligan.drivers.interface import BootSpec, Driver
@@ -31,6 +28,7 @@ from mulligan.errors import (
 )
 from mulligan.images.host import WORKSPACE, HostImage, prepare
 from mulligan.languages import LANGUAGES
+from mulligan.log import get_logger
 from mulligan.models import (
     VmCreateRequest,
     VmExecuteRequest,
@@ -40,7 +38,7 @@ from mulligan.models import (
 )
 from mulligan.settings import Settings
 
-log = structlog.get_logger()
+log = get_logger()
 
 TIMEOUT_EXIT_CODE = 124  # as timeout(1) has it
 SIGNAL_EXIT_CODE = 128
@@ -135,7 +133,7 @@ class Engine:
         result = await vm.run(program, on_output)
         duration_ms = int((time.monotonic() - start) * 1000)
         _raise_setup_failure(result)
-        response = _response(request, vm.record.id, program, result, started_at, duration_ms)
+        response = _response(vm.record.id, program, result, started_at, duration_ms)
         log.info(
             "executed",
             execution_id=response.execution_id,
@@ -285,7 +283,6 @@ def _raise_setup_failure(result: ProgramResult) -> None:
 
 
 def _response(
-    request: VmExecuteRequest,
     vm_id: str,
     program: Program,
     result: ProgramResult,
@@ -323,8 +320,3 @@ def _judge(program: Program, result: ProgramResult) -> tuple[int, str, str | Non
     if result.reason == "cancel":
         return code, "cancelled", "Execution cancelled"
     return code, "success" if code == 0 else "failed", None
-
-
-def free_bytes(settings: Settings) -> int:
-    """Free space of the data directory's file system, in bytes."""
-    return shutil.disk_usage(settings.data_dir).free

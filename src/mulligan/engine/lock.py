@@ -66,9 +66,7 @@ class DirectoryLock:
         os.close(self._descriptor)
 
 
-def take(
-    directory: Path, wait_s: float, on_wait: Callable[[Holder | None], None]
-) -> DirectoryLock:
+def take(directory: Path, wait_s: float, on_wait: Callable[[Holder | None], None]) -> DirectoryLock:
     """Takes the lock, waiting for a process that has it but does not serve.
 
     Args:

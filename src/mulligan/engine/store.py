@@ -24,6 +24,7 @@ from pydantic import BaseModel, ConfigDict, StrictStr, ValidationError
 from mulligan.errors import ConfigError
 from mulligan.models import UtcTime
 
+PASS_THROUGH = 0o711  # to enter, not to list
 NEW = ".new-"
 GONE = ".gone-"
 
@@ -112,8 +113,8 @@ def make_directory(path: Path) -> None:
     """
     try:
         path.mkdir(parents=True, exist_ok=True)
-        if stat.S_IMODE(path.stat().st_mode) != 0o711:
-            path.chmod(0o711)
+        if stat.S_IMODE(path.stat().st_mode) != PASS_THROUGH:
+            path.chmod(PASS_THROUGH)
     except OSError as error:
         raise _not_writable(path, error.strerror) from None
     if not os.access(path, os.W_OK | os.X_OK):

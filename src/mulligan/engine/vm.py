@@ -5,15 +5,14 @@ from __future__ import annotations
 import asyncio
 from datetime import datetime
 
-import structlog
-
 from mulligan.drivers.interface import BootSpec, Driver, Machine
 from mulligan.engine.connection import AgentConnection, OutputCallback, Program, ProgramResult
 from mulligan.engine.store import VmRecord
 from mulligan.errors import ConfigError, ExecutionFailed
+from mulligan.log import get_logger
 from mulligan.models import VmInstance, utc_now
 
-log = structlog.get_logger()
+log = get_logger()
 
 
 class Vm:
@@ -40,7 +39,7 @@ class Vm:
 
     @property
     def status(self) -> str:
-        """"stopped", "booting", "ready" (nothing runs) or "running"."""
+        """ "stopped", "booting", "ready" (nothing runs) or "running"."""
         if self._connection is not None:
             return "running" if self._executing else "ready"
         return "booting" if self._lock.locked() else "stopped"
@@ -63,9 +62,7 @@ class Vm:
             driver=self.record.driver,
         )
 
-    async def run(
-        self, program: Program, on_output: OutputCallback | None = None
-    ) -> ProgramResult:
+    async def run(self, program: Program, on_output: OutputCallback | None = None) -> ProgramResult:
         """Runs a program, booting the VM first where it is not up. See ``AgentConnection.run``."""
         self._executing += 1
         self.last_activity = utc_now()

@@ -5,6 +5,8 @@ the VM leaves to process 1. It owns nothing outside the VM: when the host is gon
 with process 1 the kernel ends every process of the VM.
 """
 
+from __future__ import annotations
+
 import gc
 import os
 import select
@@ -12,12 +14,16 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable
 
 from mulligan.guest import frames, launch, root, zygotes
 from mulligan.guest.captures import Capture, Feed
 from mulligan.guest.execution import DRAIN_READS, Execution
 from mulligan.guest.forkserver import ENDED, FORKED
+
+TYPE_CHECKING = False  # importing typing for it would cost every VM milliseconds
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
 
 RECEIVE = 256 * 1024
 OUTGOING_HIGH = 1024 * 1024
@@ -118,9 +124,7 @@ class Agent:
                 execution.stdin.ended |= frame.kind == frames.STDIN_END
                 self._on_stdin(execution)
 
-    def _send(
-        self, kind: int, channel: int = 0, payload: bytes | dict[str, object] = b""
-    ) -> None:
+    def _send(self, kind: int, channel: int = 0, payload: bytes | dict[str, object] = b"") -> None:
         self._outgoing += frames.encode(kind, channel, payload)
 
     def _flush(self) -> None:
@@ -141,7 +145,7 @@ class Agent:
 
     # Boot
 
-    def _boot(self, body: dict) -> None:
+    def _boot(self, body: dict[str, Any]) -> None:
         """Makes the VM ready for programs, and says so."""
         try:
             self._root = root.assemble(body["lower"], body["upper"], body["work"], body["binds"])
@@ -152,7 +156,7 @@ class Agent:
 
     # Executions
 
-    def _start(self, channel: int, body: dict) -> None:
+    def _start(self, channel: int, body: dict[str, Any]) -> None:
         """Starts a program in the way its job asks for."""
         inner, outer, stdin = _pipes(with_stdin=body["stdin"])
         stdin_inner, stdout_inner, stderr_inner, report_inner = inner
@@ -175,7 +179,9 @@ class Agent:
         }
         streams = (stdin_inner, stdout_inner, stderr_inner)
         try:
-            if body["runtime"] != "python" or not self._request(channel, job, streams, report_inner):
+            if body["runtime"] != "python" or not self._request(
+                channel, job, streams, report_inner
+            ):
                 self._fork(execution, job, streams, report_inner)
         except OSError as error:
             execution.reason, execution.message = "setup", f"fork: {error.strerror}"
@@ -184,7 +190,7 @@ class Agent:
                 os.close(descriptor)
 
     def _request(
-        self, channel: int, job: dict, streams: tuple[int, int, int], report: int
+        self, channel: int, job: dict[str, Any], streams: tuple[int, int, int], report: int
     ) -> bool:
         """Has the zygote start the program; false where a start of its own is called for."""
         if not zygotes.can_serve(job["env"], self._env):
@@ -199,7 +205,7 @@ class Agent:
         return True
 
     def _fork(
-        self, execution: Execution, job: dict, streams: tuple[int, int, int], report: int
+        self, execution: Execution, job: dict[str, Any], streams: tuple[int, int, int], report: int
     ) -> None:
         pid = os.fork()
         if pid == 0:
@@ -218,7 +224,7 @@ class Agent:
             done = execution.read_report()
         except BlockingIOError:
             return
-        if done:
+        if done and execution.report is not None:
             self._unwatch(execution.report)
             execution.report = None
             if execution.stdin is not None:

@@ -4,6 +4,8 @@ Only built-in and extension modules are imported here: whatever the zygote has i
 program starts with.
 """
 
+from __future__ import annotations
+
 import marshal
 import os
 import select
@@ -14,6 +16,10 @@ from _socket import AF_UNIX, CMSG_LEN, SCM_RIGHTS, SOCK_SEQPACKET, SOL_SOCKET, s
 
 from mulligan.guest import kernel, launch
 
+TYPE_CHECKING = False  # importing typing for it would cost every VM milliseconds
+if TYPE_CHECKING:
+    from typing import Any
+
 REQUEST = struct.Struct("=I")
 DESCRIPTORS = 6  # job, stdin, stdout, stderr, report, root
 REPLY = struct.Struct("=cIiQQQ")  # kind, channel, pid or status, user µs, system µs, max RSS KiB
@@ -22,7 +28,7 @@ ENDED = b"E"
 FAILED = b"X"
 
 
-def serve(descriptor: int) -> dict:
+def serve(descriptor: int) -> dict[str, Any]:
     """Serves jobs until the agent is gone; returns only in a child, with its job."""
     kernel.set_dumpable(False)
     control = socket(AF_UNIX, SOCK_SEQPACKET, 0, descriptor)
@@ -84,11 +90,11 @@ def _reap(control: socket, running: dict[int, int]) -> None:
         control.send(REPLY.pack(ENDED, channel, status, user, system, usage.ru_maxrss))
 
 
-def _become(descriptors: list[int]) -> dict:
+def _become(descriptors: list[int]) -> dict[str, Any]:
     """In the child: reads the job, enters its root, and takes its streams."""
     memory, stdin, stdout, stderr, report, root = descriptors
     try:
-        job: dict = marshal.loads(os.pread(memory, os.fstat(memory).st_size, 0))
+        job: dict[str, Any] = marshal.loads(os.pread(memory, os.fstat(memory).st_size, 0))
         launch.enter(job, root, report)
         for target, descriptor in enumerate((stdin, stdout, stderr)):
             os.dup2(descriptor, target, inheritable=True)

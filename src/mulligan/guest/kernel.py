@@ -47,8 +47,7 @@ AGENT_CAPABILITIES = {
 }
 
 
-
-class _Int(_SimpleCData):
+class _Int(_SimpleCData):  # type: ignore[type-arg]  # generic in the stubs alone
     _type_ = "i"
 
 
@@ -57,7 +56,7 @@ class _Function(CFuncPtr):
     _restype_ = _Int
 
 
-_libc = dlopen(None, 0)
+_libc = dlopen(None, 0)  # type: ignore[arg-type]  # None: this program itself
 _functions: dict[str, _Function] = {}
 
 

@@ -6,18 +6,24 @@ marks every process the program ever makes: a program without capabilities canno
 the namespace tells whose a process is, double forks and new sessions included.
 """
 
+from __future__ import annotations
+
 import os
 import resource
 
 from mulligan.guest import kernel
 from mulligan.guest.root import EXECUTION_DIR
 
+TYPE_CHECKING = False  # importing typing for it would cost every VM milliseconds
+if TYPE_CHECKING:
+    from typing import Any
+
 EXECUTION_TMPFS = "size=256m,nr_inodes=4096,mode=755"
 MAX_PROCESSES = 1024
 SETUP_FAILED = 126
 
 
-def enter(job: dict, root: int, report: int) -> None:
+def enter(job: dict[str, Any], root: int, report: int) -> None:
     """Turns this fresh child into the one that becomes the program.
 
     Says so on ``report``: ``ns <inode>`` once everything is in place, else what was wrong.
@@ -54,7 +60,7 @@ def refuse(report: int, error: BaseException) -> None:
     os._exit(SETUP_FAILED)
 
 
-def run_steps(job: dict, root: int, streams: tuple[int, int, int], report: int) -> None:
+def run_steps(job: dict[str, Any], root: int, streams: tuple[int, int, int], report: int) -> None:
     """In a child of the agent: runs the job's steps, each if the one before it exited with 0.
 
     The last step takes this process's place. Never returns.

@@ -42,7 +42,7 @@ def assemble(lower: str, upper: str, work: str, binds: list[str]) -> int:
         os.waitpid(pid, 0)
 
 
-def _build(  # noqa: PLR0917
+def _build(
     lower: str,
     upper: str,
     work: str,

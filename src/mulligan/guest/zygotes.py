@@ -14,7 +14,7 @@ START_UP_VARIABLES = ("PYTHON", "LC_", "LANG", "MALLOC_", "LD_", "GLIBC_")
 
 
 def can_serve(env: dict[str, str], base: dict[str, str]) -> bool:
-    """Whether a program with this environment may start from an interpreter started with ``base``."""
+    """Whether a program with this environment may start from an interpreter that had ``base``."""
 
     def relevant(variables: dict[str, str]) -> dict[str, str]:
         return {k: v for k, v in variables.items() if k.startswith(START_UP_VARIABLES)}

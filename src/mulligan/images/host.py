@@ -111,9 +111,7 @@ def prepare(directory: Path, owner: tuple[int, int]) -> HostImage:
     """
     found = toolchains.find_all()
     if "python" not in found:
-        raise ConfigError(
-            "no python3 on PATH for VMs to use", remedy=toolchains_hint("python")
-        )
+        raise ConfigError("no python3 on PATH for VMs to use", remedy=toolchains_hint("python"))
     binds, symlinks = _system_trees()
     trees = {chain.tree for chain in found.values() if chain.tree is not None}
     binds += sorted(_outermost(trees))
@@ -138,7 +136,7 @@ def _system_trees() -> tuple[list[Path], list[tuple[str, str]]]:
     for name in SYSTEM_DIRS:
         path = Path("/") / name
         if path.is_symlink():
-            symlinks.append((os.readlink(path), f"/{name}"))
+            symlinks.append((str(path.readlink()), f"/{name}"))
         elif path.is_dir():
             binds.append(path)
     return binds, symlinks
@@ -226,7 +224,17 @@ def _copy(source: Path, target: Path) -> None:
 def _compile(python: Path, directory: Path) -> None:
     """Compiles the guest's code with the Python that will run it; VMs cannot write it there."""
     subprocess.run(
-        [python, "-I", "-S", "-m", "compileall", "-q", "--invalidation-mode", "unchecked-hash", "."],
+        [
+            python,
+            "-I",
+            "-S",
+            "-m",
+            "compileall",
+            "-q",
+            "--invalidation-mode",
+            "unchecked-hash",
+            ".",
+        ],
         cwd=directory,
         check=True,
         capture_output=True,

@@ -10,15 +10,15 @@
 
 from __future__ import annotations
 
-import structlog
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from mulligan.errors import ApiError, InternalError, ValidationFailed, VmExecutionError
+from mulligan.log import get_logger
 
-log = structlog.get_logger()
+log = get_logger()
 
 
 def answer(error: VmExecutionError, status: int | None = None) -> JSONResponse:
@@ -53,6 +53,11 @@ async def _on_invalid(_: Request, error: Exception) -> JSONResponse:
 
 async def _on_http(_: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
+    if error.detail == "There was an error parsing the body":  # FastAPI's words for no UTF-8
+        reason = "it is not UTF-8, or is nested too deeply"
+        return answer(
+            ValidationFailed(f"the body is not valid JSON: {reason}", field="body"), status=400
+        )
     response = answer(ApiError(str(error.detail)), status=error.status_code)
     response.headers.update(error.headers or {})
     return response

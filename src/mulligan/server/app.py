@@ -8,7 +8,6 @@ from typing import Annotated, Any
 
 from fastapi import Depends, FastAPI, Query, Request, Response
 
-from mulligan import __version__
 from mulligan.engine.engine import Engine
 from mulligan.engine.lock import DirectoryLock
 from mulligan.models import (
@@ -18,8 +17,9 @@ from mulligan.models import (
     VmInstance,
 )
 from mulligan.server import answers
-from mulligan.server.limits import BodyLimit
+from mulligan.server.limits import BodyLimit, TooLarge, refusal
 from mulligan.settings import Settings
+from mulligan.version import __version__
 
 JSON = "application/json"
 
@@ -45,6 +45,7 @@ def create_app(settings: Settings, lock: DirectoryLock | None = None) -> FastAPI
         lifespan=lifespan,
     )
     answers.install(app)
+    app.add_exception_handler(TooLarge, lambda *_: refusal(settings.max_request_bytes))
     app.add_middleware(BodyLimit, most=settings.max_request_bytes)
     _add_routes(app)
     return app

@@ -2,14 +2,32 @@
 
 from __future__ import annotations
 
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mulligan.errors import ValidationFailed
 from mulligan.server.answers import answer
 
 
-class _TooLarge(Exception):
-    pass
+class TooLarge(HTTPException):
+    """More came than may; an HTTPException, which frameworks let through."""
+
+    def __init__(self, most: int) -> None:
+        super().__init__(413)
+        self.most = most
+
+
+def refusal(most: int) -> JSONResponse:
+    """The answer to a request over the size."""
+    error = ValidationFailed(
+        f"the request is over {most} bytes",
+        field="body",
+        remedy="send less, or raise max_request_bytes in the settings",
+    )
+    response = answer(error, status=413)
+    response.headers["connection"] = "close"
+    return response
 
 
 class BodyLimit:
@@ -31,36 +49,16 @@ class BodyLimit:
             return
         declared = dict(scope["headers"]).get(b"content-length", b"0")
         if not declared.isdigit() or int(declared) > self._most:
-            await self._refuse(scope, receive, send)
+            await refusal(self._most)(scope, receive, send)
             return
         received = 0
-        answered = False
 
         async def counted() -> Message:
             nonlocal received
             message = await receive()
             received += len(message.get("body", b""))
             if received > self._most:
-                raise _TooLarge
+                raise TooLarge(self._most)
             return message
 
-        async def noted(message: Message) -> None:
-            nonlocal answered
-            answered = True
-            await send(message)
-
-        try:
-            await self._app(scope, counted, noted)
-        except _TooLarge:
-            if not answered:
-                await self._refuse(scope, receive, send)
-
-    async def _refuse(self, scope: Scope, receive: Receive, send: Send) -> None:
-        error = ValidationFailed(
-            f"the request is over {self._most} bytes",
-            field="body",
-            remedy="send less, or raise max_request_bytes in the settings",
-        )
-        response = answer(error, status=413)
-        response.headers["connection"] = "close"
-        await response(scope, receive, send)
+        await self._app(scope, counted, send)

@@ -95,7 +95,7 @@ def _tree(plan: VmPlan) -> list[str]:
     return arguments + [
         "--proc", "/proc",
         "--dev", "/dev",
-        "--tmpfs", "/dev/shm",
+        "--tmpfs", "/dev/shm",  # noqa: S108  (the VM's own)
         "--remount-ro", "/dev",
         "--ro-bind", str(plan.rootfs), "/image",
         "--ro-bind", str(plan.agent), "/agent",

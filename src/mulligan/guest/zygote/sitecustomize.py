@@ -8,25 +8,33 @@ code: no frame of ours is on the stack, and ``__main__``, tracebacks, exit codes
 threads are CPython's doing. docs/decisions/0003-zygote.md has the differences that remain.
 """
 
+from __future__ import annotations
+
 import gc
 import os
 import sys
+
+TYPE_CHECKING = False  # importing typing for it would cost every VM milliseconds
+if TYPE_CHECKING:
+    from typing import Any
 
 _HOOK_DIR = os.path.dirname(__file__)
 _PACKAGE_DIR = os.path.dirname(os.path.dirname(os.path.dirname(_HOOK_DIR)))
 
 
-def _serve() -> dict:
+def _serve() -> dict[str, Any]:
     """Runs the zygote; returns, in a child only, the job to become."""
     from mulligan.guest import forkserver
 
     return forkserver.serve(int(os.environ.pop("MULLIGAN_ZYGOTE_FD")))
 
 
-def _become(job: dict) -> None:
+def _become(job: dict[str, Any]) -> None:
     """Wipes the traces of the zygote off this child."""
     for name in [name for name in sys.modules if name.partition(".")[0] == "mulligan"]:
         del sys.modules[name]
+    main = sys.modules["__main__"] = type(sys)("__main__")
+    main.__dict__.update(_MAIN.__dict__)  # a frozen one would never see its destructors run
     os.environ.clear()
     os.environ.update(job["env"])
     sys.path.insert(0, job["cwd"])  # behind the script's own directory, which comes next
@@ -36,12 +44,13 @@ sys.path[:] = [path for path in sys.path if path != _HOOK_DIR]
 sys.path_importer_cache.pop(_HOOK_DIR, None)
 del sys.modules["sitecustomize"]
 try:
-    import sitecustomize  # the host's own, if it has one
+    import sitecustomize  # noqa: F401  (the host's own, if it has one)
 except ImportError:
     _ERROR = ImportError("No module named 'sitecustomize'", name="sitecustomize")
 else:
-    _ERROR = None
+    _ERROR = None  # type: ignore[assignment]
 _BEFORE = set(sys.modules)
+_MAIN = sys.modules["__main__"]
 gc.freeze()  # a program that ends does not touch, and so copy, what it never made
 sys.path.insert(0, _PACKAGE_DIR)
 _JOB = _serve()

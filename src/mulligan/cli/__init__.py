@@ -1,0 +1,1 @@
+"""Mulligan on the command line."""

@@ -1,0 +1,53 @@
+"""The ``mulligan`` command."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from mulligan.cli import demo, doctor, run, serve, vm
+from mulligan.cli.console import fail
+from mulligan.errors import VmExecutionError
+from mulligan.version import __version__
+
+app = typer.Typer(
+    name="mulligan",
+    help="Runs the code language models write, each agent in an isolated VM of its own.",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+)
+app.command("run")(run.run)
+app.command("serve")(serve.serve)
+app.command("doctor")(doctor.doctor)
+app.command("demo")(demo.demo)
+app.add_typer(vm.app, name="vm")
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"mulligan {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_version, is_eager=True, help="Print the version."),
+    ] = False,
+) -> None:
+    pass
+
+
+def main() -> None:
+    """Runs the command; every expected failure is one line on stderr."""
+    try:
+        app()
+    except VmExecutionError as error:
+        try:
+            fail(error)
+        except typer.Exit as end:
+            sys.exit(end.exit_code)

@@ -1,0 +1,75 @@
+"""What the commands print: results to stdout, all else to stderr, colour on terminals only."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Coroutine, Iterator
+from typing import Any, NoReturn, TypeVar
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from mulligan.errors import VmExecutionError
+
+OWN_FAILURE = 125  # as docker(1) has it: the program did not get to run
+INTERRUPTED = 130
+
+PIPE_WIDTH = 200
+out = Console(soft_wrap=True, highlight=False, width=None if sys.stdout.isatty() else PIPE_WIDTH)
+err = Console(stderr=True, soft_wrap=True, highlight=False)
+
+Result = TypeVar("Result")
+
+
+def fail(error: VmExecutionError) -> NoReturn:
+    """Ends the command with one line that says what was wrong and, if known, what to do."""
+    remedy = f" [dim]({escape(error.remedy)})[/dim]" if error.remedy else ""
+    err.print(f"[red]error:[/red] {escape(printable(str(error)))}{remedy}")
+    raise typer.Exit(OWN_FAILURE)
+
+
+def run_async(work: Coroutine[Any, Any, Result]) -> Result:
+    """Runs a command's work; an interrupt cancels it and everything it started."""
+    import asyncio
+
+    try:
+        return asyncio.run(work)
+    except VmExecutionError as error:
+        fail(error)
+    except KeyboardInterrupt:
+        err.print("interrupted: the execution was cancelled")
+        raise typer.Exit(INTERRUPTED) from None
+
+
+@contextlib.contextmanager
+def spinner(text: str) -> Iterator[Any]:
+    """Shows on a terminal that something is under way."""
+    if err.is_terminal:
+        with err.status(text) as status:
+            yield status
+    else:
+        yield None
+
+
+def printable(text: str) -> str:
+    """Text of a stranger's for a terminal: control characters become visible, lines stay."""
+    return "".join(
+        char if char.isprintable() or char in "\n\t" else f"\\x{ord(char):02x}"
+        for char in text.replace("\r\n", "\n")
+    )
+
+
+def write_output(stream: str, data: bytes) -> None:
+    """Passes a program's output on: as it is into files and pipes, escaped onto a terminal."""
+    target = sys.stdout if stream == "stdout" else sys.stderr
+    if target.isatty():
+        target.write(printable(data.decode(errors="replace")))
+        target.flush()
+        return
+    target.flush()
+    view = memoryview(data)
+    while view:
+        view = view[os.write(target.fileno(), view) :]

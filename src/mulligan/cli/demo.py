@@ -1,0 +1,163 @@
+"""``mulligan demo``: what Mulligan does, shown in a few seconds on this machine."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+import shutil
+import statistics
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+
+import typer
+from rich.markup import escape
+
+from mulligan import settings as settings_module
+from mulligan.cli.console import out, printable, run_async
+from mulligan.engine.engine import Engine
+from mulligan.engine.store import PASS_THROUGH
+from mulligan.extraction.fences import fenced_blocks
+from mulligan.images.toolchains import find
+from mulligan.models import VmExecuteRequest, VmExecuteResponse
+
+ANSWER = """\
+Sure! This counts the primes below 10,000:
+
+```python
+sieve = [True] * 10_000
+for n in range(2, 100):
+    if sieve[n]:
+        sieve[n * n :: n] = [False] * len(sieve[n * n :: n])
+primes = [n for n in range(2, 10_000) if sieve[n]]
+print(len(primes), "primes; the last is", primes[-1])
+open("primes.txt", "w").write("\\n".join(map(str, primes)))
+```
+
+and this looks at the file it wrote:
+
+```bash
+wc -l primes.txt; tail -n 2 primes.txt
+```
+"""
+
+SPY = """\
+import os, pathlib
+wanted = {needle!r}
+for place in ({path!r}, "/etc/shadow", "/root/.ssh", "/proc/1/environ", "/var/lib"):
+    try:
+        found = os.listdir(place) if os.path.isdir(place) else pathlib.Path(place).read_text()
+        print(f"{{place}}: {{'THE SECRET' if wanted in str(found) else found}}")
+    except OSError as error:
+        print(f"{{place}}: {{error.strerror}}")
+print("in the environment:", "yes" if wanted in str(os.environ) else "no")
+routes = pathlib.Path("/proc/net/route").read_text().splitlines()[1:]
+print("routes out of here:", len(routes))
+"""
+
+RUNAWAY = """\
+trap '' TERM HUP
+(setsid bash -c "trap '' TERM; while :; do :; done" &)
+echo 'I will never stop, and neither will my hidden child'
+while :; do :; done
+"""
+
+SURVIVORS = "ls /proc | grep -c '^[0-9]' "
+ROUNDS = 30
+
+
+def demo() -> None:
+    """Show isolation, a runaway program stopped, and what it costs."""
+    directory = Path(tempfile.mkdtemp(prefix="mulligan-demo-"))
+    directory.chmod(PASS_THROUGH)
+    try:
+        run_async(_demo(directory))
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+async def _demo(directory: Path) -> None:
+    secret = f"secret-{secrets.token_hex(8)}"
+    secret_file = directory / "host-secret.txt"
+    secret_file.write_text(secret)
+    os.environ["MULLIGAN_DEMO_SECRET"] = secret
+    settings = settings_module.load(data_dir=directory / "data")
+    async with Engine(settings) as engine:
+        await _answer(engine)
+        await _spy(engine, secret, secret_file)
+        await _runaway(engine)
+        await _timings(engine)
+    del os.environ["MULLIGAN_DEMO_SECRET"]
+
+
+async def _answer(engine: Engine) -> None:
+    _title("A model's answer, its code found and run in a VM of its agent")
+    for block in fenced_blocks(ANSWER):
+        response = await _run(engine, block.language, block.code)
+        place = f"characters {block.start_pos}-{block.end_pos} of the answer"
+        _show(f"{block.language}, {place}", response)
+
+
+async def _spy(engine: Engine, secret: str, path: Path) -> None:
+    _title("A program that looks for a secret lying on this machine")
+    code = SPY.format(needle=secret, path=str(path))
+    response = await _run(engine, "python", code)
+    _show(f"the secret is in {path} and in this process's environment", response)
+    leaked = secret in response.stdout or "THE SECRET" in response.stdout
+    verdict = "[red]it got out[/red]" if leaked else "[green]nothing of it was found[/green]"
+    out.print(f"  {verdict}")
+    if leaked:
+        raise typer.Exit(1)
+
+
+async def _runaway(engine: Engine) -> None:
+    _title("A program that ignores signals and hides a child in another session")
+    before = int((await _run(engine, "bash", SURVIVORS)).stdout)
+    response = await _run(engine, "bash", RUNAWAY, timeout=1)
+    _show("time limit 1 s (times 1.5, as every Bash program gets)", response)
+    after = int((await _run(engine, "bash", SURVIVORS)).stdout)
+    out.print(f"  processes in the VM before: {before}, after: {after}")
+
+
+async def _timings(engine: Engine) -> None:
+    _title("What isolation costs here")
+    chain = find("python")
+    assert chain is not None  # the engine is open
+    python = str(chain.program)  # not a version manager's shim, which is slower still
+    bare, isolated = [], []
+    for _ in range(ROUNDS):  # in turn, so that both meet the same noise
+        start = time.perf_counter()
+        await asyncio.to_thread(
+            subprocess.run, [python, "-c", "print(1)"], stdout=subprocess.DEVNULL, check=True
+        )
+        bare.append(time.perf_counter() - start)
+        start = time.perf_counter()
+        await _run(engine, "python", "print(1)")
+        isolated.append(time.perf_counter() - start)
+    bare_ms, isolated_ms = (statistics.median(times) * 1000 for times in (bare, isolated))
+    out.print(f"  python3 -c 'print(1)' on this machine, bare:  {bare_ms:6.1f} ms")
+    out.print(f"  the same through Mulligan, isolated:          {isolated_ms:6.1f} ms")
+    out.print(f"  medians of {ROUNDS} runs taken in turn; ratio {isolated_ms / bare_ms:.2f}")
+
+
+async def _run(
+    engine: Engine, language: str, code: str, timeout: int | None = None
+) -> VmExecuteResponse:
+    request = VmExecuteRequest(
+        agent_id="demo", language=language, code=code, timeout_seconds=timeout
+    )
+    return await engine.execute(request)
+
+
+def _title(text: str) -> None:
+    out.print(f"\n[bold]{text}[/bold]")
+
+
+def _show(what: str, response: VmExecuteResponse) -> None:
+    out.print(f"  [dim]{escape(what)}[/dim]")
+    for line in printable(response.stdout + response.stderr).splitlines():
+        out.print(f"  [cyan]|[/cyan] {escape(line)}")
+    ended = response.error or f"exit code {response.exit_code}"
+    out.print(f"  [dim]{ended}, {response.duration_ms} ms, {response.vm_id}[/dim]")

@@ -1,0 +1,153 @@
+"""``mulligan doctor``: whether VMs can be made here, found out by making one."""
+
+from __future__ import annotations
+
+import asyncio
+import json as json_module
+import os
+import secrets
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import typer
+from rich.markup import escape
+
+from mulligan import settings as settings_module
+from mulligan.cli.console import out, printable, spinner
+from mulligan.cli.options import DataDirOption, JsonOption
+from mulligan.drivers.bubblewrap import preflight
+from mulligan.engine.store import make_directory, remove_tree
+from mulligan.errors import ConfigError, VmExecutionError
+from mulligan.images import toolchains
+from mulligan.languages import INSTALL_HINTS
+from mulligan.models import VmExecuteRequest
+from mulligan.settings import Settings
+from mulligan.version import __version__
+
+MARKS = {"ok": "[green]ok  [/green]", "note": "[yellow]note[/yellow]", "fail": "[red]FAIL[/red]"}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing looked at: "ok", "note" (something is missing but VMs work), or "fail"."""
+
+    check: str
+    state: str
+    detail: str
+    remedy: str | None = None
+
+
+def doctor(json: JsonOption = False, data_dir: DataDirOption = None) -> None:
+    """Check whether this host can run VMs, and say which setting stands in the way if not."""
+    settings = settings_module.load(data_dir=data_dir)
+    findings = []
+    with spinner("looking"):
+        for finding in _findings(settings):
+            findings.append(finding)
+            if not json:
+                _print(finding)
+    if json:
+        dumped = [asdict(finding) for finding in findings]
+        out.print(json_module.dumps(dumped, indent=2), markup=False)
+    if any(finding.state == "fail" for finding in findings):
+        raise typer.Exit(1)
+
+
+def _print(finding: Finding) -> None:
+    line = f"{MARKS[finding.state]} {finding.check}: {escape(printable(finding.detail))}"
+    out.print(line + (f"\n     remedy: {escape(finding.remedy)}" if finding.remedy else ""))
+
+
+def _findings(settings: Settings) -> Iterator[Finding]:
+    release = os.uname()
+    python = sys.version.split()[0]
+    yield Finding(
+        "host", "ok", f"{release.sysname} {release.release}, Mulligan {__version__}, {python}"
+    )
+    bwrap = _bubblewrap(settings)
+    yield bwrap
+    yield _namespaces(settings) if bwrap.state == "ok" else _skipped("namespaces")
+    data = _data_dir(settings)
+    yield data
+    yield from _languages(settings)
+    if bwrap.state == data.state == "ok":
+        yield _boot(settings)
+
+
+def _skipped(check: str) -> Finding:
+    return Finding(check, "fail", "not tried: bubblewrap is missing")
+
+
+def _failed(check: str, error: VmExecutionError) -> Finding:
+    return Finding(check, "fail", str(error.detail), error.remedy)
+
+
+def _bubblewrap(settings: Settings) -> Finding:
+    try:
+        make_directory(settings.data_dir)
+        path = preflight.reachable(preflight.find_bwrap(), settings.data_dir)
+        said = subprocess.run(
+            [path, "--version"], capture_output=True, text=True, timeout=10, check=True
+        ).stdout.strip()
+    except VmExecutionError as error:
+        return _failed("bubblewrap", error)
+    except (OSError, subprocess.SubprocessError) as error:
+        return Finding("bubblewrap", "fail", f"it does not run: {error}")
+    return Finding("bubblewrap", "ok", f"{said}, {path}")
+
+
+def _namespaces(settings: Settings) -> Finding:
+    guest = (settings.guest_uid, settings.guest_gid)
+    path = preflight.reachable(preflight.find_bwrap(), settings.data_dir)
+    obstacle = preflight.obstacle(path, guest)
+    if obstacle is not None:
+        return _failed("namespaces", obstacle)
+    who = f"uid {guest[0]} (the server is root)" if os.geteuid() == 0 else f"uid {os.geteuid()}"
+    return Finding("namespaces", "ok", f"VMs run as {who}, with no capabilities on the host")
+
+
+def _data_dir(settings: Settings) -> Finding:
+    try:
+        make_directory(settings.data_dir)
+    except ConfigError as error:
+        return _failed("data directory", error)
+    return Finding("data directory", "ok", str(settings.data_dir))
+
+
+def _languages(settings: Settings) -> Iterator[Finding]:
+    found = toolchains.find_all()
+    for language in settings.allowed_languages:
+        chain = found.get(language)
+        if chain is not None:
+            yield Finding(language, "ok", str(chain.program))
+        else:
+            state = "fail" if language == "python" else "note"  # the agent itself is Python
+            yield Finding(language, state, "not on this host", INSTALL_HINTS[language])
+
+
+def _boot(settings: Settings) -> Finding:
+    """Boots a throwaway VM on the file system VMs will live on."""
+    directory = settings.data_dir / f"doctor-{secrets.token_hex(4)}"
+    try:
+        return asyncio.run(_try_boot(settings, directory))
+    finally:
+        if directory.exists():
+            remove_tree(directory)
+
+
+async def _try_boot(settings: Settings, directory: Path) -> Finding:
+    from mulligan.engine.engine import Engine
+
+    try:
+        async with Engine(settings.model_copy(update={"data_dir": directory})) as engine:
+            request = VmExecuteRequest(agent_id="doctor", language="python", code="print('well')")
+            response = await engine.execute(request)
+    except VmExecutionError as error:
+        return _failed("a VM", error)
+    if response.stdout != "well\n":
+        detail = f"exit code {response.exit_code}: {response.stderr[-300:]}"
+        return Finding("a VM", "fail", detail)
+    return Finding("a VM", "ok", f"booted and ran Python in {response.duration_ms} ms")

@@ -1,0 +1,25 @@
+"""Options that several commands have."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+DEFAULT_AGENT = "cli"
+
+ServerOption = Annotated[
+    str | None,
+    typer.Option(
+        "--server",
+        envvar="MULLIGAN_SERVER",
+        metavar="URL",
+        help="Use this server. Default: the one that serves the data directory, else none.",
+    ),
+]
+DataDirOption = Annotated[
+    Path | None,
+    typer.Option("--data-dir", metavar="DIR", help="Where VMs are kept (MULLIGAN_DATA_DIR)."),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]

@@ -1,0 +1,141 @@
+"""``mulligan run``."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mulligan.cli.console import err, out, run_async
+from mulligan.cli.options import DEFAULT_AGENT, DataDirOption, JsonOption, ServerOption
+from mulligan.cli.session import open_session
+from mulligan.errors import ValidationFailed
+from mulligan.languages import EXTENSIONS
+from mulligan.models import VmExecuteRequest, VmExecuteResponse
+
+
+def run(
+    file: Annotated[
+        Path | None, typer.Argument(help="A program's file; - reads it from stdin.")
+    ] = None,
+    code: Annotated[str | None, typer.Option("-c", "--code", help="The program itself.")] = None,
+    language: Annotated[
+        str | None,
+        typer.Option(
+            "-l", "--language", help="python, javascript, bash or rust. Default: by the file."
+        ),
+    ] = None,
+    agent: Annotated[str, typer.Option("--agent", help="Whose VM it runs in.")] = DEFAULT_AGENT,
+    vm: Annotated[str | None, typer.Option("--vm", help="The VM, by its id.")] = None,
+    timeout: Annotated[int | None, typer.Option("--timeout", help="Time limit in seconds.")] = None,
+    cwd: Annotated[
+        str | None, typer.Option("--cwd", help="Working directory in the VM. Default: /workspace.")
+    ] = None,
+    env: Annotated[
+        list[str] | None, typer.Option("-e", "--env", metavar="NAME=VALUE", help="May be repeated.")
+    ] = None,
+    stdin: Annotated[
+        Path | None, typer.Option("--stdin", help="What the program reads; - passes stdin on.")
+    ] = None,
+    json: JsonOption = False,
+    server: ServerOption = None,
+    data_dir: DataDirOption = None,
+) -> None:
+    """Run a program in an isolated VM.
+
+    Files it leaves in the VM are there for the next run of the same agent. The exit status is the
+    program's: 124 after a timeout, 128 + n after signal n, 125 if it could not be run.
+    """
+    request = VmExecuteRequest(
+        agent_id=agent,
+        language=language or _language_of(file),
+        code=_code(file, code),
+        vm_id=vm,
+        timeout_seconds=_timeout(timeout),
+        working_dir=cwd,
+        env=_environment(env or []),
+        stdin=_stdin(stdin, file),
+    )
+    response = run_async(_execute(request, server, data_dir, show=not json))
+    if json:
+        out.print(response.model_dump_json(indent=2), markup=False)
+    else:
+        _report(response)
+    raise typer.Exit(response.exit_code if 0 <= response.exit_code <= 255 else 255)  # noqa: PLR2004
+
+
+async def _execute(
+    request: VmExecuteRequest, server: str | None, data_dir: Path | None, *, show: bool
+) -> VmExecuteResponse:
+    async with open_session(server, data_dir) as session:
+        return await session.execute(request, show=show)
+
+
+def _report(response: VmExecuteResponse) -> None:
+    """Says on stderr what the program's own output does not."""
+    if response.error:
+        err.print(f"[red]{response.error}[/red]")
+    if response.truncated:
+        total = response.stdout_bytes + response.stderr_bytes
+        err.print(f"[yellow]output cut: the program wrote {total} bytes[/yellow]")
+    if response.background_processes:
+        count = response.background_processes
+        err.print(f"[dim]{count} process(es) left running in {response.vm_id}[/dim]")
+
+
+def _timeout(seconds: int | None) -> int | None:
+    if seconds is not None and seconds < 0:
+        raise ValidationFailed(f"--timeout must be positive, not {seconds}", field="timeout")
+    return seconds
+
+
+def _code(file: Path | None, code: str | None) -> str:
+    if (file is None) == (code is None):
+        raise ValidationFailed("give either a file or -c CODE", field="code")
+    if code is not None:
+        return code
+    assert file is not None
+    try:
+        data = sys.stdin.buffer.read() if str(file) == "-" else file.read_bytes()
+        return data.decode()
+    except OSError as error:
+        raise ValidationFailed(f"cannot read {file}: {error.strerror}", field="file") from None
+    except UnicodeDecodeError as error:
+        raise ValidationFailed(
+            f"{file} is not UTF-8: byte {error.object[error.start]:#04x} at {error.start}",
+            field="file",
+        ) from None
+
+
+def _language_of(file: Path | None) -> str:
+    if file is None or str(file) == "-":
+        return "python"
+    language = EXTENSIONS.get(file.suffix.removeprefix(".").lower())
+    if language is None:
+        raise ValidationFailed(
+            f"cannot tell the language of {file.name}", field="language", remedy="say -l LANGUAGE"
+        )
+    return language
+
+
+def _environment(pairs: list[str]) -> dict[str, str] | None:
+    for pair in pairs:
+        if "=" not in pair:
+            raise ValidationFailed(f"--env takes NAME=VALUE, not {pair[:100]!r}", field="env")
+    return dict(pair.split("=", 1) for pair in pairs) or None
+
+
+def _stdin(source: Path | None, file: Path | None) -> str | None:
+    if source is None:
+        return None
+    if str(source) == "-" and file is not None and str(file) == "-":
+        raise ValidationFailed("stdin cannot be the program and its input too", field="stdin")
+    try:
+        data = sys.stdin.buffer.read() if str(source) == "-" else source.read_bytes()
+        return data.decode()
+    except OSError as error:
+        raise ValidationFailed(f"cannot read {source}: {error.strerror}", field="stdin") from None
+    except UnicodeDecodeError:
+        raise ValidationFailed(f"{source} is not UTF-8", field="stdin") from None

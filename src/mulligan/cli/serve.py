@@ -1,0 +1,105 @@
+"""``mulligan serve``."""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+from typing import Annotated
+
+import typer
+
+from mulligan import settings as settings_module
+from mulligan.cli.console import err, fail
+from mulligan.cli.options import DataDirOption
+from mulligan.errors import ConfigError, VmExecutionError
+from mulligan.settings import Settings
+
+SHUTDOWN_TIMEOUT_S = 10
+
+
+def serve(
+    host: Annotated[str | None, typer.Option("--host", help="Address to listen on.")] = None,
+    port: Annotated[int | None, typer.Option("--port", help="Port; 0 for any free one.")] = None,
+    data_dir: DataDirOption = None,
+) -> None:
+    """Serve the HTTP API, on http://127.0.0.1:8080 by default."""
+    try:
+        settings = settings_module.load(host=host, port=port, data_dir=data_dir)
+        _check_loopback(settings.host)
+        listener = _listen(settings)
+        with listener:
+            _serve(settings, listener)
+    except VmExecutionError as error:
+        fail(error)
+
+
+def _serve(settings: Settings, listener: socket.socket) -> None:
+    import uvicorn
+
+    from mulligan import log
+    from mulligan.engine.lock import DirectoryLock
+    from mulligan.server.app import create_app
+
+    log.to_stderr(settings.log_level)
+    address, port = listener.getsockname()[:2]
+    url = f"http://{f'[{address}]' if ':' in address else address}:{port}"
+    lock = DirectoryLock(settings.data_dir, url)
+    app = create_app(settings, lock)
+
+    class Server(uvicorn.Server):
+        """Says where it serves once it really does."""
+
+        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+            await super().startup(sockets)
+            if self.started:
+                err.print(f"Mulligan serves {url} (data in {settings.data_dir}); Ctrl-C stops it")
+
+    config = uvicorn.Config(
+        app,
+        log_config=None,
+        access_log=False,
+        lifespan="on",
+        timeout_graceful_shutdown=SHUTDOWN_TIMEOUT_S,
+    )
+    server = Server(config)
+    try:
+        server.run(sockets=[listener])
+    except KeyboardInterrupt:
+        return
+    finally:
+        failure = getattr(app.state, "failure", None)
+    if failure is not None:
+        raise failure
+    if not server.started:
+        raise ConfigError("the server could not start; see the lines above")
+
+
+def _check_loopback(host: str) -> None:
+    """Only this machine is let in as long as nobody is asked who they are."""
+    try:
+        loopback = ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        loopback = host == "localhost"
+    if not loopback:
+        raise ConfigError(
+            f"refusing to listen on {host}: this version has no access tokens, so anybody who "
+            "reaches the port could run code",
+            field="host",
+            remedy="listen on 127.0.0.1 and put an authenticating proxy in front",
+        )
+
+
+def _listen(settings: Settings) -> socket.socket:
+    try:
+        family = socket.getaddrinfo(settings.host, settings.port)[0][0]
+        listener = socket.socket(family, socket.SOCK_STREAM)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((settings.host, settings.port))
+        listener.listen(1024)
+    except OSError as error:
+        raise ConfigError(
+            f"cannot listen on {settings.host}:{settings.port}: {error.strerror}",
+            field="port",
+            remedy="stop what uses the port, or choose another with --port",
+        ) from None
+    return listener

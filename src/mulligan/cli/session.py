@@ -1,0 +1,77 @@
+"""Where a command works: the server that has the data directory, else an engine of its own."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from mulligan import settings as settings_module
+from mulligan.cli.console import err, spinner, write_output
+from mulligan.client.backends import Backend, HttpBackend
+from mulligan.engine import lock
+from mulligan.models import VmExecuteRequest, VmExecuteResponse
+
+LOCK_WAIT_S = 60.0
+
+
+class Session:
+    """A backend, and a way to run code that shows its output as it comes where it can."""
+
+    def __init__(self, backend: Backend, engine: object | None = None) -> None:
+        self.backend = backend
+        self._engine = engine
+
+    async def execute(self, request: VmExecuteRequest, *, show: bool) -> VmExecuteResponse:
+        """Runs code; with ``show`` its output goes to this process's stdout and stderr."""
+        from mulligan.engine.engine import Engine
+
+        if isinstance(self._engine, Engine):
+            return await self._engine.execute(request, write_output if show else None)
+        response = await self.backend.execute(request)
+        if show:
+            write_output("stdout", response.stdout.encode(errors="replace"))
+            write_output("stderr", response.stderr.encode(errors="replace"))
+        return response
+
+
+@asynccontextmanager
+async def open_session(server: str | None, data_dir: Path | None) -> AsyncIterator[Session]:
+    """Opens a session.
+
+    Args:
+        server: URL of a server to use; None to find out.
+        data_dir: overrides the setting.
+    """
+    settings = settings_module.load(data_dir=data_dir)
+    if server is None:
+        other = await asyncio.to_thread(lock.holder, settings.data_dir)
+        server = other.url if other else None
+    if server is not None:
+        backend = HttpBackend(server, settings.execution_timeout_ms)
+        try:
+            yield Session(backend)
+        finally:
+            await backend.close()
+        return
+    async with _embedded(settings) as session:
+        yield session
+
+
+@asynccontextmanager
+async def _embedded(settings: settings_module.Settings) -> AsyncIterator[Session]:
+    from mulligan.client.direct import DirectBackend
+
+    def on_wait(other: lock.Holder | None) -> None:
+        who = f"process {other.pid}" if other else "another process"
+        err.print(f"waiting for {who}, which uses {settings.data_dir}")
+
+    held = await asyncio.to_thread(lock.take, settings.data_dir, LOCK_WAIT_S, on_wait)
+    backend = DirectBackend(settings, held)
+    try:
+        with spinner("starting"):
+            engine = await backend.open()
+        yield Session(backend, engine)
+    finally:
+        await backend.close()

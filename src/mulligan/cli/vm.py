@@ -1,0 +1,112 @@
+"""``mulligan vm``."""
+
+from __future__ import annotations
+
+import json as json_module
+from collections.abc import Awaitable, Callable
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated, TypeVar
+
+import typer
+from rich.table import Table
+
+from mulligan.cli.console import out, printable, run_async
+from mulligan.cli.options import DEFAULT_AGENT, DataDirOption, JsonOption, ServerOption
+from mulligan.cli.session import open_session
+from mulligan.client.backends import Backend
+from mulligan.models import DEFAULT_VM_TYPE, VmCreateRequest, VmInstance
+
+app = typer.Typer(help="Make, list and remove VMs.", no_args_is_help=True)
+
+Result = TypeVar("Result")
+VmArgument = Annotated[str, typer.Argument(metavar="VM", help="A VM's id.")]
+
+
+def _with_backend(
+    server: str | None, data_dir: Path | None, work: Callable[[Backend], Awaitable[Result]]
+) -> Result:
+    async def session_work() -> Result:
+        async with open_session(server, data_dir) as session:
+            return await work(session.backend)
+
+    return run_async(session_work())
+
+
+@app.command("create")
+def create(
+    agent: Annotated[str, typer.Option("--agent", help="Whose VM it will be.")] = DEFAULT_AGENT,
+    vm_type: Annotated[str, typer.Option("--type", help="A VM type.")] = DEFAULT_VM_TYPE,
+    name: Annotated[str | None, typer.Option("--name", help="A name for it.")] = None,
+    json: JsonOption = False,
+    server: ServerOption = None,
+    data_dir: DataDirOption = None,
+) -> None:
+    """Make a VM and print its id."""
+    request = VmCreateRequest(vm_type=vm_type, vm_name=name, agent_id=agent)
+    instance = _with_backend(server, data_dir, lambda backend: backend.create_vm(request))
+    _print_json(instance) if json else out.print(instance.id)
+
+
+@app.command("ls")
+@app.command("list", hidden=True)
+def list_vms(
+    agent: Annotated[str | None, typer.Option("--agent", help="Only this agent's.")] = None,
+    json: JsonOption = False,
+    server: ServerOption = None,
+    data_dir: DataDirOption = None,
+) -> None:
+    """List VMs, oldest first."""
+    instances = _with_backend(server, data_dir, lambda backend: backend.list_vms(agent))
+    if json:
+        dumped = [instance.model_dump(mode="json") for instance in instances]
+        out.print(json_module.dumps(dumped, indent=2), markup=False)
+        return
+    table = Table(box=None, pad_edge=False)
+    for heading in ("ID", "AGENT", "STATUS", "TYPE", "DRIVER", "CREATED"):
+        table.add_column(heading, no_wrap=True)
+    for instance in instances:
+        table.add_row(*(printable(cell) for cell in _row(instance)))
+    out.print(table if instances else "no VMs")
+
+
+@app.command("show")
+@app.command("get", hidden=True)
+def show(
+    vm: VmArgument,
+    server: ServerOption = None,
+    data_dir: DataDirOption = None,
+) -> None:
+    """Print what is known of a VM, as JSON."""
+    _print_json(_with_backend(server, data_dir, lambda backend: backend.get_vm(vm)))
+
+
+@app.command("rm")
+@app.command("delete", hidden=True)
+def remove(
+    vm: VmArgument,
+    server: ServerOption = None,
+    data_dir: DataDirOption = None,
+) -> None:
+    """Stop a VM and remove everything it wrote."""
+    _with_backend(server, data_dir, lambda backend: backend.delete_vm(vm))
+    out.print(f"removed {vm}")
+
+
+def _row(instance: VmInstance) -> tuple[str, ...]:
+    return (
+        instance.id,
+        instance.agent_id or "",
+        instance.status,
+        instance.vm_type,
+        instance.driver or "",
+        _local(instance.created_at),
+    )
+
+
+def _local(time: datetime) -> str:
+    return time.astimezone().strftime("%Y-%m-%d %H:%M:%S")
+
+
+def _print_json(instance: VmInstance) -> None:
+    out.print(instance.model_dump_json(indent=2), markup=False)

@@ -1,0 +1,1 @@
+"""Finding code in what a model answers."""

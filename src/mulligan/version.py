@@ -1,0 +1,3 @@
+"""Mulligan's version."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,72 @@
+"""Fixtures of all tests."""
+
+import os
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+
+from mulligan import settings as settings_module
+from mulligan.engine.engine import Engine
+from mulligan.models import VmExecuteRequest, VmExecuteResponse
+from mulligan.settings import Settings
+from support import host
+
+for _name in [name for name in os.environ if name.startswith("MULLIGAN_")]:
+    del os.environ[_name]
+
+
+@pytest.fixture(scope="session")
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture
+def data_dir() -> Iterator[Path]:
+    with host.data_directory() as path:
+        yield path
+
+
+@pytest.fixture
+def settings(data_dir: Path) -> Settings:
+    return settings_module.load(data_dir=data_dir)
+
+
+@pytest.fixture
+async def engine(settings: Settings) -> AsyncIterator[Engine]:
+    """An engine of the test's own; afterwards nothing of it may be left."""
+    before = host.descendants(os.getpid())
+    async with Engine(settings) as opened:
+        yield opened
+    left = host.descendants(os.getpid()) - before
+    assert not left, f"processes left: {left}"
+
+
+@pytest.fixture(scope="session")
+async def shared_engine() -> AsyncIterator[Engine]:
+    """One engine for the many tests that only run programs."""
+    with host.data_directory() as path:
+        async with Engine(settings_module.load(data_dir=path, max_code_length=10**6)) as opened:
+            yield opened
+
+
+class Runner:
+    """Runs programs on an engine with few words."""
+
+    def __init__(self, engine: Engine, agent: str) -> None:
+        self.engine = engine
+        self.agent = agent
+
+    async def __call__(self, code: str, language: str = "python", **more) -> VmExecuteResponse:
+        request = VmExecuteRequest(agent_id=self.agent, language=language, code=code, **more)
+        return await self.engine.execute(request)
+
+
+@pytest.fixture
+def run(engine: Engine) -> Runner:
+    return Runner(engine, "tester")
+
+
+@pytest.fixture
+def shared_run(shared_engine: Engine, request: pytest.FixtureRequest) -> Runner:
+    return Runner(shared_engine, "tester")

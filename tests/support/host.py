@@ -1,0 +1,77 @@
+"""What tests see of the host: processes, mounts, descriptors, and a place to put data."""
+
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from mulligan.engine.store import PASS_THROUGH, remove_tree
+
+
+@contextmanager
+def data_directory() -> Iterator[Path]:
+    """A directory that VMs' users can reach, removed afterwards with everything in it."""
+    path = Path(tempfile.mkdtemp(prefix="mulligan-test-"))
+    path.chmod(PASS_THROUGH)
+    try:
+        yield path
+    finally:
+        if path.exists():
+            remove_tree(path)
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def descendants(pid: int) -> set[int]:
+    """The living processes below a process, zombies not counted."""
+    parents: dict[int, list[int]] = {}
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            try:
+                fields = Path(f"/proc/{name}/stat").read_text().rpartition(")")[2].split()
+            except OSError:
+                continue
+            if fields[0] != "Z":
+                parents.setdefault(int(fields[1]), []).append(int(name))
+    found: set[int] = set()
+    queue = [pid]
+    while queue:
+        children = parents.get(queue.pop(), [])
+        found.update(children)
+        queue += children
+    return found
+
+
+def alive(pids: set[int]) -> set[int]:
+    """Those of some processes that are still there and no zombies."""
+    found = set()
+    for pid in pids:
+        try:
+            stat = Path(f"/proc/{pid}/stat").read_text()
+        except OSError:
+            continue
+        if stat.rpartition(")")[2].split()[0] != "Z":
+            found.add(pid)
+    return found
+
+
+def descriptors() -> int:
+    """How many descriptors this process has open."""
+    return len(os.listdir("/proc/self/fd"))
+
+
+def mounts() -> list[str]:
+    """The mounts of this process's namespace."""
+    return sorted(Path("/proc/self/mountinfo").read_text().splitlines())
+
+
+def wait_until(condition: Callable[[], object], timeout: float = 10.0) -> bool:
+    """Waits for a condition; false if it did not come true in time."""
+    deadline = time.monotonic() + timeout
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.01)
+    return True
