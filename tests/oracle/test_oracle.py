@@ -1,6 +1,5 @@
 """Programs behave in a VM as they do on the bare host: stdout, stderr, exit code."""
 
-import os
 import subprocess
 import tempfile
 from pathlib import Path

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Protocol, TypeVar
 from urllib.parse import urlsplit
 
@@ -13,6 +14,7 @@ from mulligan.errors import (
     ConnectionFailed,
     ExecutionTimeout,
     VmExecutionError,
+    VmNotAvailable,
     from_wire,
 )
 from mulligan.languages import LANGUAGES, canonical
@@ -27,6 +29,7 @@ ANSWER_SLACK_S = 30.0  # for booting, queueing and the way back
 HEALTH_TIMEOUT_S = 5.0
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 _INSTANCES = TypeAdapter(list[VmInstance])
+_ID = re.compile(r"[A-Za-z0-9_-]{1,128}")
 Model = TypeVar("Model", bound=BaseModel)
 
 
@@ -145,8 +148,14 @@ class HttpBackend:
 
 
 def _segment(vm_id: str) -> str:
-    """An id as one segment of a path, whatever it holds."""
-    return httpx.URL(path="/" + vm_id.replace("/", "%2F")).raw_path.decode().lstrip("/")
+    """An id as one segment of a path; what could be no id is not even asked for.
+
+    Raises:
+        VmNotAvailable: no VM has such an id.
+    """
+    if not _ID.fullmatch(vm_id):
+        raise VmNotAvailable(vm_id[:100], field="vm_id")
+    return vm_id
 
 
 def _parse(model: type[Model], response: httpx.Response) -> Model:

@@ -170,8 +170,8 @@ class Engine:
         """Makes a VM. It boots when it is first needed.
 
         Raises:
-            ConfigError: there is no such type.
-            ValidationFailed: a name is not acceptable.
+            ValidationFailed: there is no such type, or a name is not acceptable.
+            ConfigError: the data directory takes no more.
         """
         agent_id = request.agent_id or _agent_of(request.vm_name)
         check_agent_id(agent_id)
@@ -228,7 +228,11 @@ class Engine:
 
     async def _create(self, agent_id: str, name: str, vm_type: str) -> Vm:
         _, driver, store = self._opened()
-        self.settings.vm_type(vm_type)
+        try:
+            self.settings.vm_type(vm_type)
+        except ConfigError as error:
+            detail = str(error.detail)
+            raise ValidationFailed(detail, field="vm_type", remedy=error.remedy) from None
         record = VmRecord(
             id=new_id("vm"),
             name=name,

@@ -29,6 +29,10 @@ class Holder:
     url: str | None
 
 
+class InUse(ConfigError):  # noqa: N818  (like its siblings)
+    """Another process has the data directory."""
+
+
 class DirectoryLock:
     """An exclusive lock on a data directory, released by ``release`` or by the process's end."""
 
@@ -40,7 +44,8 @@ class DirectoryLock:
             url: where this process will serve, told to others who ask.
 
         Raises:
-            ConfigError: another process has it; the text names it.
+            InUse: another process has it; the text names it.
+            ConfigError: the directory cannot be made.
         """
         make_directory(directory)
         path = directory / "lock"
@@ -52,7 +57,7 @@ class DirectoryLock:
             other = holder(directory)
             who = f"process {other.pid}" if other else "another process"
             serving = f" (serving {other.url})" if other and other.url else ""
-            raise ConfigError(
+            raise InUse(
                 f"data directory {directory} is in use by {who}{serving}",
                 field="data_dir",
                 remedy="stop it, use it over HTTP with --server, or choose another --data-dir",
@@ -75,14 +80,15 @@ def take(directory: Path, wait_s: float, on_wait: Callable[[Holder | None], None
         on_wait: called once if it has to wait.
 
     Raises:
-        ConfigError: it is still held, or held by a server.
+        InUse: it is still held, or held by a server.
+        ConfigError: the directory cannot be made.
     """
     deadline = time.monotonic() + wait_s
     told = False
     while True:
         try:
             return DirectoryLock(directory)
-        except ConfigError:
+        except InUse:
             other = holder(directory)
             if (other and other.url) or time.monotonic() > deadline:
                 raise

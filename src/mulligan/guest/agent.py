@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import gc
 import os
-import select
 import signal
 import socket
 import sys
@@ -19,10 +18,10 @@ from mulligan.guest import frames, launch, root, zygotes
 from mulligan.guest.captures import Capture, Feed
 from mulligan.guest.execution import DRAIN_READS, Execution
 from mulligan.guest.forkserver import ENDED, FORKED
+from mulligan.guest.loop import Loop
 
 TYPE_CHECKING = False  # importing typing for it would cost every VM milliseconds
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from typing import Any
 
 RECEIVE = 256 * 1024
@@ -40,9 +39,8 @@ class Agent:
         self._host.setblocking(False)
         self._decoder = frames.Decoder(frames.FROM_HOST)
         self._outgoing = bytearray()
-        self._epoll = select.epoll()
-        self._handlers: dict[int, Callable[[], None]] = {}
-        self._held: set[int] = set()
+        self._loop = Loop()
+        self._writing = False
         self._executions: dict[int, Execution] = {}
         self._by_pid: dict[int, Execution] = {}
         self._zygote: zygotes.Zygote | None = zygote
@@ -54,32 +52,17 @@ class Agent:
         wake_read, wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, lambda *_: None)
-        self._watch(wake_read, lambda: self._on_child(wake_read))
-        self._watch(self._host.fileno(), self._on_host)
+        self._loop.watch(wake_read, lambda: self._on_child(wake_read))
+        self._loop.watch(self._host.fileno(), self._on_host)
         assert self._zygote is not None
-        self._watch(self._zygote.control.fileno(), self._on_zygote)
+        self._loop.watch(self._zygote.control.fileno(), self._on_zygote)
         gc.freeze()  # what is here now stays; children should not copy it to look at it
         while True:
-            for descriptor, _ in self._epoll.poll(self._timeout()):
-                handler = self._handlers.get(descriptor)
-                if handler is not None:
-                    handler()
+            self._loop.step(self._timeout())
             self._on_time()
             self._flush()
 
-    # Watching
-
-    def _watch(
-        self, descriptor: int, handler: Callable[[], None], mask: int = select.EPOLLIN
-    ) -> None:
-        self._handlers[descriptor] = handler
-        self._epoll.register(descriptor, mask)
-
-    def _unwatch(self, descriptor: int) -> None:
-        del self._handlers[descriptor]
-        self._held.discard(descriptor)
-        self._epoll.unregister(descriptor)
-        os.close(descriptor)
+    # Time
 
     def _timeout(self) -> float:
         """Seconds until something is due."""
@@ -136,12 +119,11 @@ class Agent:
             pass  # the rest goes when the socket says so
         except ConnectionError:
             os._exit(0)
-        waiting = select.EPOLLOUT if self._outgoing else 0
-        self._epoll.modify(self._host.fileno(), select.EPOLLIN | waiting)
-        if self._held and len(self._outgoing) < OUTGOING_LOW:
-            for descriptor in self._held:
-                self._epoll.modify(descriptor, select.EPOLLIN)
-            self._held.clear()
+        if self._writing != bool(self._outgoing):
+            self._writing = bool(self._outgoing)
+            self._loop.also_write(self._host.fileno(), self._writing)
+        if len(self._outgoing) < OUTGOING_LOW:
+            self._loop.release()
 
     # Boot
 
@@ -166,9 +148,9 @@ class Agent:
         execution.report = report
         execution.deadline = time.monotonic() + body["timeout_ms"] / 1000
         self._executions[channel] = execution
-        self._watch(stdout, lambda: self._on_output(execution, frames.STDOUT))
-        self._watch(stderr, lambda: self._on_output(execution, frames.STDERR))
-        self._watch(report, lambda: self._on_report(execution))
+        self._loop.watch(stdout, lambda: self._on_output(execution, frames.STDOUT))
+        self._loop.watch(stderr, lambda: self._on_output(execution, frames.STDERR))
+        self._loop.watch(report, lambda: self._on_report(execution))
         if stdin is not None:
             execution.stdin = Feed(stdin)
         job = {
@@ -198,7 +180,7 @@ class Agent:
         try:
             if self._zygote is None:
                 self._zygote = zygotes.Zygote(sys.executable, self._env)
-                self._watch(self._zygote.control.fileno(), self._on_zygote)
+                self._loop.watch(self._zygote.control.fileno(), self._on_zygote)
             self._zygote.request(channel, job, [*streams, report, self._root])
         except OSError:
             return False
@@ -225,7 +207,7 @@ class Agent:
         except BlockingIOError:
             return
         if done and execution.report is not None:
-            self._unwatch(execution.report)
+            self._loop.close(execution.report)
             execution.report = None
             if execution.stdin is not None:
                 self._on_stdin(execution)
@@ -247,18 +229,14 @@ class Agent:
         feed = execution.stdin
         if feed is None or execution.report is not None:
             return
-        watched = feed.descriptor in self._handlers
+        watched = self._loop.watches(feed.descriptor)
         if feed.write():
             execution.stdin = None
-            if watched:
-                self._unwatch(feed.descriptor)
-            else:
-                os.close(feed.descriptor)
+            self._loop.close(feed.descriptor)
         elif feed.pending and not watched:
-            self._watch(feed.descriptor, lambda: self._on_stdin(execution), select.EPOLLOUT)
+            self._loop.watch(feed.descriptor, lambda: self._on_stdin(execution), write=True)
         elif not feed.pending and watched:
-            del self._handlers[feed.descriptor]
-            self._epoll.unregister(feed.descriptor)
+            self._loop.forget(feed.descriptor)
 
     def _on_output(self, execution: Execution, kind: int) -> None:
         capture = execution.outputs[kind]
@@ -267,14 +245,13 @@ class Agent:
         except BlockingIOError:
             return
         if chunk is None:
-            self._unwatch(capture.descriptor)
+            self._loop.close(capture.descriptor)
             execution.open.discard(kind)
             return
         if chunk:
             self._send(kind, execution.channel, chunk)
         if len(self._outgoing) > OUTGOING_HIGH:
-            self._epoll.modify(capture.descriptor, 0)
-            self._held.add(capture.descriptor)
+            self._loop.hold(capture.descriptor)
 
     # Ends
 
@@ -313,9 +290,7 @@ class Agent:
                     self._by_pid.pop(execution.pid, None)
                     self._on_exit(execution, number, (user, system, rss))
         except ConnectionError:
-            descriptor = zygote.control.fileno()
-            del self._handlers[descriptor]
-            self._epoll.unregister(descriptor)
+            self._loop.forget(zygote.control.fileno())
             zygote.close()
             self._zygote = None
 
@@ -354,12 +329,9 @@ class Agent:
         for kind in list(execution.open):
             self._drain(execution, kind)
         if execution.report is not None:
-            self._unwatch(execution.report)
-        if (feed := execution.stdin) is not None:
-            if feed.descriptor in self._handlers:
-                self._unwatch(feed.descriptor)
-            else:
-                os.close(feed.descriptor)
+            self._loop.close(execution.report)
+        if execution.stdin is not None:
+            self._loop.close(execution.stdin.descriptor)
         self._by_pid.pop(execution.pid, None)
         del self._executions[execution.channel]
         self._send(frames.EXIT, execution.channel, execution.result())
@@ -375,23 +347,21 @@ class Agent:
             for _ in range(DRAIN_READS):
                 chunk = capture.read()
                 if chunk is None:
-                    self._unwatch(capture.descriptor)
+                    self._loop.close(capture.descriptor)
                     return
                 if chunk:
                     self._send(kind, execution.channel, chunk)
         except BlockingIOError:
             pass  # it is empty
         if not execution.background:
-            self._unwatch(capture.descriptor)
+            self._loop.close(capture.descriptor)
             return
-        self._handlers[capture.descriptor] = lambda: self._discard(capture)
-        self._epoll.modify(capture.descriptor, select.EPOLLIN)
-        self._held.discard(capture.descriptor)
+        self._loop.replace(capture.descriptor, lambda: self._discard(capture))
 
     def _discard(self, capture: Capture) -> None:
         try:
             if capture.read() is None:
-                self._unwatch(capture.descriptor)
+                self._loop.close(capture.descriptor)
         except BlockingIOError:
             return
 

@@ -8,6 +8,7 @@ the namespace tells whose a process is, double forks and new sessions included.
 
 from __future__ import annotations
 
+import _signal
 import os
 import resource
 
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 EXECUTION_TMPFS = "size=256m,nr_inodes=4096,mode=755"
 MAX_PROCESSES = 1024
 SETUP_FAILED = 126
+# What the agent ignores, and the programs it starts must not inherit ignored.
+DEAF_TO = (_signal.SIGINT, _signal.SIGPIPE, _signal.SIGXFSZ)
 
 
 def enter(job: dict[str, Any], root: int, report: int) -> None:
@@ -97,10 +100,8 @@ def _run_step(step: list[str], env: dict[str, str], report: int) -> None:
 
 
 def restore_signals() -> None:
-    """Undoes what the interpreter set up for itself and an exec would hand on."""
-    import _signal
-
-    for number in (_signal.SIGPIPE, _signal.SIGXFSZ):
+    """Undoes what the agent set up for itself and an exec would hand on."""
+    for number in DEAF_TO:
         _signal.signal(number, _signal.SIG_DFL)
     _signal.set_wakeup_fd(-1)
     _signal.signal(_signal.SIGCHLD, _signal.SIG_DFL)

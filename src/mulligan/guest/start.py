@@ -3,15 +3,18 @@
 The interpreter and the environment of the agent are those of the programs to come.
 """
 
+import _signal
 import os
 import sys
 
 from mulligan.guest import kernel, zygotes
+from mulligan.guest.launch import DEAF_TO
 
 
 def main(descriptor: int) -> None:
     """Runs the agent on the inherited descriptor of its connection to the host."""
     kernel.set_dumpable(False)
+    _reset_signals()
     os.set_inheritable(descriptor, False)
     env = dict(os.environ)
     env.pop("PWD", None)  # bubblewrap's, and true only here
@@ -20,3 +23,17 @@ def main(descriptor: int) -> None:
     from mulligan.guest.agent import Agent
 
     Agent(descriptor, zygote, env).run()
+
+
+def _reset_signals() -> None:
+    """Undoes what the server's own start handed down, such as nohup's deafness to SIGHUP.
+
+    Process 1 hears from programs only what it has a handler for; the interpreter's own, for
+    SIGINT, has to go.
+    """
+    for number in _signal.valid_signals():
+        if number not in (_signal.SIGKILL, _signal.SIGSTOP):
+            _signal.signal(number, _signal.SIG_DFL)
+    for number in DEAF_TO:
+        _signal.signal(number, _signal.SIG_IGN)
+    _signal.pthread_sigmask(_signal.SIG_SETMASK, ())

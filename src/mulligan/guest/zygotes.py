@@ -6,6 +6,7 @@ import struct
 from _socket import AF_UNIX, SCM_RIGHTS, SOCK_SEQPACKET, SOL_SOCKET, socketpair
 
 from mulligan.guest import forkserver
+from mulligan.guest.launch import DEAF_TO
 from mulligan.guest.root import EXECUTION_DIR
 
 HOOK_DIR = os.path.join(os.path.dirname(__file__), "zygote")
@@ -42,6 +43,7 @@ class Zygote:
                     (os.POSIX_SPAWN_DUP2, write_end, 1),
                     (os.POSIX_SPAWN_DUP2, write_end, 2),
                 ],
+                setsigdef=DEAF_TO,
             )
         finally:
             theirs.close()

@@ -103,6 +103,7 @@ class BubblewrapDriver:
     def __init__(self, guest: tuple[int, int], directory: Path) -> None:
         self._run_as = guest if os.geteuid() == 0 else None
         if self._run_as is not None:
+            preflight.check_mapped(self._run_as)
             preflight.check_reachable(directory, self._run_as)
         self._stage = directory / "stage"
         self._bwrap = preflight.reachable(preflight.find_bwrap(), directory)

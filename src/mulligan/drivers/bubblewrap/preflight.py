@@ -104,6 +104,24 @@ def barrier(path: Path, user: tuple[int, int]) -> Path | None:
     return None
 
 
+def check_mapped(user: tuple[int, int]) -> None:
+    """Refuses a user for VMs that this process, root only in a user namespace, cannot become.
+
+    Raises:
+        ConfigError: naming the id.
+    """
+    for number, kind in zip(user, ("uid", "gid"), strict=True):
+        lines = Path(f"/proc/self/{kind}_map").read_text().splitlines()
+        ranges = [[int(part) for part in line.split()] for line in lines]
+        if not any(first <= number < first + count for first, _, count in ranges):
+            raise ConfigError(
+                f"{kind} {number}, which VMs are to run as, does not exist in this user namespace",
+                field=f"guest_{kind}",
+                remedy=f"run Mulligan as an ordinary user, or set guest_{kind} to one that "
+                f"/proc/self/{kind}_map has",
+            )
+
+
 def check_reachable(directory: Path, user: tuple[int, int]) -> None:
     """Refuses a data directory that the user of a root server's VMs cannot get to.
 
@@ -147,6 +165,12 @@ def explain(said: str) -> ConfigError:
     for path, bad, reason, remedy in _SETTINGS:
         if path.exists() and path.read_text().strip() == bad:
             return ConfigError(f"{reason} (bubblewrap said: {said})", remedy=remedy)
+    if "nesting depth" in said or "No space left" in said:
+        return ConfigError(
+            f"no further namespace may be made here (bubblewrap said: {said})",
+            remedy="raise user.max_user_namespaces, in this namespace or the one around it: "
+            "sysctl -w user.max_user_namespaces=15000",
+        )
     if _in_container():
         return ConfigError(
             f"this container may not make namespaces (bubblewrap said: {said})",

@@ -1,0 +1,79 @@
+"""One booted VM for the suite, of every driver this host has."""
+
+import os
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import pytest
+
+from mulligan.drivers.bubblewrap.driver import BubblewrapDriver
+from mulligan.drivers.interface import BootSpec, Driver
+from mulligan.engine.connection import OutputCallback, Program, ProgramResult
+from mulligan.engine.programs import steps_for
+from mulligan.engine.store import VmRecord, VmStore, make_directory, new_id
+from mulligan.engine.vm import Vm
+from mulligan.images.host import WORKSPACE, HostImage, prepare
+from mulligan.models import utc_now
+from support import host
+
+GUEST = (61000, 61000)
+DRIVERS: dict[str, Callable[[Path], Driver]] = {
+    "bubblewrap": lambda directory: BubblewrapDriver(GUEST, directory)
+}
+
+
+class Machine:
+    """A VM of a driver, and short ways to use it."""
+
+    def __init__(self, vm: Vm, image: HostImage, driver: Driver) -> None:
+        self.vm = vm
+        self.image = image
+        self.driver = driver
+
+    def program(
+        self,
+        code: str,
+        language: str = "bash",
+        *,
+        timeout_ms: int = 20_000,
+        limit: int = 1024 * 1024,
+        stdin: bytes | None = None,
+        env: dict[str, str] | None = None,
+        cwd: str = WORKSPACE,
+    ) -> Program:
+        runtime, steps, name = steps_for(language, self.image)
+        return Program(runtime, steps, {name: code}, env or {}, cwd, timeout_ms, limit, stdin)
+
+    async def run(
+        self, code: str, language: str = "bash", on_output: OutputCallback | None = None, **more
+    ) -> ProgramResult:
+        return await self.vm.run(self.program(code, language, **more), on_output)
+
+    async def text(self, code: str, language: str = "bash", **more) -> str:
+        """What a program prints; it must succeed."""
+        result = await self.run(code, language, **more)
+        assert (result.reason, result.status) == ("exit", 0), result.stderr.decode()
+        return result.stdout.decode()
+
+
+@pytest.fixture(scope="module", params=DRIVERS)
+async def machine(request: pytest.FixtureRequest) -> AsyncIterator[Machine]:
+    before = host.descendants(os.getpid())
+    with host.data_directory() as directory:
+        driver = DRIVERS[request.param](directory)
+        make_directory(directory / "images")
+        image = prepare(directory / "images", driver.disk_owner())
+        store = VmStore(directory / "vms", driver.disk_owner())
+        record = VmRecord(
+            id=new_id("vm"),
+            name="conformance",
+            agent_id="tester",
+            vm_type="any",
+            driver=driver.name,
+            created_at=utc_now(),
+        )
+        store.create(record)
+        vm = Vm(record, driver, BootSpec(record.id, image, store.disk(record.id)), 20.0)
+        yield Machine(vm, image, driver)
+        await vm.stop()
+    assert not host.descendants(os.getpid()) - before

@@ -1,0 +1,154 @@
+"""How executions end, and that they end whole."""
+
+import asyncio
+
+import pytest
+
+pytestmark = pytest.mark.anyio
+
+HIDERS = {
+    "plain": "sleep 300",
+    "ignores signals": "trap '' TERM HUP INT; while :; do sleep 1; done",
+    "background": "sleep 300 & sleep 301 & wait",
+    "double fork": "( (sleep 300 &) & ); sleep 301",
+    "new session": "setsid sleep 300 & sleep 301",
+    "nohup": "nohup sleep 300 >/dev/null 2>&1 & sleep 301",
+    "stopped": "kill -STOP $$",
+    "deep": 'f() { [ $1 = 0 ] && exec sleep 300; bash -c "$(declare -f f); f $(($1-1))"; }; f 8',
+}
+
+
+async def running(machine) -> int:
+    """How many processes the VM has besides the agent, the zygote and the counting ones."""
+    return int(await machine.text("ls /proc | grep -c '^[0-9]'"))
+
+
+@pytest.mark.parametrize("name", HIDERS)
+async def test_a_timeout_ends_the_whole_tree(machine, name: str) -> None:
+    before = await running(machine)
+    result = await machine.run(HIDERS[name], timeout_ms=400)
+    assert result.reason == "timeout"
+    assert await running(machine) == before
+
+
+@pytest.mark.parametrize("name", HIDERS)
+async def test_a_cancel_ends_the_whole_tree(machine, name: str) -> None:
+    before = await running(machine)
+    started = asyncio.Event()
+    task = asyncio.create_task(
+        machine.run("echo started\n" + HIDERS[name], on_output=lambda *_: started.set())
+    )
+    await asyncio.wait_for(started.wait(), 10)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert await running(machine) == before
+
+
+async def test_a_cancel_before_the_start_is_kept(machine) -> None:
+    before = await running(machine)
+    for _ in range(20):
+        task = asyncio.create_task(machine.run("sleep 300"))
+        await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+    assert await running(machine) == before
+
+
+async def test_python_is_ended_too(machine) -> None:
+    code = (
+        "import os, signal, time\n"
+        "for s in (signal.SIGTERM, signal.SIGHUP): signal.signal(s, signal.SIG_IGN)\n"
+        "if os.fork() == 0:\n    os.setsid()\n"
+        "time.sleep(300)"
+    )
+    before = await running(machine)
+    assert (await machine.run(code, "python", timeout_ms=500)).reason == "timeout"
+    assert await running(machine) == before
+
+
+async def test_what_was_detached_on_purpose_stays(machine) -> None:
+    before = await running(machine)
+    result = await machine.run("nohup sleep 300 >/dev/null 2>&1 & setsid sleep 301 & echo on")
+    assert (result.stdout, result.background) == (b"on\n", 2)
+    assert await running(machine) == before + 2
+    await machine.text("pkill -x sleep || kill $(pidof sleep)")
+    assert await running(machine) == before
+
+
+async def test_a_background_program_can_go_on_writing(machine) -> None:
+    code = "nohup bash -c 'for i in 1 2 3 4 5 6; do echo tick; sleep 0.1; done; echo ok > t' & "
+    await machine.run("rm -f t\n" + code)
+    for _ in range(100):
+        if (await machine.run("cat t")).stdout == b"ok\n":
+            return
+        await asyncio.sleep(0.05)
+    pytest.fail("it was ended, or its writes failed")
+
+
+async def test_what_was_not_detached_ends_with_its_program(machine) -> None:
+    before = await running(machine)
+    result = await machine.run("sleep 300 & echo on")
+    assert (result.stdout, result.background) == (b"on\n", 0)
+    assert await running(machine) == before
+
+
+async def test_a_late_child_gets_a_moment(machine) -> None:
+    assert await machine.text("(sleep 0.1; echo late) & echo early") == "early\nlate\n"
+
+
+async def test_orphans_are_reaped(machine) -> None:
+    await machine.run("for i in $(seq 50); do (sleep 0.01 &) ; done; sleep 0.2")
+    zombies = await machine.text("grep -l 'State:.Z' /proc/[0-9]*/status 2>/dev/null | wc -l")
+    assert int(zombies) == 0
+
+
+async def test_signals_and_codes(machine) -> None:
+    assert (await machine.run("exit 9")).status == 9 << 8
+    assert (await machine.run("kill -SEGV $$")).status & 0x7F == 11
+    assert (await machine.run("import os; os._exit(300)", "python")).status == (300 & 255) << 8
+
+
+async def test_a_missing_working_directory_is_named(machine) -> None:
+    for language in ("python", "bash"):
+        result = await machine.run("1", language, cwd="/no/such")
+        assert result.reason == "setup"
+        assert "/no/such" in result.message
+
+
+async def test_environment_and_directory_are_set(machine) -> None:
+    await machine.run("mkdir -p /workspace/sub")
+    for language, code in (
+        ("bash", "echo $A; pwd"),
+        ("python", "import os; print(os.environ['A']); print(os.getcwd())"),
+    ):
+        text = await machine.text(code, language, env={"A": "b c"}, cwd="/workspace/sub")
+        assert text == "b c\n/workspace/sub\n"
+
+
+async def test_variables_the_interpreter_reads_at_its_start_count(machine) -> None:
+    code = "import sys; print(sys.flags.optimize, sys.flags.utf8_mode)"
+    env = {"PYTHONOPTIMIZE": "1", "PYTHONUTF8": "1"}
+    assert await machine.text(code, "python", env=env) == "1 1\n"
+
+
+async def test_a_module_in_the_working_directory_can_be_imported(machine) -> None:
+    await machine.run("echo 'answer = 42' > helper_of_mine.py")
+    assert await machine.text("import helper_of_mine as h; print(h.answer)", "python") == "42\n"
+
+
+async def test_executions_do_not_see_each_others_code(machine) -> None:
+    sleeper = asyncio.create_task(machine.run("# secret text\nsleep 1"))
+    await asyncio.sleep(0.2)
+    shown = await machine.text("ls /run/mulligan; cat /run/mulligan/*")
+    assert shown.startswith("main.sh\nls /run")
+    assert "secret text" not in shown
+    await sleeper
+
+
+async def test_resources_are_told(machine) -> None:
+    code = "x = bytearray(80_000_000)\nfor i in range(2_000_000): pass"
+    result = await machine.run(code, "python")
+    assert result.cpu_us > 10_000
+    assert result.max_rss_kb > 80_000
