@@ -92,7 +92,8 @@ def _check_loopback(host: str) -> None:
 def _listen(settings: Settings) -> socket.socket:
     try:
         family = socket.getaddrinfo(settings.host, settings.port)[0][0]
-        listener = socket.socket(family, socket.SOCK_STREAM)
+        # The protocol is named, or asyncio would not switch Nagle's algorithm off.
+        listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((settings.host, settings.port))
         listener.listen(1024)

@@ -14,7 +14,7 @@ import socket
 import sys
 import time
 
-from mulligan.guest import frames, launch, root, zygotes
+from mulligan.guest import frames, launch, root, spawn, zygotes
 from mulligan.guest.captures import Capture, Feed
 from mulligan.guest.execution import DRAIN_READS, Execution
 from mulligan.guest.forkserver import ENDED, FORKED
@@ -179,7 +179,7 @@ class Agent:
             return False
         try:
             if self._zygote is None:
-                self._zygote = zygotes.Zygote(sys.executable, self._env)
+                self._zygote = zygotes.Zygote(spawn.zygote(sys.executable, self._env))
                 self._loop.watch(self._zygote.control.fileno(), self._on_zygote)
             self._zygote.request(channel, job, [*streams, report, self._root])
         except OSError:

@@ -14,6 +14,7 @@ import resource
 
 from mulligan.guest import kernel
 from mulligan.guest.root import EXECUTION_DIR
+from mulligan.guest.spawn import DEAF_TO
 
 TYPE_CHECKING = False  # importing typing for it would cost every VM milliseconds
 if TYPE_CHECKING:
@@ -22,8 +23,6 @@ if TYPE_CHECKING:
 EXECUTION_TMPFS = "size=256m,nr_inodes=4096,mode=755"
 MAX_PROCESSES = 1024
 SETUP_FAILED = 126
-# What the agent ignores, and the programs it starts must not inherit ignored.
-DEAF_TO = (_signal.SIGINT, _signal.SIGPIPE, _signal.SIGXFSZ)
 
 
 def enter(job: dict[str, Any], root: int, report: int) -> None:

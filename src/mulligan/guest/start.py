@@ -7,22 +7,23 @@ import _signal
 import os
 import sys
 
-from mulligan.guest import kernel, zygotes
-from mulligan.guest.launch import DEAF_TO
+from mulligan.guest import spawn
 
 
 def main(descriptor: int) -> None:
     """Runs the agent on the inherited descriptor of its connection to the host."""
-    kernel.set_dumpable(False)
     _reset_signals()
     os.set_inheritable(descriptor, False)
     env = dict(os.environ)
     env.pop("PWD", None)  # bubblewrap's, and true only here
-    zygote = zygotes.Zygote(sys.executable, env)
+    control = spawn.zygote(sys.executable, env)
 
+    from mulligan.guest import kernel
     from mulligan.guest.agent import Agent
+    from mulligan.guest.zygotes import Zygote
 
-    Agent(descriptor, zygote, env).run()
+    kernel.set_dumpable(False)
+    Agent(descriptor, Zygote(control), env).run()
 
 
 def _reset_signals() -> None:
@@ -34,6 +35,6 @@ def _reset_signals() -> None:
     for number in _signal.valid_signals():
         if number not in (_signal.SIGKILL, _signal.SIGSTOP):
             _signal.signal(number, _signal.SIG_DFL)
-    for number in DEAF_TO:
+    for number in spawn.DEAF_TO:
         _signal.signal(number, _signal.SIG_IGN)
     _signal.pthread_sigmask(_signal.SIG_SETMASK, ())

@@ -1,15 +1,12 @@
-"""The agent's side of the zygote: starting it, giving it jobs, hearing what became of them."""
+"""The agent's side of the zygote: giving it jobs, and hearing what became of them."""
 
 import marshal
 import os
 import struct
-from _socket import AF_UNIX, SCM_RIGHTS, SOCK_SEQPACKET, SOL_SOCKET, socketpair
+from _socket import SCM_RIGHTS, SOL_SOCKET, socket
 
 from mulligan.guest import forkserver
-from mulligan.guest.launch import DEAF_TO
-from mulligan.guest.root import EXECUTION_DIR
 
-HOOK_DIR = os.path.join(os.path.dirname(__file__), "zygote")
 # Read once, when an interpreter starts: a program that sets one of these needs a start of its own.
 START_UP_VARIABLES = ("PYTHON", "LC_", "LANG", "MALLOC_", "LD_", "GLIBC_")
 
@@ -26,31 +23,8 @@ def can_serve(env: dict[str, str], base: dict[str, str]) -> bool:
 class Zygote:
     """A running zygote."""
 
-    def __init__(self, python: str, env: dict[str, str]) -> None:
-        ours, theirs = socketpair(AF_UNIX, SOCK_SEQPACKET)
-        # Pipes, like the streams of the programs to come: what an interpreter finds out about
-        # its streams when it starts stays true for them.
-        read_end, write_end = os.pipe()
-        zygote_env = env | {"PYTHONPATH": HOOK_DIR, "MULLIGAN_ZYGOTE_FD": str(theirs.fileno())}
-        os.set_inheritable(theirs.fileno(), True)
-        try:
-            self.pid = os.posix_spawn(
-                python,
-                [python, f"{EXECUTION_DIR}/main.py"],
-                zygote_env,
-                file_actions=[
-                    (os.POSIX_SPAWN_DUP2, read_end, 0),
-                    (os.POSIX_SPAWN_DUP2, write_end, 1),
-                    (os.POSIX_SPAWN_DUP2, write_end, 2),
-                ],
-                setsigdef=DEAF_TO,
-            )
-        finally:
-            theirs.close()
-            os.close(read_end)
-            os.close(write_end)
-        ours.setblocking(False)
-        self.control = ours
+    def __init__(self, control: socket) -> None:
+        self.control = control
 
     def request(self, channel: int, job: dict[str, object], descriptors: list[int]) -> None:
         """Asks for a program.

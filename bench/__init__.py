@@ -1,0 +1,1 @@
+"""Measurements, side by side on the machine they are run on. ``python -m bench``."""

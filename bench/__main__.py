@@ -1,0 +1,228 @@
+"""Measures what the README promises and prints the table; ``--write`` puts it there too.
+
+Medians; ratios are medians of pairs taken in turn. Nothing here passes or fails.
+"""
+
+import asyncio
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import httpx
+
+from bench.measure import Action, CleanUp, Times, in_turn, pss_kib
+from mulligan import settings as settings_module
+from mulligan.drivers.bubblewrap import preflight
+from mulligan.engine.engine import Engine
+from mulligan.engine.store import PASS_THROUGH, remove_tree
+from mulligan.models import VmCreateRequest, VmExecuteRequest
+
+ROUNDS = 40
+FEW = 12
+ROOT = Path(__file__).parent.parent
+MARKS = ("<!-- bench:begin -->", "<!-- bench:end -->")
+
+
+def spawn(*arguments: str) -> Action:
+    """An action that runs a bare command."""
+
+    async def action() -> None:
+        # subprocess in this thread: a thread or a watcher would be measured along with it
+        subprocess.run(arguments, stdout=subprocess.DEVNULL, check=True)
+
+    return action
+
+
+def execute(engine: Engine, language: str, code: str) -> Action:
+    """An action that runs code isolated, in process."""
+    request = VmExecuteRequest(agent_id="bench", language=language, code=code)
+
+    async def action() -> None:
+        assert (await engine.execute(request)).exit_code == 0
+
+    return action
+
+
+def execute_http(client: httpx.AsyncClient, language: str, code: str) -> Action:
+    """The same over HTTP."""
+    body = {"agent_id": "bench-http", "language": language, "code": code}
+
+    async def action() -> None:
+        assert (await client.post("/api/llm/execute", json=body)).json()["exit_code"] == 0
+
+    return action
+
+
+def cold(engine: Engine) -> Action:
+    """An action that makes a VM and runs Python in it; it is removed in between."""
+
+    async def action() -> CleanUp:
+        vm = await engine.create_vm(VmCreateRequest(agent_id="cold"))
+        request = VmExecuteRequest(agent_id="cold", language="python", code="print(1)", vm_id=vm.id)
+        assert (await engine.execute(request)).exit_code == 0
+        return lambda: engine.delete_vm(vm.id)
+
+    return action
+
+
+def others(python: str) -> dict[str, Action]:
+    """Other ways to isolate one run of Python, those that are installed."""
+    bwrap = str(preflight.find_bwrap())
+    walls = ["--unshare-all", "--ro-bind", "/", "/", "--proc", "/proc", "--dev", "/dev"]
+    found: dict[str, Action] = {
+        "bubblewrap per run": spawn(bwrap, *walls, "--", python, "-c", "print(1)")
+    }
+    if sandlock := shutil.which("sandlock"):
+        found["sandlock per run"] = spawn(sandlock, "run", "--", python, "-c", "print(1)")
+    if srt := shutil.which("srt"):
+        found["sandbox-runtime per run"] = spawn(srt, f"{python} -c 'print(1)'")
+    if runsc := shutil.which("runsc"):
+        found["runsc do per run"] = spawn(runsc, "--network=none", "do", python, "-c", "print(1)")
+    return found
+
+
+async def usable(actions: dict[str, Action]) -> tuple[dict[str, Action], list[str]]:
+    """Those actions that work here, and a line for each that does not."""
+    good, lines = {}, []
+    for name, action in actions.items():
+        try:
+            await action()
+            good[name] = action
+        except (OSError, subprocess.CalledProcessError) as error:
+            lines.append(f"{name}: installed, but does not run here ({error})")
+    absent = [name for name in ("sandlock", "srt", "runsc") if shutil.which(name) is None]
+    lines += [f"{name}: not installed" for name in absent]
+    return good, lines
+
+
+def descendants(pid: int) -> set[int]:
+    """A process and everything below it."""
+    found, queue = {pid}, [pid]
+    while queue:
+        children = Path(f"/proc/{queue[0]}/task").glob("*/children")
+        below = {int(child) for path in children for child in path.read_text().split()}
+        queue = queue[1:] + list(below - found)
+        found |= below
+    return found
+
+
+async def measure(directory: Path) -> list[str]:
+    """The lines of the table."""
+    settings = settings_module.load(data_dir=directory / "data")
+    async with Engine(settings) as engine:
+        image = engine._opened()[0]
+        python, bash = str(image.python), str(image.toolchains["bash"].program)
+        rows = [("what", "median", "beside it", "ratio")]
+
+        def compare(label: str, mine: Times, theirs: Times, what: str) -> None:
+            ratio = f"{mine.ratio(theirs):.2f}"
+            rows.append((label, f"{mine.median:.1f} ms", f"{theirs.median:.1f} ms {what}", ratio))
+
+        other, missing = await usable(others(python))
+        times = await in_turn(
+            ROUNDS,
+            {
+                "bare": spawn(python, "-c", "print(1)"),
+                "isolated": execute(engine, "python", "print(1)"),
+                "bash": spawn(bash, "-c", "true"),
+                "bash isolated": execute(engine, "bash", "true"),
+            },
+        )
+        compare("Python, in process", times["isolated"], times["bare"], "bare `python3 -c`")
+        compare("`bash -c true`, in process", times["bash isolated"], times["bash"], "bare")
+        async with server(directory / "served") as client:
+            over = await in_turn(
+                ROUNDS,
+                {
+                    "bare": spawn(python, "-c", "print(1)"),
+                    "http": execute_http(client, "python", "print(1)"),
+                },
+            )
+        compare("Python, over HTTP, one client", over["http"], over["bare"], "bare `python3 -c`")
+        rest = await in_turn(
+            FEW,
+            {"cold": cold(engine), "bare": spawn(python, "-c", "print(1)"), **other},
+        )
+        compare("new VM to first result", rest["cold"], rest["bare"], "bare `python3 -c`")
+        for name in other:
+            compare(name, rest[name], rest["bare"], "bare `python3 -c`")
+        rows.append(("idle VM, memory (PSS)", f"{idle_pss_mib(engine):.1f} MiB", "", ""))
+        return [*table(rows), "", *environment(python), *(f"- {line}" for line in missing)]
+
+
+def idle_pss_mib(engine: Engine) -> float:
+    """Memory of one VM that has run a program and waits: bubblewrap, agent and zygote."""
+    vm = next(vm for vm in engine._vms.values() if vm._machine is not None)
+    assert vm._machine is not None
+    return pss_kib(descendants(vm._machine.pid)) / 1024
+
+
+class server:  # noqa: N801  (used like a function)
+    """A server on a free port, and a client of it."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+
+    async def __aenter__(self) -> httpx.AsyncClient:
+        arguments = ["serve", "--port", "0", "--data-dir", str(self._directory)]
+        self._process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "mulligan", *arguments, stderr=asyncio.subprocess.PIPE
+        )
+        assert self._process.stderr is not None
+        while line := (await self._process.stderr.readline()).decode():
+            if "serves http" in line:
+                url = line.split("serves ")[1].split()[0]
+                self._drain = asyncio.create_task(self._process.stderr.read())
+                self._client = httpx.AsyncClient(base_url=url, timeout=60, trust_env=False)
+                return self._client
+        raise RuntimeError("the server did not start")
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._client.aclose()
+        self._process.terminate()
+        await self._process.wait()
+        await self._drain
+
+
+def table(rows: list[tuple[str, ...]]) -> list[str]:
+    """Rows as a Markdown table."""
+    head, *body = ("| " + " | ".join(row) + " |" for row in rows)
+    return [head, "|" + " --- |" * len(rows[0]), *body]
+
+
+def environment(python: str) -> list[str]:
+    """What was measured on."""
+    version = subprocess.run([python, "-V"], capture_output=True, text=True, check=True).stdout
+    return [
+        f"- {os.cpu_count()} cores, Linux {platform.release()}, {version.strip()} ({python}); "
+        f"medians of {ROUNDS} (new VMs and other tools: {FEW}) runs taken in turn"
+    ]
+
+
+def write(lines: list[str]) -> None:
+    """Puts the table into the README, between its marks."""
+    path = ROOT / "README.md"
+    text = path.read_text()
+    before, rest = text.split(MARKS[0])
+    _, after = rest.split(MARKS[1])
+    body = "\n".join(lines)
+    path.write_text(f"{before}{MARKS[0]}\n{body}\n{MARKS[1]}{after}")
+
+
+def main() -> None:
+    directory = Path(tempfile.mkdtemp(prefix="mulligan-bench-"))
+    directory.chmod(PASS_THROUGH)
+    try:
+        lines = asyncio.run(measure(directory))
+    finally:
+        remove_tree(directory)
+    print("\n".join(lines))
+    if "--write" in sys.argv:
+        write(lines)
+
+
+main()

@@ -1,0 +1,96 @@
+"""What the README shows is what happens."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from mulligan.extraction.fences import fenced_blocks
+from support.server import clean_environment
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text()
+BLOCKS = {
+    kind: [block.code for block in fenced_blocks(README) if block.language == kind]
+    for kind in ("console", "python")
+}
+
+
+def sessions(text: str) -> list[tuple[str, str]]:
+    """(command, what it prints) of a console block."""
+    found: list[tuple[str, str]] = []
+    for line in text.splitlines(keepends=True):
+        if line.startswith("$ "):
+            found.append((line[2:].rstrip("\n"), ""))
+        else:
+            command, output = found[-1]
+            found[-1] = (command, output + line)
+    return found
+
+
+@pytest.mark.parametrize("block", BLOCKS["console"])
+def test_console_examples(data_dir: Path, block: str) -> None:
+    path = f"{Path(sys.executable).parent}:/usr/bin:/bin"
+    env = clean_environment(MULLIGAN_DATA_DIR=str(data_dir))
+    env["PATH"] = f"{path}:{env['PATH']}"
+    for command, expected in sessions(block):
+        # The README's own lines, typed into a shell as a reader would.
+        done = subprocess.run(
+            ["bash", "-c", command],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=100,
+            env=env,
+            check=False,
+        )
+        assert done.stdout == expected, command
+
+
+@pytest.mark.parametrize("code", BLOCKS["python"])
+def test_python_examples(data_dir: Path, code: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        timeout=100,
+        env=clean_environment(MULLIGAN_DATA_DIR=str(data_dir)),
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == "42\n 0 True\n"
+
+
+def test_there_are_examples() -> None:
+    assert all(BLOCKS.values())
+
+
+def test_links_lead_somewhere() -> None:
+    import re
+
+    for document in [ROOT / "README.md", *ROOT.glob("docs/**/*.md"), ROOT / "CONTRIBUTING.md"]:
+        for target in re.findall(r"\]\(([^)#]+)\)", document.read_text()):
+            assert (document.parent / target).exists(), (document, target)
+
+
+def test_demo_shows_what_it_promises() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "mulligan", "demo"],
+        capture_output=True,
+        text=True,
+        timeout=100,
+        env=clean_environment(),
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    for text in (
+        "1229 primes; the last is 9973",
+        "nothing of it was found",
+        "Execution timeout after 1500ms",
+        "medians of 30 runs",
+    ):
+        assert text in done.stdout
+    before, after = done.stdout.split("processes in the VM before: ")[1].split("\n")[0].split(", ")
+    assert after == f"after: {before}"
+    assert not list(Path("/tmp").glob("mulligan-demo-*"))

@@ -1,0 +1,320 @@
+"""The wire format, against JSON written by hand as serde would write it."""
+
+import json
+import re
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from pydantic import BaseModel, TypeAdapter, ValidationError
+
+from mulligan import models
+
+TIME = "2025-01-02T03:04:05.123456Z"
+HISTORY = """{"enabled": false, "snapshot_on_execution": true, "snapshot_on_failure": false,
+    "auto_rollback_on_failure": true, "max_history_entries": 18446744073709551615,
+    "persist_history": false, "integration_mode": "direct"}"""
+CONFIG = f"""{{"enabled": true, "api_base_url": "https://vm.example:1", "vm_pool_size": 4294967295,
+    "default_vm_type": "jammy", "execution_timeout_ms": 1, "allowed_languages": ["bash"],
+    "auto_provision": false, "code_validation": false, "max_code_length": 0,
+    "history": {HISTORY}}}"""
+BLOCK = """{"language": "python", "code": "print('é')\\n", "execution_confidence": 0.25,
+    "start_pos": 3, "end_pos": 40, "metadata": {"a": [1, null, "x"]}}"""
+RESPONSE = f"""{{"execution_id": "ex-1", "vm_id": "vm-1", "exit_code": -2147483648,
+    "stdout": "o\\n", "stderr": "", "duration_ms": 12, "started_at": "{TIME}",
+    "completed_at": "2025-01-02T03:04:06Z", "error": "Execution timeout after 5ms",
+    "outcome": "timeout", "truncated": true, "stdout_bytes": 2, "stderr_bytes": 3, "cpu_ms": 4,
+    "max_rss_kb": 5, "background_processes": 6}}"""
+INSTANCE = f"""{{"id": "vm-1", "name": "agent-a-vm", "vm_type": "focal-optimized",
+    "status": "ready", "ip_address": "10.0.0.2", "created_at": "{TIME}",
+    "last_activity": "{TIME}", "agent_id": "a", "driver": "bubblewrap"}}"""
+ENTRY = f"""{{"id": "h-1", "vm_id": "vm-1", "agent_id": "a", "command": "ls", "language": "bash",
+    "snapshot_id": "s-1", "success": true, "exit_code": 2147483647, "stdout": "", "stderr": "e",
+    "executed_at": "{TIME}", "duration_ms": 0}}"""
+
+# Every struct with every field, none of them at its default.
+FILLED: dict[type[BaseModel], str] = {
+    models.HistoryConfig: HISTORY,
+    models.VmExecutionConfig: CONFIG,
+    models.CodeBlock: BLOCK,
+    models.VmExecuteRequest: """{"agent_id": "a", "language": "python", "code": "1",
+        "vm_id": "vm-1", "requirements": ["numpy"], "timeout_seconds": 5, "working_dir": "/tmp",
+        "metadata": {"k": 1.5}, "stdin": "in", "env": {"A": "b"}}""",
+    models.VmExecuteResponse: RESPONSE,
+    models.ParseExecuteRequest: """{"agent_id": "a", "llm_response": "```", "auto_execute": true,
+        "auto_execute_threshold": 0.5, "vm_config": {"vm_pool_size": 2}}""",
+    models.ParseExecuteResponse: f"""{{"code_blocks": [{BLOCK}], "execution_results": [{RESPONSE}],
+        "errors": ["no"]}}""",
+    models.VmInstance: INSTANCE,
+    models.VmCreateRequest: '{"vm_type": "jammy", "vm_name": "agent-a-vm", "agent_id": "a"}',
+    models.VmPoolResponse: f"""{{"agent_id": "a", "available_vms": [{INSTANCE}],
+        "in_use_vms": [], "pool_config": {CONFIG}}}""",
+    models.ExecutionIntent: """{"confidence": 0.75, "trigger_keywords": ["run"],
+        "context_clues": ["then"], "suggested_action": "execute"}""",
+    models.LanguageConfig: """{"name": "python", "extension": "py", "execute_command": "python3",
+        "common_packages": ["numpy"], "restrictions": ["os"], "timeout_multiplier": 1.5}""",
+    models.CommandHistoryEntry: ENTRY,
+    models.HistoryQueryRequest: f"""{{"vm_id": "vm-1", "agent_id": "a", "limit": 1,
+        "failures_only": true, "start_date": "{TIME}", "end_date": "{TIME}"}}""",
+    models.HistoryQueryResponse: f'{{"vm_id": "vm-1", "entries": [{ENTRY}], "total": 9}}',
+    models.RollbackRequest: """{"vm_id": "vm-1", "snapshot_id": "s-1",
+        "create_pre_rollback_snapshot": false}""",
+    models.RollbackResponse: f"""{{"vm_id": "vm-1", "restored_snapshot_id": "s-1",
+        "pre_rollback_snapshot_id": "s-2", "rolled_back_at": "{TIME}", "success": false,
+        "error": "no"}}""",
+}
+OPTIONS: dict[type[BaseModel], list[str]] = {
+    models.CodeBlock: ["metadata"],
+    models.VmExecuteRequest: [
+        *("vm_id", "timeout_seconds", "working_dir", "metadata", "stdin", "env"),
+    ],
+    models.VmExecuteResponse: ["error"],
+    models.ParseExecuteRequest: ["vm_config"],
+    models.VmInstance: ["ip_address", "last_activity", "agent_id", "driver"],
+    models.VmCreateRequest: ["vm_name", "agent_id"],
+    models.CommandHistoryEntry: ["snapshot_id"],
+    models.HistoryQueryRequest: ["agent_id", "limit", "start_date", "end_date"],
+    models.RollbackResponse: ["pre_rollback_snapshot_id", "error"],
+}
+HISTORY_DEFAULTS = {
+    "enabled": True,
+    "snapshot_on_execution": False,
+    "snapshot_on_failure": True,
+    "auto_rollback_on_failure": False,
+    "max_history_entries": 100,
+    "persist_history": True,
+    "integration_mode": "http",
+}
+# What fields hold that are neither Options nor required.
+DEFAULTS: dict[type[BaseModel], dict[str, object]] = {
+    models.HistoryConfig: HISTORY_DEFAULTS,
+    models.VmExecutionConfig: {
+        "enabled": False,
+        "api_base_url": "http://localhost:8080",
+        "vm_pool_size": 1,
+        "default_vm_type": "focal-optimized",
+        "execution_timeout_ms": 30000,
+        "allowed_languages": ["python", "javascript", "bash", "rust"],
+        "auto_provision": True,
+        "code_validation": True,
+        "max_code_length": 10000,
+        "history": HISTORY_DEFAULTS,
+    },
+    models.LanguageConfig: {
+        "name": "unknown",
+        "extension": "txt",
+        "execute_command": "cat",
+        "common_packages": [],
+        "restrictions": [],
+        "timeout_multiplier": 1.0,
+    },
+    models.VmExecuteRequest: {"requirements": []},
+    models.VmExecuteResponse: {
+        "outcome": "success",
+        "truncated": False,
+        "stdout_bytes": 0,
+        "stderr_bytes": 0,
+        "cpu_ms": 0,
+        "max_rss_kb": 0,
+        "background_processes": 0,
+    },
+    models.VmCreateRequest: {"vm_type": "focal-optimized"},
+    models.HistoryQueryRequest: {"failures_only": False},
+}
+REQUESTS = [
+    models.VmExecuteRequest,
+    models.ParseExecuteRequest,
+    models.VmCreateRequest,
+    models.HistoryQueryRequest,
+    models.RollbackRequest,
+]
+ANYTHING = {"metadata", "vm_config"}
+UNSIGNED_MAX = {"vm_pool_size": 2**32 - 1}
+
+every_struct = pytest.mark.parametrize("struct", FILLED, ids=lambda struct: struct.__name__)
+
+
+def strict(value: object) -> str:
+    """A text in which true, 1 and 1.0 differ and the order of keys does not count."""
+    return json.dumps(value, sort_keys=True)
+
+
+def written(instance: BaseModel) -> dict[str, Any]:
+    return json.loads(instance.model_dump_json())
+
+
+def filled(struct: type[BaseModel]) -> dict[str, Any]:
+    return json.loads(FILLED[struct])
+
+
+def test_the_table_has_every_struct() -> None:
+    public = {
+        value
+        for name, value in vars(models).items()
+        if isinstance(value, type)
+        and issubclass(value, BaseModel)
+        and value.__module__ == "mulligan.models"
+        if not name.startswith("_")
+    }
+    assert public == set(FILLED)
+
+
+@every_struct
+def test_round_trip(struct: type[BaseModel]) -> None:
+    instance = struct.model_validate_json(FILLED[struct])
+    assert strict(written(instance)) == strict(filled(struct))
+    assert struct.model_validate(filled(struct)) == instance
+    assert set(filled(struct)) == set(struct.model_fields)
+
+
+@pytest.mark.parametrize(
+    ("struct", "field"), [(struct, field) for struct, fields in OPTIONS.items() for field in fields]
+)
+def test_options_are_null_or_absent_and_written_as_null(
+    struct: type[BaseModel], field: str
+) -> None:
+    values = filled(struct)
+    with_null = struct.model_validate_json(json.dumps(values | {field: None}))
+    del values[field]
+    absent = struct.model_validate_json(json.dumps(values))
+    assert with_null == absent
+    assert getattr(absent, field) is None
+    assert written(absent)[field] is None
+
+
+@every_struct
+def test_defaults_and_required_fields(struct: type[BaseModel]) -> None:
+    """Exactly the fields without a default and without null may not be left out."""
+    defaults, options = DEFAULTS.get(struct, {}), OPTIONS.get(struct, [])
+    required = set(filled(struct)) - set(defaults) - set(options)
+    least = {name: filled(struct)[name] for name in required}
+    expected = least | defaults | dict.fromkeys(options)
+    assert strict(written(struct.model_validate_json(json.dumps(least)))) == strict(expected)
+    for name in required:
+        with pytest.raises(ValidationError) as caught:
+            struct.model_validate({key: least[key] for key in required - {name}})
+        assert [error["loc"] for error in caught.value.errors()] == [(name,)]
+    for name in set(filled(struct)) - set(options) - ANYTHING:
+        with pytest.raises(ValidationError):
+            struct.model_validate(filled(struct) | {name: None})
+
+
+def test_instances_share_no_lists() -> None:
+    models.VmExecutionConfig().allowed_languages.append("cobol")
+    assert models.VmExecutionConfig().allowed_languages == list(models.DEFAULT_LANGUAGES)
+
+
+def wrong(field: str, right: object) -> list[object]:
+    """Values of another type than the right one."""
+    match right:
+        case bool():
+            return [0, 1, "true", []]
+        case int() if field == "exit_code":
+            return ["5", True, 5.5, 5.0, 2**31, -(2**31) - 1]
+        case int():
+            return ["5", True, 5.5, 5.0, -1, UNSIGNED_MAX.get(field, 2**64 - 1) + 1]
+        case float():
+            return ["0.5", True, [0.5]]
+        case str() if re.fullmatch(r"\d{4}-\d\d-\d\dT.*Z", right):
+            return [right[:-1], "2025-01-02", "yesterday", "", True, {}]
+        case str():
+            return [1, 1.5, True, ["x"]]
+        case [str(), *_]:
+            return ["x", {}, [1], [None]]
+        case list():
+            return ["x", {}, [1], [{}]]
+        case dict() if field == "env":
+            return ["x", [], {"A": 1}, {"A": None}]
+    return ["x", 1, {"enabled": 1}]
+
+
+@pytest.mark.parametrize(
+    ("struct", "field", "value"),
+    [
+        pytest.param(struct, field, value, id=f"{struct.__name__}.{field}={value!r}")
+        for struct in FILLED
+        for field, right in filled(struct).items()
+        if field not in ANYTHING
+        for value in wrong(field, right)
+    ],
+)
+def test_wrong_types_are_refused(struct: type[BaseModel], field: str, value: object) -> None:
+    values = filled(struct) | {field: value}
+    for read in (struct.model_validate, lambda v: struct.model_validate_json(json.dumps(v))):
+        with pytest.raises(ValidationError) as caught:
+            read(values)
+        assert {error["loc"][0] for error in caught.value.errors()} == {field}
+
+
+@pytest.mark.parametrize(
+    ("struct", "field", "value"),
+    [
+        (models.VmExecuteResponse, "exit_code", 2**31 - 1),
+        (models.VmExecuteResponse, "exit_code", -(2**31)),
+        (models.VmExecuteResponse, "duration_ms", 2**64 - 1),
+        (models.VmExecuteResponse, "duration_ms", 0),
+        (models.VmExecutionConfig, "vm_pool_size", 2**32 - 1),
+        (models.ExecutionIntent, "confidence", 1),
+        (models.ExecutionIntent, "confidence", -0.5),
+        (models.CodeBlock, "metadata", [True, 1, "x", None]),
+        (models.ParseExecuteRequest, "vm_config", "anything"),
+    ],
+)
+def test_the_edges_are_taken(struct: type[BaseModel], field: str, value: object) -> None:
+    instance = struct.model_validate_json(json.dumps(filled(struct) | {field: value}))
+    assert getattr(instance, field) == value
+
+
+@pytest.mark.parametrize(
+    ("said", "held", "back"),
+    [
+        ("2025-01-02T03:04:05Z", (3, 5, 0), "2025-01-02T03:04:05Z"),
+        (TIME, (3, 5, 123456), TIME),
+        ("2025-01-02T03:04:05.123456789Z", (3, 5, 123456), TIME),
+        ("2025-01-02T03:04:05.999999999Z", (3, 5, 999999), "2025-01-02T03:04:05.999999Z"),
+        ("2025-01-02T03:04:05.5Z", (3, 5, 500000), "2025-01-02T03:04:05.500000Z"),
+        ("2025-01-02T03:04:05+00:00", (3, 5, 0), "2025-01-02T03:04:05Z"),
+        ("2025-01-02T03:04:05.123456789+02:00", (1, 5, 123456), "2025-01-02T01:04:05.123456Z"),
+        ("2025-01-01T22:04:05-05:00", (3, 5, 0), "2025-01-02T03:04:05Z"),
+    ],
+)
+def test_times_are_held_and_written_in_utc(
+    said: str, held: tuple[int, int, int], back: str
+) -> None:
+    adapter = TypeAdapter(models.UtcTime)
+    hour, second, micros = held
+    expected = datetime(2025, 1, 2, hour, 4, second, micros, tzinfo=UTC)
+    for time in (adapter.validate_json(json.dumps(said)), adapter.validate_python(said)):
+        assert (time, time.tzinfo) == (expected, UTC)
+        assert json.loads(adapter.dump_json(time)) == back
+
+
+def test_now_is_in_utc() -> None:
+    assert models.utc_now().tzinfo is UTC
+    assert abs((datetime.now().astimezone() - models.utc_now()).total_seconds()) < 60
+
+
+@every_struct
+def test_only_requests_refuse_unknown_fields(struct: type[BaseModel]) -> None:
+    values = filled(struct) | {"surprise": 1}
+    if struct in REQUESTS:
+        with pytest.raises(ValidationError) as caught:
+            struct.model_validate(values)
+        assert [error["loc"] for error in caught.value.errors()] == [("surprise",)]
+    else:
+        assert written(struct.model_validate(values)) == filled(struct)
+
+
+def test_unknown_fields_of_nested_structs_are_passed_over() -> None:
+    values = filled(models.ParseExecuteResponse)
+    values["code_blocks"][0]["surprise"] = values["execution_results"][0]["surprise"] = 1
+    read = models.ParseExecuteResponse.model_validate(values)
+    assert written(read) == filled(models.ParseExecuteResponse)
+
+
+@every_struct
+def test_frozen(struct: type[BaseModel]) -> None:
+    instance = struct.model_validate(filled(struct))
+    for name in struct.model_fields:
+        with pytest.raises(ValidationError, match="frozen"):
+            setattr(instance, name, getattr(instance, name))

@@ -1,0 +1,201 @@
+"""Where settings come from, which of two wins, and what is said of a wrong one."""
+
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from mulligan.errors import ConfigError
+from mulligan.settings import VmType, config_file, default_data_dir, load
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty home and working directory; conftest has emptied the environment of MULLIGAN_*."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("XDG_CONFIG_HOME", raising=False)
+    monkeypatch.delenv("XDG_DATA_HOME", raising=False)
+    return tmp_path
+
+
+@pytest.fixture
+def write(home: Path, monkeypatch: pytest.MonkeyPatch):
+    """Writes a settings file and makes it the one in force."""
+
+    def _write(text: str, name: str = "some.toml") -> Path:
+        path = home / name
+        path.write_text(text)
+        monkeypatch.setenv("MULLIGAN_CONFIG", str(path))
+        return path
+
+    return _write
+
+
+def test_defaults() -> None:
+    settings = load()
+    assert settings.model_dump(exclude={"data_dir"}) == {
+        "host": "127.0.0.1",
+        "port": 8080,
+        "allowed_languages": ["python", "javascript", "bash", "rust"],
+        "max_code_length": 10000,
+        "execution_timeout_ms": 30000,
+        "max_timeout_seconds": 3600,
+        "auto_provision": True,
+        "default_vm_type": "focal-optimized",
+        "vm_types": {"focal-optimized": {"driver": "bubblewrap", "image": "host"}},
+        "output_limit_bytes": 1024**2,
+        "max_request_bytes": 16 * 1024**2,
+        "boot_timeout_seconds": 20.0,
+        "guest_uid": 61000,
+        "guest_gid": 61000,
+        "log_level": "info",
+    }
+    assert settings.data_dir == default_data_dir()
+    with pytest.raises(ValidationError, match="frozen"):
+        settings.port = 1
+
+
+@pytest.mark.parametrize(
+    ("uid", "xdg", "expected"),
+    [
+        (0, "/elsewhere", "/var/lib/mulligan"),
+        (1000, None, "{home}/.local/share/mulligan"),
+        (1000, "", "{home}/.local/share/mulligan"),
+        (1000, "/elsewhere", "/elsewhere/mulligan"),
+    ],
+)
+def test_default_data_dir(
+    home: Path, monkeypatch: pytest.MonkeyPatch, uid: int, xdg: str | None, expected: str
+) -> None:
+    monkeypatch.setattr("os.geteuid", lambda: uid)
+    if xdg is not None:
+        monkeypatch.setenv("XDG_DATA_HOME", xdg)
+    assert load().data_dir == Path(expected.format(home=home))
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "value"),
+    [
+        ("port", "0", 0),
+        ("host", "::1", "::1"),
+        ("auto_provision", "false", False),
+        ("boot_timeout_seconds", "0.5", 0.5),
+        ("data_dir", "/srv/m", Path("/srv/m")),
+        ("allowed_languages", '["py", " JS "]', ["python", "javascript"]),
+        ("log_level", "debug", "debug"),
+        ("max_code_length", "1", 1),
+    ],
+)
+def test_the_environment_sets(
+    monkeypatch: pytest.MonkeyPatch, name: str, text: str, value: object
+) -> None:
+    monkeypatch.setenv(f"MULLIGAN_{name.upper()}", text)
+    assert getattr(load(), name) == value
+
+
+def test_data_dir_becomes_absolute(home: Path) -> None:
+    assert load(data_dir="x").data_dir == home / "x"
+    assert load(data_dir="~/y").data_dir == home / "y"
+
+
+def test_arguments_over_environment_over_file(write, monkeypatch: pytest.MonkeyPatch) -> None:
+    write('port = 1\nhost = "file"\nguest_uid = 2\nallowed_languages = ["sh"]')
+    monkeypatch.setenv("MULLIGAN_PORT", "3")
+    monkeypatch.setenv("MULLIGAN_HOST", "environment")
+    settings = load(port=4, host=None)
+    assert (settings.port, settings.host) == (4, "environment")
+    assert (settings.guest_uid, settings.allowed_languages) == (2, ["bash"])
+
+
+def test_the_file_in_force(home: Path, write, monkeypatch: pytest.MonkeyPatch) -> None:
+    """MULLIGAN_CONFIG, else the working directory, else the configuration directory."""
+    assert config_file() is None
+    at_home = home / ".config" / "mulligan" / "mulligan.toml"
+    at_home.parent.mkdir(parents=True)
+    at_home.write_text("port = 1")
+    assert load().port == 1
+    Path("mulligan.toml").write_text("port = 2")
+    assert load().port == 2
+    named = write("port = 3")
+    assert load().port == 3
+    monkeypatch.setenv("MULLIGAN_CONFIG", f"~/{named.name}")
+    assert load().port == 3
+
+
+@pytest.mark.parametrize("name", ["nowhere.toml", "."])
+def test_a_named_file_must_exist(home: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setenv("MULLIGAN_CONFIG", name)
+    with pytest.raises(ConfigError, match=r"MULLIGAN_CONFIG names no file") as caught:
+        load()
+    assert caught.value.field == "MULLIGAN_CONFIG"
+
+
+@pytest.mark.parametrize(
+    ("text", "field"),
+    [
+        ("nonsense = 1", "nonsense"),
+        ('port = "x"', "port"),
+        ("port = 65536", "port"),
+        ("port = -1", "port"),
+        ("port = []", "port"),
+        ("host = 1", "host"),
+        ('auto_provision = "perhaps"', "auto_provision"),
+        ("max_code_length = 0", "max_code_length"),
+        ("execution_timeout_ms = 0", "execution_timeout_ms"),
+        ("max_timeout_seconds = 0", "max_timeout_seconds"),
+        ("boot_timeout_seconds = 0", "boot_timeout_seconds"),
+        ("output_limit_bytes = 268435457", "output_limit_bytes"),
+        ("max_request_bytes = 1023", "max_request_bytes"),
+        ("guest_uid = 0", "guest_uid"),
+        ("guest_gid = 4294967295", "guest_gid"),
+        ('log_level = "loud"', "log_level"),
+        ('allowed_languages = "python"', "allowed_languages"),
+        ('allowed_languages = ["python", "cobol"]', "allowed_languages"),
+        ('[vm_types.a]\ndriver = "magic"', "vm_types.a.driver"),
+        ('[vm_types.a]\nimage = "moon"', "vm_types.a.image"),
+        ("[vm_types.a]\nmemory = 1", "vm_types.a.memory"),
+    ],
+)
+def test_wrong_settings_are_named(write, text: str, field: str) -> None:
+    write(text)
+    with pytest.raises(ConfigError) as caught:
+        load()
+    assert caught.value.field == field
+    assert str(caught.value).startswith(f"Configuration error: setting {field}: ")
+
+
+@pytest.mark.parametrize(
+    ("name", "text"), [("PORT", "many"), ("PORT", ""), ("GUEST_UID", "0"), ("LOG_LEVEL", "INFO")]
+)
+def test_wrong_values_in_the_environment_are_named(
+    monkeypatch: pytest.MonkeyPatch, name: str, text: str
+) -> None:
+    monkeypatch.setenv(f"MULLIGAN_{name}", text)
+    with pytest.raises(ConfigError, match=f"setting {name.lower()}: ") as caught:
+        load()
+    assert caught.value.field == name.lower()
+
+
+def test_an_unknown_argument_is_named() -> None:
+    with pytest.raises(ConfigError, match="setting nonsense: "):
+        load(nonsense=1)
+
+
+def test_an_unknown_language_is_told_the_known_ones() -> None:
+    with pytest.raises(ConfigError, match="'cobol' is not one of python, javascript, bash, rust"):
+        load(allowed_languages=["cobol"])
+
+
+def test_vm_types(write) -> None:
+    write('default_vm_type = "b"\n[vm_types.b]\n[vm_types.a]\nimage = "host"')
+    settings = load()
+    assert settings.vm_type("a") == VmType(driver="bubblewrap", image="host")
+    with pytest.raises(ConfigError, match="vm_type 'c' is not defined") as caught:
+        settings.vm_type("c")
+    assert (caught.value.field, caught.value.remedy) == ("vm_type", "use one of: a, b")
+
+
+def test_the_default_vm_type_must_be_defined() -> None:
+    with pytest.raises(ConfigError, match="vm_type 'c' is not defined"):
+        load(default_vm_type="c")

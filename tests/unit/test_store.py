@@ -1,0 +1,307 @@
+"""VMs on disk, and the lock of their directory."""
+
+import fcntl
+import os
+import stat
+import subprocess
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from mulligan.engine.lock import DirectoryLock, Holder, holder
+from mulligan.engine.store import VmRecord, VmStore, make_directory, new_id, remove_tree
+from mulligan.errors import ConfigError
+
+USER = 61000
+OWNER = (USER, USER) if os.geteuid() == 0 else (os.geteuid(), os.getegid())
+
+
+def record(vm_id: str, second: int = 0) -> VmRecord:
+    return VmRecord(
+        id=vm_id,
+        name=f"agent-{vm_id}-vm",
+        agent_id="é",
+        vm_type="focal-optimized",
+        driver="bubblewrap",
+        created_at=datetime(2025, 1, 2, 3, 4, second, 5, tzinfo=UTC),
+    )
+
+
+def without_root(work: Callable[[], None]) -> None:
+    """Does something as a user to whom permissions apply: in a child that is not root any more."""
+    if os.geteuid() != 0:
+        work()
+        return
+    child = os.fork()
+    if child == 0:
+        try:
+            os.setgroups([])
+            os.setgid(USER)
+            os.setuid(USER)
+            work()
+        except BaseException:  # noqa: BLE001  (the child may not come back into pytest)
+            traceback.print_exc()
+            os._exit(1)
+        os._exit(0)
+    _, status = os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(status) == 0
+
+
+@pytest.fixture
+def own(data_dir: Path) -> Path:
+    """A directory that belongs to the user of ``without_root``."""
+    path = data_dir / "own"
+    path.mkdir()
+    os.chown(path, *OWNER)
+    return path
+
+
+@pytest.fixture
+def store(data_dir: Path) -> VmStore:
+    return VmStore(data_dir / "vms", OWNER)
+
+
+# VMs
+
+
+def test_create_and_load(data_dir: Path, store: VmStore) -> None:
+    later, sooner = record("vm-a", 9), record("vm-b", 1)
+    store.create(later)
+    store.create(sooner)
+    assert VmStore(data_dir / "vms", OWNER).load() == ([sooner, later], [])
+    assert sorted(path.name for path in (data_dir / "vms").iterdir()) == ["vm-a", "vm-b"]
+
+
+def test_what_a_vm_has_on_disk(data_dir: Path, store: VmStore) -> None:
+    store.create(record("vm-a"))
+    disk = store.disk("vm-a")
+    assert disk == data_dir / "vms" / "vm-a" / "disk"
+    modes = {data_dir / "vms": 0o711, disk.parent: 0o711, disk: 0o700}
+    modes |= {disk / "upper": 0o755, disk / "work": 0o700}
+    assert {path: stat.S_IMODE(path.stat().st_mode) for path in modes} == modes
+    for path in (disk, disk / "upper", disk / "work"):
+        assert (path.stat().st_uid, path.stat().st_gid) == OWNER
+
+
+def test_delete(data_dir: Path, store: VmStore) -> None:
+    store.create(record("vm-a"))
+    store.create(record("vm-b"))
+    (store.disk("vm-a") / "upper" / "file").write_text("x")
+    store.delete("vm-a")
+    assert [path.name for path in (data_dir / "vms").iterdir()] == ["vm-b"]
+    assert store.load() == ([record("vm-b")], [])
+
+
+def test_load_finishes_what_was_interrupted(data_dir: Path, store: VmStore) -> None:
+    for name in ("vm-a", "vm-b", "vm-c"):
+        store.create(record(name))
+    vms = data_dir / "vms"
+    (vms / "vm-a").rename(vms / ".new-vm-a")
+    (vms / "vm-b").rename(vms / ".gone-vm-b")
+    (vms / ".new-vm-d").mkdir()
+    assert store.load() == ([record("vm-c")], [])
+    assert [path.name for path in vms.iterdir()] == ["vm-c"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [None, "", "{", "[]", "{}", '{"id": "vm-bad"}', "\xff", "FUTURE", "NAIVE"],
+)
+def test_unreadable_records_are_left_alone(
+    data_dir: Path, store: VmStore, text: str | None
+) -> None:
+    """No file, no JSON, another's record, a field of a later version, a time without an offset."""
+    store.create(record("vm-a"))
+    bad = data_dir / "vms" / "vm-bad"
+    (bad / "disk").mkdir(parents=True)
+    good = record("vm-bad").model_dump_json()
+    text = {"FUTURE": good[:-1] + ',"later":1}', "NAIVE": good.replace("Z", "")}.get(text, text)
+    if text is not None:
+        (bad / "vm.json").write_text(text, encoding="latin-1" if text == "\xff" else "utf-8")
+    records, (complaint,) = store.load()
+    assert records == [record("vm-a")]
+    assert complaint.startswith(f"{bad} is no readable VM and was left alone: ")
+    assert "\n" not in complaint
+    assert (bad / "disk").is_dir()
+    assert (bad / "vm.json").exists() is (text is not None)
+
+
+def test_ids_are_not_the_same_twice() -> None:
+    made = {new_id("vm") for _ in range(1000)}
+    assert len(made) == 1000
+    assert all(name.startswith("vm-") and len(name) == 19 for name in made)
+
+
+def test_make_directory_mends_the_mode(data_dir: Path) -> None:
+    (data_dir / "a").mkdir(mode=0o700)
+    for path in (data_dir / "a", data_dir / "b" / "c"):
+        make_directory(path)
+        assert stat.S_IMODE(path.stat().st_mode) == 0o711
+
+
+def test_make_directory_says_what_is_in_the_way(data_dir: Path) -> None:
+    (data_dir / "file").write_text("")
+    for path in (data_dir / "file", data_dir / "file" / "below"):
+        with pytest.raises(ConfigError, match=f"data directory {path} is not writable") as caught:
+            make_directory(path)
+        assert caught.value.field == "data_dir"
+
+
+def test_make_directory_notices_that_it_has_no_right(data_dir: Path) -> None:
+    data_dir.chmod(0o555)
+
+    def check() -> None:
+        with pytest.raises(ConfigError, match="not writable"):
+            make_directory(data_dir / "a")
+
+    without_root(check)
+
+
+# remove_tree
+
+
+@pytest.mark.parametrize("mode", [0o000, 0o100, 0o200, 0o300, 0o400, 0o500, 0o600, 0o700])
+@pytest.mark.parametrize("top", [False, True], ids=["below", "top"])
+def test_remove_tree_needs_no_permissions(own: Path, mode: int, top: bool) -> None:
+    tree = own / "tree"
+    locked = tree if top else tree / "a" / "locked"
+
+    def work() -> None:
+        (locked / "inside").mkdir(parents=True)
+        (locked / "file").write_text("x")
+        (locked / "dangling").symlink_to("nowhere")
+        os.mkfifo(locked / "pipe")
+        locked.chmod(mode)
+        remove_tree(tree)
+
+    without_root(work)
+    assert not tree.exists()
+    assert own.is_dir()
+
+
+def test_remove_tree_follows_no_link(own: Path) -> None:
+    """Nor does it change what links point to while it makes room for itself."""
+    outside, tree = own / "outside", own / "tree"
+
+    def work() -> None:
+        outside.mkdir(mode=0o550)
+        outside.chmod(0o750)
+        (outside / "kept").write_text("x")
+        (outside / "kept").chmod(0o440)
+        for mode in (0o500, 0o700):
+            directory = tree / f"{mode:o}"
+            directory.mkdir(parents=True)
+            (directory / "to_directory").symlink_to(outside)
+            (directory / "to_file").symlink_to(outside / "kept")
+            (directory / "up").symlink_to("../..")
+            directory.chmod(mode)
+        remove_tree(tree)
+
+    without_root(work)
+    assert not tree.exists()
+    assert (outside / "kept").read_text() == "x"
+    assert stat.S_IMODE(outside.stat().st_mode) == 0o750
+    assert stat.S_IMODE((outside / "kept").stat().st_mode) == 0o440
+
+
+def test_remove_tree_leaves_its_parent_as_it_was(own: Path) -> None:
+    def work() -> None:
+        (own / "tree").mkdir()
+        (own / "tree" / "file").write_text("")
+        (own / "tree").chmod(0)
+        own.chmod(0o731)
+        remove_tree(own / "tree")
+
+    without_root(work)
+    assert (stat.S_IMODE(own.stat().st_mode), os.listdir(own)) == (0o731, [])
+
+
+# The lock
+
+HOLD = """
+import sys
+from pathlib import Path
+from mulligan.engine.lock import DirectoryLock
+lock = DirectoryLock(Path(sys.argv[1]), sys.argv[2] or None)
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
+@contextmanager
+def other_process(directory: Path, url: str = "") -> Iterator[subprocess.Popen[str]]:
+    """Another process that has the lock."""
+    arguments = [sys.executable, "-c", HOLD, str(directory), url]
+    with subprocess.Popen(
+        arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            assert process.stdout.readline() == "held\n"
+            yield process
+        finally:
+            process.kill()
+
+
+@pytest.mark.parametrize(("url", "serving"), [("", ""), ("http://h:1", r" \(serving http://h:1\)")])
+def test_the_lock_excludes_another_process(data_dir: Path, url: str, serving: str) -> None:
+    with other_process(data_dir, url) as process:
+        with pytest.raises(
+            ConfigError, match=f"{data_dir} is in use by process {process.pid}{serving}$"
+        ) as caught:
+            DirectoryLock(data_dir)
+        assert caught.value.field == "data_dir"
+        assert holder(data_dir) == Holder(process.pid, url or None)
+
+
+@pytest.mark.parametrize("end", ["killed", "ended"])
+def test_the_lock_is_free_when_its_process_is_gone(data_dir: Path, end: str) -> None:
+    with other_process(data_dir) as process:
+        if end == "killed":
+            process.kill()
+        else:
+            process.stdin.close()
+        process.wait()
+        assert (data_dir / "lock").read_text()  # what it said is still there, and counts no more
+        assert holder(data_dir) is None
+        lock = DirectoryLock(data_dir, "http://h:2")
+        assert holder(data_dir) == Holder(os.getpid(), "http://h:2")
+        lock.release()
+
+
+def test_release(data_dir: Path) -> None:
+    directory = data_dir / "made" / "for it"
+    lock = DirectoryLock(directory)
+    with pytest.raises(ConfigError, match=f"in use by process {os.getpid()}$"):
+        DirectoryLock(directory)
+    lock.release()
+    assert holder(directory) is None
+    DirectoryLock(directory).release()
+
+
+def test_a_refused_lock_keeps_no_descriptor(data_dir: Path) -> None:
+    lock = DirectoryLock(data_dir)
+    before = os.listdir("/proc/self/fd")
+    with pytest.raises(ConfigError):
+        DirectoryLock(data_dir)
+    assert os.listdir("/proc/self/fd") == before
+    lock.release()
+
+
+@pytest.mark.parametrize("said", ["", "{", "[]", "{}", '{"pid": "x", "url": null}', '{"pid": 1}'])
+def test_a_holder_that_does_not_say_who_it_is(data_dir: Path, said: str) -> None:
+    (data_dir / "lock").write_text(said)
+    with (data_dir / "lock").open() as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        assert holder(data_dir) is None
+        with pytest.raises(ConfigError, match=r"in use by another process$"):
+            DirectoryLock(data_dir)
+
+
+def test_nobody_holds_what_is_not_there(data_dir: Path) -> None:
+    assert holder(data_dir) is None
+    assert holder(data_dir / "nowhere") is None
