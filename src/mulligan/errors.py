@@ -27,7 +27,7 @@ class VmExecutionError(Exception):
         self.detail = detail
         self.field = field
         self.remedy = remedy
-        super().__init__(self.template.format(detail))
+        super().__init__(" ".join(self.template.format(detail).splitlines()))
 
     def to_wire(self) -> dict[str, str | int]:
         """The enum form: one key, the variant's name."""
@@ -155,6 +155,7 @@ def from_wire(value: object) -> VmExecutionError:
         ((name, detail),) = value.items()
         error = VARIANTS.get(name)
         wanted = int if name == "Timeout" else str
-        if error is not None and isinstance(detail, wanted) and not isinstance(detail, bool):
+        fits = type(detail) is wanted and (isinstance(detail, str) or 0 <= detail < 2**64)
+        if error is not None and fits:
             return error(detail)
     raise ValueError(f"not an error of the wire format: {value!r:.200}")

@@ -86,6 +86,8 @@ class Settings(BaseSettings):
     @field_validator("data_dir")
     @classmethod
     def _absolute(cls, value: Path) -> Path:
+        if value == Path():
+            raise ValueError("must name a directory")
         return value.expanduser().absolute()
 
     @field_validator("allowed_languages")
@@ -95,7 +97,7 @@ class Settings(BaseSettings):
         for name in names:
             if name not in LANGUAGES:
                 raise ValueError(f"{name!r} is not one of {', '.join(LANGUAGES)}")
-        return names
+        return list(dict.fromkeys(names))
 
     @classmethod
     def settings_customise_sources(
@@ -140,6 +142,8 @@ def load(**overrides: object) -> Settings:
         raise ConfigError(
             f"cannot read {config_file()}: {error}", field="MULLIGAN_CONFIG"
         ) from None
+    except RuntimeError as error:  # a ~user that is none
+        raise ConfigError(f"a path in the settings cannot be resolved: {error}") from None
     except SettingsError as error:
         raise ConfigError(f"a setting cannot be parsed: {error}") from None
     except ValidationError as error:

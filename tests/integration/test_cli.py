@@ -168,6 +168,8 @@ def test_an_interrupt_cancels_the_execution(data_dir: Path) -> None:
         stderr=subprocess.PIPE,
         text=True,
         env=clean_environment(MULLIGAN_DATA_DIR=str(data_dir)),
+        # The tests may themselves run in the background, where an interrupt is ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
     )
     assert process.stdout is not None
     assert process.stdout.readline() == "started\n"

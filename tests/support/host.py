@@ -1,7 +1,6 @@
 """What tests see of the host: processes, mounts, descriptors, and a place to put data."""
 
 import os
-import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -21,7 +20,6 @@ def data_directory() -> Iterator[Path]:
     finally:
         if path.exists():
             remove_tree(path)
-        shutil.rmtree(path, ignore_errors=True)
 
 
 def descendants(pid: int) -> set[int]:

@@ -7,6 +7,7 @@ import pytest
 
 from mulligan.drivers.bubblewrap.arguments import VmPlan, command
 from mulligan.guest.kernel import AGENT_CAPABILITIES
+from mulligan.guest.root import AGENT, DISK, IMAGE
 
 TOOLS = Path("/root/.tools/python")
 OTHER_TOOLS = Path("/root/.tools/rust")
@@ -104,7 +105,7 @@ def test_walls(plan: VmPlan, wall: str) -> None:
 @every_plan
 def test_nothing_but_the_disk_can_be_written(plan: VmPlan) -> None:
     options, _ = inner(plan)
-    assert operands(options, "--bind") == [["/data/vms/vm-1/disk", "/vm"]]
+    assert operands(options, "--bind") == [["/data/vms/vm-1/disk", DISK]]
     mounting = {name for name, *_ in options if "bind" in name or "overlay" in name}
     assert mounting == {"--bind", "--ro-bind"}
     assert not any("share-net" in name and name != "--unshare-net" for name, *_ in options)
@@ -114,9 +115,9 @@ def test_nothing_but_the_disk_can_be_written(plan: VmPlan) -> None:
 def test_what_is_shown(plan: VmPlan) -> None:
     options, _ = inner(plan)
     shown = {target: source for source, target in operands(options, "--ro-bind")}
-    assert set(shown) == {"/usr", str(TOOLS), str(OTHER_TOOLS), "/image", "/agent"}
+    assert set(shown) == {"/usr", str(TOOLS), str(OTHER_TOOLS), IMAGE, AGENT}
     assert shown["/usr"] == "/usr"
-    assert (shown["/image"], shown["/agent"]) == (str(plan.rootfs), str(plan.agent))
+    assert (shown[IMAGE], shown[AGENT]) == (str(plan.rootfs), str(plan.agent))
     staged = [shown[str(path)] for path in (TOOLS, OTHER_TOOLS)]
     expected = ["/data/stage/0", "/data/stage/1"] if plan.staged else [str(TOOLS), str(OTHER_TOOLS)]
     assert staged == expected

@@ -111,3 +111,10 @@ def test_places_are_exact(bodies: list[list[str]], end: str) -> None:
     found = fenced_blocks(text)
     assert [text[block.start_pos : block.end_pos] for block in found] == sources
     assert [block.code for block in found] == ["".join(f"{x}\n" for x in body) for body in bodies]
+
+
+@pytest.mark.parametrize("text", ["\r" * 500_000, "```\n```\n" * 20_000, "\r\n" * 250_000])
+@pytest.mark.timeout(60)
+def test_long_texts_take_time_in_proportion(text: str) -> None:
+    """Once quadratic: these took from seconds to minutes."""
+    assert len(fenced_blocks(text)) == text.count("```\n```")

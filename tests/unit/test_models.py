@@ -318,3 +318,19 @@ def test_frozen(struct: type[BaseModel]) -> None:
     for name in struct.model_fields:
         with pytest.raises(ValidationError, match="frozen"):
             setattr(instance, name, getattr(instance, name))
+
+
+@pytest.mark.parametrize(
+    "time",
+    ["0001-01-01T00:00:00+02:00", "9999-12-31T23:59:59-02:00", "1735787045", "2025-01-02T03:04Z"],
+)
+def test_times_that_are_none(time: str) -> None:
+    with pytest.raises(ValidationError):
+        models.HistoryQueryRequest.model_validate({"vm_id": "v", "start_date": time})
+
+
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "1e999"])
+def test_numbers_json_has_not(number: str) -> None:
+    text = f'{{"name": "x", "timeout_multiplier": {number}}}'
+    with pytest.raises(ValidationError):
+        models.LanguageConfig.model_validate_json(text)

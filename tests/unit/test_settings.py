@@ -199,3 +199,31 @@ def test_vm_types(write) -> None:
 def test_the_default_vm_type_must_be_defined() -> None:
     with pytest.raises(ConfigError, match="vm_type 'c' is not defined"):
         load(default_vm_type="c")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("MULLIGAN_ALLOWED_LANGUAGES", "python,bash"),
+        ("MULLIGAN_VM_TYPES", "x"),
+        ("MULLIGAN_DATA_DIR", "~no-such-user-at-all/x"),
+        ("MULLIGAN_CONFIG", "~no-such-user-at-all/x"),
+        ("MULLIGAN_DATA_DIR", ""),
+    ],
+)
+def test_values_that_cannot_even_be_read(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigError):
+        load()
+
+
+@pytest.mark.parametrize("content", [b"port = = 1", b"\xef\xbb\xbfport = 1", b"a = '\xff'"])
+def test_files_that_are_no_toml(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes
+) -> None:
+    (tmp_path / "bad.toml").write_bytes(content)
+    monkeypatch.setenv("MULLIGAN_CONFIG", str(tmp_path / "bad.toml"))
+    with pytest.raises(ConfigError, match=r"bad\.toml"):
+        load()

@@ -221,6 +221,41 @@ def test_remove_tree_leaves_its_parent_as_it_was(own: Path) -> None:
     assert (stat.S_IMODE(own.stat().st_mode), os.listdir(own)) == (0o731, [])
 
 
+def test_remove_tree_takes_what_is_locked_in_what_is_locked(own: Path) -> None:
+    def work() -> None:
+        (own / "t" / "a" / "b" / "c").mkdir(parents=True)
+        (own / "t" / "a" / "b").chmod(0)
+        (own / "t" / "a").chmod(0)
+        remove_tree(own / "t")
+
+    without_root(work)
+    assert not (own / "t").exists()
+
+
+def test_remove_tree_reaches_deeper_than_paths_and_recursion(own: Path) -> None:
+    """As deep as a program that changes into each directory it makes can go."""
+
+    def work() -> None:
+        (own / "t").mkdir()
+        descriptor = os.open(own / "t", os.O_RDONLY)
+        for _ in range(3000):
+            os.mkdir("d" * 50, dir_fd=descriptor)
+            below = os.open("d" * 50, os.O_RDONLY, dir_fd=descriptor)
+            os.close(descriptor)
+            descriptor = below
+        os.close(descriptor)
+        remove_tree(own / "t")
+
+    without_root(work)
+    assert not (own / "t").exists()
+
+
+def test_a_file_where_a_leftover_directory_would_be(own: Path) -> None:
+    (own / ".gone-x").write_text("")
+    remove_tree(own / ".gone-x")
+    assert os.listdir(own) == []
+
+
 # The lock
 
 HOLD = """

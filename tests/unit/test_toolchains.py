@@ -108,3 +108,48 @@ def test_what_is_in_the_system_trees_needs_no_tree(monkeypatch: pytest.MonkeyPat
         pytest.skip("bash is elsewhere here")
     monkeypatch.setenv("PATH", "/usr/bin")
     assert toolchains.find("bash") == toolchains.Toolchain("bash", Path("/usr/bin/bash"), None)
+
+
+def test_a_home_with_a_bin_in_it_is_no_toolchain(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its tree would be the whole home, keys and all."""
+    home = tmp_path / "home"
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.setenv("PATH", str(home / "bin"))
+    install(home / "bin", "bash", "#!/bin/sh\n")
+    install(home / "bin", "node", f"#!/bin/sh\necho {home}/bin/node\n")
+    install(home / "bin", "rustc", f"#!/bin/sh\necho {home}\n")
+    assert toolchains.find_all() == {}
+    apart = home / ".tools" / "node" / "bin"
+    install(apart, "node", f"#!/bin/sh\necho {apart}/node\n")
+    monkeypatch.setenv("PATH", str(apart))
+    found = toolchains.find("javascript")
+    assert found is not None
+    assert found.tree == apart.parent
+
+
+@pytest.mark.parametrize("answer", ["/opt/node", "nonsense", "/tmp/x/node", "", "/bin/.."])
+def test_odd_answers_are_no_toolchain(path: Path, answer: str) -> None:
+    install(path, "node", f"#!/bin/sh\necho '{answer}'\n")
+    assert toolchains.find("javascript") is None
+
+
+@pytest.mark.parametrize("value", ["/bin:/usr/bin", None])
+def test_bash_of_the_system_needs_no_tree(
+    monkeypatch: pytest.MonkeyPatch, value: str | None
+) -> None:
+    if value is None:
+        monkeypatch.delenv("PATH")
+    else:
+        monkeypatch.setenv("PATH", value)
+    found = toolchains.find("bash")
+    assert found is not None
+    assert found.tree is None
+
+
+def test_chatty_tools_are_heard_out(path: Path) -> None:
+    real = shlex.quote(str(REAL_PYTHON))
+    install(path, "python3", f'#!/bin/sh\necho hello\nexec {real} "$@"\n')
+    install(path, "node", "#!/bin/sh\nprintf '\\377\\n'\n")
+    assert set(toolchains.find_all()) == {"python"}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+import unicodedata
 from collections.abc import Coroutine, Iterator
 from typing import Any, NoReturn, TypeVar
 
@@ -16,6 +17,7 @@ from mulligan.errors import VmExecutionError
 
 OWN_FAILURE = 125  # as docker(1) has it: the program did not get to run
 INTERRUPTED = 130
+LAST_BYTE = 0xFF
 
 PIPE_WIDTH = 200
 out = Console(soft_wrap=True, highlight=False, width=None if sys.stdout.isatty() else PIPE_WIDTH)
@@ -26,7 +28,7 @@ Result = TypeVar("Result")
 
 def fail(error: VmExecutionError) -> NoReturn:
     """Ends the command with one line that says what was wrong and, if known, what to do."""
-    remedy = f" [dim]({escape(error.remedy)})[/dim]" if error.remedy else ""
+    remedy = f" [dim]({escape(printable(error.remedy))})[/dim]" if error.remedy else ""
     err.print(f"[red]error:[/red] {escape(printable(str(error)))}{remedy}")
     raise typer.Exit(OWN_FAILURE)
 
@@ -56,10 +58,15 @@ def spinner(text: str) -> Iterator[Any]:
 
 def printable(text: str) -> str:
     """Text of a stranger's for a terminal: control characters become visible, lines stay."""
-    return "".join(
-        char if char.isprintable() or char in "\n\t" else f"\\x{ord(char):02x}"
-        for char in text.replace("\r\n", "\n")
-    )
+    return "".join(map(_shown, text.replace("\r\n", "\n")))
+
+
+def _shown(char: str) -> str:
+    """A character, or its number where it could do more than be seen."""
+    if char.isprintable() or char in "\n\t\u200d" or unicodedata.category(char) == "Zs":
+        return char
+    code = ord(char)
+    return f"\\x{code:02x}" if code <= LAST_BYTE else f"\\u{code:04x}"
 
 
 def write_output(stream: str, data: bytes) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import secrets
-import shutil
 import statistics
 import subprocess
 import tempfile
@@ -18,7 +17,7 @@ from rich.markup import escape
 from mulligan import settings as settings_module
 from mulligan.cli.console import out, printable, run_async
 from mulligan.engine.engine import Engine
-from mulligan.engine.store import PASS_THROUGH
+from mulligan.engine.store import PASS_THROUGH, remove_tree
 from mulligan.extraction.fences import fenced_blocks
 from mulligan.images.toolchains import find
 from mulligan.models import VmExecuteRequest, VmExecuteResponse
@@ -75,7 +74,7 @@ def demo() -> None:
     try:
         run_async(_demo(directory))
     finally:
-        shutil.rmtree(directory, ignore_errors=True)
+        remove_tree(directory)
 
 
 async def _demo(directory: Path) -> None:

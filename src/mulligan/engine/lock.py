@@ -10,10 +10,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from mulligan.engine.store import make_directory
+from mulligan.engine.store import make_directory, not_writable
 from mulligan.errors import ConfigError
 
 POLL_S = 0.05
+LOOKS = 5
+LOOK_S = 0.01
 
 
 @dataclass(frozen=True)
@@ -49,10 +51,11 @@ class DirectoryLock:
         """
         make_directory(directory)
         path = directory / "lock"
-        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
-            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+            self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        except OSError as error:
+            raise not_writable(directory, error.strerror) from None
+        if not self._try():
             os.close(self._descriptor)
             other = holder(directory)
             who = f"process {other.pid}" if other else "another process"
@@ -61,9 +64,19 @@ class DirectoryLock:
                 f"data directory {directory} is in use by {who}{serving}",
                 field="data_dir",
                 remedy="stop it, use it over HTTP with --server, or choose another --data-dir",
-            ) from None
+            )
         os.ftruncate(self._descriptor, 0)
         os.pwrite(self._descriptor, json.dumps({"pid": os.getpid(), "url": url}).encode(), 0)
+
+    def _try(self) -> bool:
+        """Takes the lock, if nobody holds it for longer than a look at who does takes."""
+        for _ in range(LOOKS):
+            try:
+                fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return True
+            except BlockingIOError:
+                time.sleep(LOOK_S)
+        return False
 
     def release(self) -> None:
         """Lets others have the directory."""

@@ -4,20 +4,16 @@
 
     <data_dir>/lock              held by the process that serves this directory
     <data_dir>/vms/<id>/vm.json  the record, the server's
-    <data_dir>/vms/<id>/disk/    the VM's own, shown to it as /vm
+    <data_dir>/vms/<id>/disk/    the VM's own, shown to its agent alone
         upper/  work/            what its programs wrote, and overlayfs' scratch
 """
 
 from __future__ import annotations
 
-import contextlib
 import os
 import secrets
-import shutil
 import stat
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from pydantic import BaseModel, ConfigDict, StrictStr, ValidationError
 
@@ -68,7 +64,10 @@ class VmStore:
         records, complaints = [], []
         for path in sorted(self._directory.iterdir()):
             if path.name.startswith((NEW, GONE)):
-                remove_tree(path)
+                try:
+                    remove_tree(path)
+                except OSError as error:
+                    complaints.append(f"{path} is left over and cannot be removed: {error}")
                 continue
             try:
                 records.append(VmRecord.model_validate_json((path / "vm.json").read_bytes()))
@@ -116,12 +115,13 @@ def make_directory(path: Path) -> None:
         if stat.S_IMODE(path.stat().st_mode) != PASS_THROUGH:
             path.chmod(PASS_THROUGH)
     except OSError as error:
-        raise _not_writable(path, error.strerror) from None
+        raise not_writable(path, error.strerror) from None
     if not os.access(path, os.W_OK | os.X_OK):
-        raise _not_writable(path, "no permission")
+        raise not_writable(path, "no permission")
 
 
-def _not_writable(path: Path, why: str | None) -> ConfigError:
+def not_writable(path: Path, why: str | None) -> ConfigError:
+    """The error for a data directory that takes nothing."""
     return ConfigError(
         f"data directory {path} is not writable: {why}",
         field="data_dir",
@@ -130,19 +130,42 @@ def _not_writable(path: Path, why: str | None) -> ConfigError:
 
 
 def remove_tree(path: Path) -> None:
-    """Removes a tree of a VM, directories without permissions included; follows no link."""
+    """Removes a tree of a VM, whatever its programs made of it; follows no link.
 
-    def unlock(function: Callable[..., Any], name: str, _: object) -> None:
-        target = Path(name)
-        for locked in (target.parent, target):
-            if locked == path.parent:
-                continue
-            with contextlib.suppress(OSError):
-                if stat.S_ISDIR(locked.lstat().st_mode):
-                    locked.chmod(0o700)
-        if function in (os.unlink, os.rmdir):
-            function(name)
-        else:
-            shutil.rmtree(name)
+    Directories may be locked (no permissions) and nested deeper than paths and recursion reach:
+    each is opened up, moved to the top and emptied there. Nothing else may write to the tree.
 
-    shutil.rmtree(path, onerror=unlock)
+    Raises:
+        OSError: something could not be removed; what was is gone.
+    """
+    if not stat.S_ISDIR(path.lstat().st_mode):
+        path.unlink()
+        return
+    path.chmod(0o700)
+    top = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        _empty(top, top)
+        while names := os.listdir(top):  # noqa: PTH208  (a descriptor, no path)
+            for name in names:
+                directory = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=top)
+                try:
+                    _empty(directory, top)
+                finally:
+                    os.close(directory)
+                os.rmdir(name, dir_fd=top)
+    finally:
+        os.close(top)
+    path.rmdir()
+
+
+def _empty(directory: int, top: int) -> None:
+    """Unlinks the files of a directory and moves its directories up, opened, under new names."""
+    with os.scandir(directory) as entries:
+        found = [(entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries]
+    for name, is_directory in found:
+        if not is_directory:
+            os.unlink(name, dir_fd=directory)
+            continue
+        os.chmod(name, 0o700, dir_fd=directory)
+        new = f".lifted-{secrets.token_hex(8)}"
+        os.rename(name, new, src_dir_fd=directory, dst_dir_fd=top)

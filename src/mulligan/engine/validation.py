@@ -13,6 +13,8 @@ MAX_ID_LENGTH = 128
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@/+-]*")
 _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 MAX_PATH_LENGTH = 4095
+MAX_ENV_VALUE = 100_000  # below what the kernel takes as one string (128 KiB)
+MAX_ENV_TOTAL = 512 * 1024
 
 
 def check_agent_id(agent_id: str) -> None:
@@ -94,9 +96,9 @@ def _check_working_dir(path: str | None) -> None:
         raise ValidationFailed(
             f"working_dir must be an absolute path, not {path[:200]!r}", field="working_dir"
         )
-    if len(path) > MAX_PATH_LENGTH:
-        raise ValidationFailed("working_dir is too long", field="working_dir")
     _check_text(path, "working_dir")
+    if len(path.encode()) > MAX_PATH_LENGTH:
+        raise ValidationFailed("working_dir is too long", field="working_dir")
 
 
 def _check_env(env: dict[str, str]) -> None:
@@ -108,3 +110,10 @@ def _check_env(env: dict[str, str]) -> None:
                 remedy="use letters, digits and _, not starting with a digit",
             )
         _check_text(value, f"env.{name}")
+        if len(value.encode()) > MAX_ENV_VALUE:
+            raise ValidationFailed(
+                f"env.{name} has more than {MAX_ENV_VALUE} bytes", field=f"env.{name}"
+            )
+    total = sum(len(name) + len(value.encode()) for name, value in env.items())
+    if total > MAX_ENV_TOTAL:
+        raise ValidationFailed(f"env has more than {MAX_ENV_TOTAL} bytes in all", field="env")

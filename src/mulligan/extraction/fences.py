@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from markdown_it import MarkdownIt
 
 from mulligan.languages import canonical
+
+_LINE_END = re.compile(r"\r\n|\n|\r")
 
 
 @dataclass(frozen=True)
@@ -40,7 +43,7 @@ def fenced_blocks(text: str) -> list[FencedBlock]:
                 language=canonical(words[0]) if words else "",
                 code=token.content,
                 start_pos=starts[first],
-                end_pos=len(text[: starts[after]].rstrip("\r\n")),
+                end_pos=_without_line_end(text, starts[after]),
             )
         )
     return blocks
@@ -48,10 +51,11 @@ def fenced_blocks(text: str) -> list[FencedBlock]:
 
 def _line_starts(text: str) -> list[int]:
     """Where each line begins, and where the text ends; lines as CommonMark counts them."""
-    starts = [0]
-    position = 0
-    while position < len(text):
-        if text[position] == "\n" or (text[position] == "\r" and text[position + 1 :][:1] != "\n"):
-            starts.append(position + 1)
-        position += 1
-    return [*starts, len(text)]
+    return [0, *(end.end() for end in _LINE_END.finditer(text)), len(text)]
+
+
+def _without_line_end(text: str, end: int) -> int:
+    """``end``, or where the line end before it begins."""
+    if text.endswith("\r\n", 0, end):
+        return end - 2
+    return end - 1 if text[end - 1 : end] in ("\n", "\r") else end

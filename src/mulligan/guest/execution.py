@@ -45,12 +45,13 @@ class Execution:
         chunk = os.read(self.report, REPORT_LIMIT)
         if chunk:
             self.report_data = (self.report_data + chunk)[:REPORT_LIMIT]
-        kind, _, text = self.report_data.partition(b" ")
-        if kind == b"ns" and text.isdigit():
-            self.namespace = int(text)
-        elif kind == b"error":
-            self.reason = "setup"
-            self.message = text.decode(errors="replace")
+        for line in self.report_data.split(b"\n"):
+            kind, _, text = line.partition(b" ")
+            if kind == b"ns" and self.report_data.find(b"\n") >= 0:
+                self.namespace = int(text)
+            elif kind == b"error":
+                self.reason = "setup"
+                self.message = text.decode(errors="replace")
         return not chunk
 
     def end(self, reason: str) -> None:

@@ -60,12 +60,17 @@ class Frame:
             FrameError: it is not one.
         """
         try:
-            value = json.loads(self.payload) if self.payload else {}
+            text = self.payload.decode()  # loads would take UTF-16 as well
+            value = json.loads(text, parse_constant=_refuse) if text else {}
         except (ValueError, RecursionError) as error:
             raise FrameError(f"frame of kind {self.kind} has no JSON payload") from error
         if not isinstance(value, dict):
             raise FrameError(f"frame of kind {self.kind} has a payload that is no object")
         return value
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is no JSON")
 
 
 def encode(kind: int, channel: int = 0, payload: bytes | dict[str, object] = b"") -> bytes:

@@ -28,7 +28,7 @@ SETUP_FAILED = 126
 def enter(job: dict[str, Any], root: int, report: int) -> None:
     """Turns this fresh child into the one that becomes the program.
 
-    Says so on ``report``: ``ns <inode>`` once everything is in place, else what was wrong.
+    Says so on ``report``: a line ``ns <inode>`` once everything is in place, else what was wrong.
 
     Args:
         job: ``files`` (name to bytes), ``cwd`` and ``env`` of the execution.
@@ -53,12 +53,12 @@ def enter(job: dict[str, Any], root: int, report: int) -> None:
         os.chdir(job["cwd"])
     except OSError as error:
         raise OSError(f"working_dir {job['cwd']!r}: {error.strerror}") from None
-    os.write(report, b"ns %d" % os.stat("/proc/self/ns/mnt").st_ino)
+    os.write(report, b"ns %d\n" % os.stat("/proc/self/ns/mnt").st_ino)
 
 
 def refuse(report: int, error: BaseException) -> None:
     """Tells the agent why nothing was started, and ends this child."""
-    os.write(report, f"error {error}".encode(errors="replace")[:2000])
+    os.write(report, f"error {error}".encode(errors="replace").replace(b"\n", b" ")[:2000])
     os._exit(SETUP_FAILED)
 
 

@@ -1,6 +1,6 @@
 """The root file system of a VM's programs: an overlay of the VM's disk over its image.
 
-The agent lives outside it, in the tree bubblewrap made (``/image``, ``/vm``, the host's ``/usr``).
+The agent lives outside it, in the tree bubblewrap made (its ``/.mulligan``, the host's ``/usr``).
 A root is a mount namespace of its own, held by a descriptor: nothing but that descriptor and the
 processes inside keep it alive, so an abandoned one is collected by the kernel.
 """
@@ -9,7 +9,12 @@ import os
 
 from mulligan.guest import kernel
 
-MOUNT_POINT = "/mnt"
+# Where the agent has its own things, out of the way of any tree a toolchain may live in.
+BASE = "/.mulligan"
+IMAGE = f"{BASE}/image"
+AGENT = f"{BASE}/agent"
+DISK = f"{BASE}/vm"
+MOUNT_POINT = f"{BASE}/root"
 EXECUTION_DIR = "/run/mulligan"
 
 

@@ -42,6 +42,7 @@ COPIED = (
     "/etc/mime.types",
     "/etc/protocols",
     "/etc/services",
+    "/etc/python3*",  # Debian's sitecustomize
 )
 MADE_UP = {
     "etc/passwd": f"root:x:0:0:root:/root:/bin/bash\n"
@@ -152,7 +153,7 @@ def _digest(found: dict[str, Toolchain], binds: list[Path], owner: tuple[int, in
     sources: list[object] = [FORMAT, owner, MADE_UP, [str(path) for path in binds]]
     sources += [[name, str(chain.program)] for name, chain in sorted(found.items())]
     guest = Path(mulligan.guest.__file__).parent
-    for path in [*map(Path, COPIED), *sorted(guest.rglob("*.py")), found["python"].program]:
+    for path in [*_copied(), *sorted(guest.rglob("*.py")), found["python"].program]:
         if path.exists():
             stat = path.stat()
             sources.append([str(path), stat.st_mtime_ns, stat.st_size])
@@ -206,8 +207,13 @@ def _fill_rootfs(rootfs: Path, binds: list[Path], symlinks: list[tuple[str, str]
         file = rootfs / name
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(text)
-    for name in COPIED:
-        _copy(Path(name), rootfs / name[1:])
+    for path in _copied():
+        _copy(path, rootfs / path.relative_to("/"))
+
+
+def _copied() -> list[Path]:
+    """What of COPIED this host has."""
+    return sorted(path for name in COPIED for path in Path("/").glob(name[1:]))
 
 
 def _copy(source: Path, target: Path) -> None:

@@ -7,6 +7,7 @@ needs is shown read-only in VMs at the path it has on the host, because paths ar
 from __future__ import annotations
 
 import os
+import pwd
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -16,6 +17,11 @@ from pathlib import Path
 
 ASK_TIMEOUT_S = 20
 SYSTEM_TREES = (Path("/usr"), Path("/bin"), Path("/lib"))
+# No tree that holds one of these, or lies above it, is a toolchain's alone.
+PRIVATE = (
+    *map(Path, ("/home", "/root", "/etc", "/var", "/run", "/proc", "/dev")),
+    Path("/tmp"),  # noqa: S108  (never written here)
+)
 
 
 @dataclass(frozen=True)
@@ -44,7 +50,10 @@ def search_path() -> str:
 def find(language: str) -> Toolchain | None:
     """The host's toolchain for a language, or None where it has none that answers."""
     finder = _FINDERS.get(language)
-    return finder() if finder is not None else None
+    try:
+        return finder() if finder is not None else None
+    except _Unsafe:
+        return None
 
 
 def find_all() -> dict[str, Toolchain]:
@@ -55,7 +64,7 @@ def find_all() -> dict[str, Toolchain]:
 
 
 def _ask(command: str, *arguments: str) -> str | None:
-    """The first line a program on PATH answers with, or None."""
+    """The last line a program on PATH answers with, or None."""
     program = shutil.which(command, path=search_path())
     if program is None:
         return None
@@ -67,6 +76,7 @@ def _ask(command: str, *arguments: str) -> str | None:
             [program, *arguments],
             capture_output=True,
             text=True,
+            errors="replace",
             timeout=ASK_TIMEOUT_S,
             env=env,
             check=False,
@@ -74,50 +84,64 @@ def _ask(command: str, *arguments: str) -> str | None:
     except (OSError, subprocess.TimeoutExpired):
         return None
     lines = done.stdout.splitlines()
-    return lines[0] if done.returncode == 0 and lines else None
+    return lines[-1] if done.returncode == 0 and lines else None
 
 
-def _tree(path: Path) -> Path | None:
-    """``path`` as a tree to show, unless the system trees have it already."""
-    resolved = path.resolve()
+class _Unsafe(Exception):  # noqa: N818  (never leaves this module)
+    """Showing this toolchain would show more than a toolchain."""
+
+
+def _tree(program: Path, tree: Path) -> Path | None:
+    """The tree to show for a program, or None where the system trees have it already.
+
+    Raises:
+        _Unsafe: the tree is no toolchain's alone, such as somebody's home with a ``bin`` in it.
+    """
+    resolved = program.resolve()
     if any(resolved.is_relative_to(system.resolve()) for system in SYSTEM_TREES):
         return None
-    return path
+    if not tree.is_absolute() or not program.is_relative_to(tree):
+        raise _Unsafe
+    homes = {Path(user.pw_dir) for user in pwd.getpwall()} | {Path.home()}
+    for private in (*PRIVATE, *homes):
+        if private.resolve().is_relative_to(tree.resolve()):
+            raise _Unsafe
+    return tree
 
 
 def _python() -> Toolchain | None:
     script = "import os, sys; print(sys.base_prefix, os.path.realpath(sys.executable), sep='\\t')"
-    answer = _ask("python3", "-S", "-c", script)
-    if answer is None:
+    answer = (_ask("python3", "-S", "-c", script) or "").split("\t")
+    if len(answer) != 2:  # noqa: PLR2004
         return None
-    prefix, executable = (Path(part) for part in answer.split("\t"))
+    prefix, executable = (Path(part) for part in answer)
     link = prefix / "bin" / "python3"
     program = link if link.exists() else executable
-    return Toolchain("python", program, _tree(prefix))
+    return Toolchain("python", program, _tree(program, prefix))
 
 
 def _node() -> Toolchain | None:
-    answer = _ask("node", "-p", "process.execPath")
-    if answer is None:
+    program = Path(_ask("node", "-p", "process.execPath") or "")
+    if not program.is_absolute() or not program.is_file() or not os.access(program, os.X_OK):
         return None
-    program = Path(answer)
-    return Toolchain("javascript", program, _tree(program.parent.parent))
+    tree = program.parent.parent
+    return Toolchain("javascript", program, _tree(program, tree))
 
 
 def _bash() -> Toolchain | None:
-    program = shutil.which("bash", path=search_path())
-    if program is None:
+    found = shutil.which("bash", path=search_path())
+    if found is None:
         return None
-    path = Path(program)
-    return Toolchain("bash", path, _tree(path.parent.parent))
+    program = Path(found).resolve()
+    return Toolchain("bash", program, _tree(program, program.parent.parent))
 
 
 def _rust() -> Toolchain | None:
-    answer = _ask("rustc", "--print", "sysroot")
-    if answer is None:
+    sysroot = Path(_ask("rustc", "--print", "sysroot") or "")
+    program = sysroot / "bin" / "rustc"
+    if not program.is_absolute() or not program.is_file() or not os.access(program, os.X_OK):
         return None
-    program = Path(answer) / "bin" / "rustc"
-    return Toolchain("rust", program, _tree(Path(answer))) if program.exists() else None
+    return Toolchain("rust", program, _tree(program, sysroot))
 
 
 _FINDERS: dict[str, Callable[[], Toolchain | None]] = {

@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mulligan.guest.kernel import AGENT_CAPABILITIES
+from mulligan.guest.root import AGENT, DISK, IMAGE, MOUNT_POINT
 from mulligan.images.host import GUEST_GID, GUEST_UID, HOSTNAME
 
 AGENT_START = (
-    "import sys; sys.path.insert(0, '/agent'); from mulligan.guest.start import main; main({})"
+    f"import sys; sys.path.insert(0, '{AGENT}'); from mulligan.guest.start import main; main(%d)"
 )
 
 
@@ -97,16 +98,16 @@ def _tree(plan: VmPlan) -> list[str]:
         "--dev", "/dev",
         "--tmpfs", "/dev/shm",  # noqa: S108  (the VM's own)
         "--remount-ro", "/dev",
-        "--ro-bind", str(plan.rootfs), "/image",
-        "--ro-bind", str(plan.agent), "/agent",
-        "--bind", str(plan.disk), "/vm",
-        "--tmpfs", "/mnt",
+        "--ro-bind", str(plan.rootfs), IMAGE,
+        "--ro-bind", str(plan.agent), AGENT,
+        "--bind", str(plan.disk), DISK,
+        "--tmpfs", MOUNT_POINT,
         "--chdir", "/",
     ]  # fmt: skip
 
 
 def _agent(plan: VmPlan) -> list[str]:
-    start = AGENT_START.format(plan.descriptor)
+    start = AGENT_START % plan.descriptor
     return ["--info-fd", str(plan.info), "--", str(plan.python), "-I", "-S", "-c", start]
 
 

@@ -17,6 +17,7 @@ from mulligan.drivers.bubblewrap.arguments import VmPlan, command
 from mulligan.drivers.interface import BootSpec, Capabilities
 from mulligan.drivers.process import OwnedProcess
 from mulligan.errors import ConfigError
+from mulligan.guest.root import DISK, IMAGE
 
 INFO_LIMIT = 4096
 INFO_TIMEOUT_S = 10.0
@@ -45,9 +46,9 @@ class BubblewrapMachine:
     def boot_frame(self) -> dict[str, object]:
         """See ``Machine``."""
         return {
-            "lower": "/image",
-            "upper": "/vm/upper",
-            "work": "/vm/work",
+            "lower": IMAGE,
+            "upper": f"{DISK}/upper",
+            "work": f"{DISK}/work",
             "binds": self._binds,
         }
 
