@@ -14,13 +14,16 @@ HIDERS = {
     "new session": "setsid sleep 300 & sleep 301",
     "nohup": "nohup sleep 300 >/dev/null 2>&1 & sleep 301",
     "stopped": "kill -STOP $$",
+    "no first thread": "exec python3 -c '"
+    "import ctypes, threading, time; threading.Thread(target=time.sleep, args=(300,)).start(); "
+    "ctypes.CDLL(None).syscall(60, 0)'",
     "deep": 'f() { [ $1 = 0 ] && exec sleep 300; bash -c "$(declare -f f); f $(($1-1))"; }; f 8',
 }
 
 
 async def running(machine) -> int:
     """How many processes the VM has besides the agent, the zygote and the counting ones."""
-    return int(await machine.text("ls /proc | grep -c '^[0-9]'"))
+    return int(await machine.text("set -- /proc/[0-9]*; echo $#"))
 
 
 @pytest.mark.parametrize("name", HIDERS)
@@ -96,6 +99,54 @@ async def test_what_was_not_detached_ends_with_its_program(machine) -> None:
 
 async def test_a_late_child_gets_a_moment(machine) -> None:
     assert await machine.text("(sleep 0.1; echo late) & echo early") == "early\nlate\n"
+
+
+async def test_a_child_whose_first_thread_ended_is_found(machine) -> None:
+    code = (
+        "import ctypes, os, threading, time\n"
+        "if os.fork() == 0:\n"
+        "    threading.Thread(target=time.sleep, args=(300,)).start()\n"
+        "    ctypes.CDLL(None).syscall(60, 0)\n"
+        "time.sleep(0.2)\n"
+    )
+    before = await running(machine)
+    assert (await machine.run(code, "python")).background == 0
+    assert await running(machine) == before
+
+
+async def test_a_stopped_zygote_costs_only_itself(machine) -> None:
+    assert "main.py" in await machine.text("tr '\\0' ' ' < /proc/2/cmdline; kill -STOP 2; true")
+    bystander = asyncio.create_task(machine.run("sleep 2; echo well"))
+    assert (await machine.run("print(1)", "python", timeout_ms=300)).reason == "timeout"
+    assert (await bystander).stdout == b"well\n"
+    assert await machine.text("print('again')", "python") == "again\n"
+
+
+async def test_a_command_line_that_is_too_long_is_told(machine) -> None:
+    result = await machine.run("echo x", env={"A": "x" * 200_000})
+    assert result.reason == "setup"
+    assert "too long" in result.message
+
+
+async def test_more_executions_than_descriptors(machine) -> None:
+    """Each is answered: by the program's end, or by the reason it could not start."""
+    results = await asyncio.gather(*(machine.run("sleep 0.2; echo x") for _ in range(400)))
+    assert {result.reason for result in results} <= {"exit", "setup"}
+    assert sum(result.stdout == b"x\n" for result in results) > 100
+    assert await machine.text("echo alive") == "alive\n"
+
+
+async def test_a_waiting_compiler_holds_nothing_of_the_agents(machine) -> None:
+    if "rust" not in machine.image.toolchains:
+        pytest.skip("this host has no rust")
+    compiling = asyncio.create_task(machine.run("fn main() {}", "rust", timeout_ms=60_000))
+    seen = ""
+    while not compiling.done():
+        seen += await machine.text("ls -l /proc/[0-9]*/fd 2>/dev/null || true")
+    assert "rustc" in seen or "main.rs" in seen or "pipe:" in seen
+    assert "socket:" not in seen
+    assert "mnt:[" not in seen
+    assert (await compiling).status == 0
 
 
 async def test_orphans_are_reaped(machine) -> None:

@@ -15,7 +15,11 @@ FRAMES = st.lists(
     max_size=12,
 )
 SCALARS = (
-    st.none() | st.booleans() | st.integers() | st.text(max_size=9) | st.floats(allow_nan=False)
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.text(max_size=9)
+    | st.floats(allow_nan=False, allow_infinity=False)
 )
 VALUES = st.recursive(SCALARS, st.lists, max_leaves=8)
 

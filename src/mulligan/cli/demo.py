@@ -63,7 +63,7 @@ echo 'I will never stop, and neither will my hidden child'
 while :; do :; done
 """
 
-SURVIVORS = "ls /proc | grep -c '^[0-9]' "
+SURVIVORS = "set -- /proc/[0-9]*; echo $#"
 ROUNDS = 30
 
 

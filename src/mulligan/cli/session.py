@@ -67,7 +67,7 @@ async def _embedded(settings: settings_module.Settings) -> AsyncIterator[Session
         who = f"process {other.pid}" if other else "another process"
         err.print(f"waiting for {who}, which uses {settings.data_dir}")
 
-    held = await asyncio.to_thread(lock.take, settings.data_dir, LOCK_WAIT_S, on_wait)
+    held = await lock.take(settings.data_dir, LOCK_WAIT_S, on_wait)
     backend = DirectBackend(settings, held)
     try:
         with spinner("starting"):

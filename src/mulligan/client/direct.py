@@ -6,6 +6,7 @@ import asyncio
 
 from mulligan.engine.engine import Engine
 from mulligan.engine.lock import DirectoryLock
+from mulligan.errors import ConnectionFailed
 from mulligan.models import VmCreateRequest, VmExecuteRequest, VmExecuteResponse, VmInstance
 from mulligan.settings import Settings
 
@@ -19,12 +20,16 @@ class DirectBackend:
         self._lock = lock
         self._engine: Engine | None = None
         self._opening = asyncio.Lock()
+        self._closed = False
 
     async def open(self) -> Engine:
         """The engine, opened."""
         async with self._opening:
+            if self._closed:
+                raise ConnectionFailed("the client is closed")
             if self._engine is None:
                 engine = Engine(self._settings, self._lock)
+                self._lock = None  # the engine's now
                 await engine.open()
                 self._engine = engine
             return self._engine
@@ -49,6 +54,10 @@ class DirectBackend:
         return True
 
     async def close(self) -> None:
-        engine, self._engine = self._engine, None
-        if engine is not None:
-            await engine.close()
+        async with self._opening:
+            self._closed = True
+            engine, self._engine = self._engine, None
+            if engine is not None:
+                await engine.close()
+            elif self._lock is not None:
+                self._lock.release()

@@ -67,7 +67,11 @@ class Machine(Protocol):
         """The last of what the VM's own processes said when something was wrong."""
 
     async def stop(self) -> None:
-        """Ends the VM and everything in it; returns when nothing of it is left. May be repeated."""
+        """Ends the VM and everything in it; returns when nothing of it is left. May be repeated.
+
+        Raises:
+            ExecutionFailed: something of it would not end.
+        """
 
 
 class Driver(Protocol):
@@ -81,6 +85,14 @@ class Driver(Protocol):
 
         Raises:
             ConfigError: this host cannot run the driver; the text says why and what to change.
+            ExecutionFailed: it could not be booted this time.
+            OSError: the server has run out of something.
+        """
+
+    def sweep(self) -> list[int]:
+        """Ends what a server that was killed left of VMs of this data directory.
+
+        Called while nobody else serves the directory. Returns the numbers of ended processes.
         """
 
     def disk_owner(self) -> tuple[int, int]:

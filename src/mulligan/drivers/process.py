@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
+import signal
 import subprocess
 from collections.abc import Sequence
 from typing import Any
@@ -16,7 +18,7 @@ class OwnedProcess:
 
     Args:
         arguments: argument vector.
-        options: passed to ``subprocess.Popen``.
+        options: passed to ``subprocess.Popen``. It gets a session of its own.
     """
 
     def __init__(self, arguments: Sequence[str], **options: Any) -> None:
@@ -27,14 +29,22 @@ class OwnedProcess:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=self._stderr,
+                start_new_session=True,
                 **options,
             )
         except BaseException:
             os.close(self._stderr)
             raise
-        self._ended: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-        self._pidfd = os.pidfd_open(self._process.pid)
-        asyncio.get_running_loop().add_reader(self._pidfd, self._on_end)
+        try:
+            loop = asyncio.get_running_loop()
+            self._ended: asyncio.Future[int] = loop.create_future()
+            self._pidfd = os.pidfd_open(self._process.pid)
+            loop.add_reader(self._pidfd, self._on_end)
+        except BaseException:
+            self._process.kill()
+            self._process.wait()
+            os.close(self._stderr)
+            raise
 
     @property
     def pid(self) -> int:
@@ -52,8 +62,13 @@ class OwnedProcess:
         return await asyncio.shield(self._ended)
 
     def kill(self) -> None:
-        """Ends it, if it has not ended."""
-        self._process.kill()
+        """Ends it and what it has started in its session, if it has not ended.
+
+        While it is not reaped its number is not given to another, so neither is its group's.
+        """
+        if self._process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)
 
     def stderr(self) -> str:
         """The last of what it and its children wrote to stderr."""

@@ -7,15 +7,17 @@ limit here again, numbers are checked, and a VM that breaks the protocol is give
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from mulligan.errors import ExecutionFailed
+from mulligan.errors import ExecutionFailed, ValidationFailed
 from mulligan.guest import frames
 
 AGENT_MAX_PAYLOAD = 1024 * 1024
 BACKSTOP_S = 5.0
+UNREAD_S = 0.1
 OutputCallback = Callable[[str, bytes], None]
 STREAM_NAMES = {frames.STDOUT: "stdout", frames.STDERR: "stderr"}
 
@@ -87,6 +89,7 @@ class _Running:
     limit: int
     done: asyncio.Future[ProgramResult]
     on_output: OutputCallback | None
+    failure: Exception | None = None
     output: dict[int, bytearray] = field(
         default_factory=lambda: {frames.STDOUT: bytearray(), frames.STDERR: bytearray()}
     )
@@ -143,10 +146,12 @@ class AgentConnection(asyncio.Protocol):
             ExecutionFailed: it could not, or did not answer in time.
         """
         self._write(frames.encode(frames.BOOT, 0, body))
-        try:
-            await asyncio.wait_for(asyncio.shield(self._ready), timeout)
-        except TimeoutError:
-            raise ExecutionFailed(f"the VM did not get ready within {timeout:g} s") from None
+        await asyncio.wait({self._ready}, timeout=timeout)
+        if not self._ready.done():
+            raise ExecutionFailed(f"the VM did not get ready within {timeout:g} s")
+        self._ready.result()
+        if self._lost is not None:
+            raise ExecutionFailed(f"the VM could not boot: {self._lost}")
 
     def give_up(self, why: str) -> None:
         """Ends the connection; every execution still running fails with ``why``."""
@@ -177,38 +182,42 @@ class AgentConnection(asyncio.Protocol):
 
         Raises:
             ExecutionFailed: the VM ended under it.
+            ValidationFailed: the program is too large for a frame.
+            Exception: what ``on_output`` raised; the program was ended.
         """
         if self._lost is not None:
             raise ExecutionFailed(f"the VM ended: {self._lost}")
         self._last_channel = channel = self._last_channel % (2**32 - 1) + 1
+        start = _start_frame(channel, program)
         done: asyncio.Future[ProgramResult] = asyncio.get_running_loop().create_future()
-        self._running[channel] = _Running(program.output_limit, done, on_output)
+        running = self._running[channel] = _Running(program.output_limit, done, on_output)
         try:
-            self._write(frames.encode(frames.START, channel, program.body()))
-            if program.stdin is not None:
-                await self._feed(channel, program.stdin, done)
-            limit = program.timeout_ms / 1000 + BACKSTOP_S
-            return await asyncio.wait_for(asyncio.shield(done), limit)
+            self._write(start)
+            async with asyncio.timeout(program.timeout_ms / 1000 + BACKSTOP_S):
+                if program.stdin is not None:
+                    await self._feed(channel, program.stdin, done)
+                await asyncio.wait({done})
         except TimeoutError:
-            self.give_up("it did not end an execution that was over its time")
-            return await done
+            await asyncio.sleep(UNREAD_S)  # what has come may not have been read yet
+            if not done.done():
+                self.give_up("it did not end an execution that was over its time")
         except asyncio.CancelledError:
             await self._cancel(channel, done)
             raise
         finally:
             self._running.pop(channel, None)
+        if running.failure is not None:
+            raise running.failure
+        return done.result()
 
     async def _cancel(self, channel: int, done: asyncio.Future[ProgramResult]) -> None:
         """Ends an execution nobody waits for, or the VM if it will not end."""
         if done.done():
             return
         self._write(frames.encode(frames.KILL, channel))
-        try:
-            await asyncio.wait_for(asyncio.shield(done), BACKSTOP_S)
-        except TimeoutError:
+        await asyncio.wait({done}, timeout=BACKSTOP_S)
+        if not done.done():
             self.give_up("it did not end a cancelled execution")
-        except ExecutionFailed:
-            return
 
     async def _feed(self, channel: int, data: bytes, done: asyncio.Future[ProgramResult]) -> None:
         """Sends a program its input, no faster than the agent takes it."""
@@ -246,8 +255,13 @@ class AgentConnection(asyncio.Protocol):
         if len(output) + len(frame.payload) > running.limit:
             raise frames.FrameError("more output than it was told to send")
         output += frame.payload
-        if running.on_output is not None:
+        if running.on_output is None:
+            return
+        try:
             running.on_output(STREAM_NAMES[frame.kind], frame.payload)
+        except Exception as error:  # noqa: BLE001  (the caller's, and raised to it by run)
+            running.failure, running.on_output = error, None
+            self._write(frames.encode(frames.KILL, frame.channel))
 
     def _on_exit(self, frame: frames.Frame) -> None:
         running = self._running.get(frame.channel)
@@ -256,13 +270,23 @@ class AgentConnection(asyncio.Protocol):
         running.done.set_result(_result(frame.body(), running))
 
 
+def _start_frame(channel: int, program: Program) -> bytes:
+    try:
+        return frames.encode(frames.START, channel, program.body())
+    except frames.FrameError as error:
+        raise ValidationFailed(f"code and env are too large: {error}", field="code") from None
+
+
 def _result(body: dict[str, Any], running: _Running) -> ProgramResult:
     """Reads an EXIT frame, trusting none of it."""
     reason = body.get("reason")
     if reason not in ("exit", "timeout", "cancel", "setup"):
         raise frames.FrameError("an execution ended for no known reason")
+    status = _number(body, "status", 0xFFFF)
+    if not (os.WIFEXITED(status) or os.WIFSIGNALED(status)):
+        raise frames.FrameError(f"status {status:#x} is not that of an ended process")
     return ProgramResult(
-        status=_number(body, "status", 0xFFFF),
+        status=status,
         reason=reason,
         message=str(body.get("message", ""))[:500],
         stdout=bytes(running.output[frames.STDOUT]),

@@ -8,8 +8,10 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections import defaultdict
+from collections.abc import Coroutine
 from datetime import datetime
+from typing import Any, TypeVar
+from weakref import WeakValueDictionary
 
 from mulligan.drivers.bubblewrap.driver import BubblewrapDriver
 from mulligan.drivers.interface import BootSpec, Driver
@@ -43,6 +45,7 @@ log = get_logger()
 TIMEOUT_EXIT_CODE = 124  # as timeout(1) has it
 SIGNAL_EXIT_CODE = 128
 MAX_NAME_LENGTH = 200
+Result = TypeVar("Result")
 
 
 class Engine:
@@ -52,11 +55,11 @@ class Engine:
         """Takes settings, and the lock of their data directory if the caller has it already."""
         self.settings = settings
         self._lock = lock
-        self._driver: Driver | None = None
-        self._image: HostImage | None = None
-        self._store: VmStore | None = None
+        self._parts: tuple[HostImage, Driver, VmStore] | None = None
         self._vms: dict[str, Vm] = {}
-        self._creating: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._creating: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._closing = False
 
     async def __aenter__(self) -> Engine:
         await self.open()
@@ -77,27 +80,45 @@ class Engine:
         try:
             guest = (self.settings.guest_uid, self.settings.guest_gid)
             driver = BubblewrapDriver(guest, directory)
+            swept = await asyncio.to_thread(driver.sweep)
+            if swept:
+                log.warning("leftovers_ended", pids=swept)
             make_directory(directory / "images")
-            self._image = await asyncio.to_thread(
-                prepare, directory / "images", driver.disk_owner()
-            )
-            self._driver = driver
-            self._store = VmStore(directory / "vms", driver.disk_owner())
-            records, complaints = await asyncio.to_thread(self._store.load)
+            image = await asyncio.to_thread(prepare, directory / "images", driver.disk_owner())
+            store = VmStore(directory / "vms", driver.disk_owner())
+            records, complaints = await asyncio.to_thread(store.load)
             for complaint in complaints:
                 log.error("vm_unreadable", detail=complaint)
+            self._parts = (image, driver, store)
             self._vms = {record.id: self._vm(record) for record in records}
         except BaseException:
             self._release()
             raise
 
     async def close(self) -> None:
-        """Stops every VM. Their disks stay for the next time."""
-        try:
-            await asyncio.gather(*(vm.stop() for vm in self._vms.values()))
-        finally:
-            self._vms.clear()
-            self._release()
+        """Stops every VM, whatever runs in it. Their disks stay for the next time.
+
+        From its beginning nothing new starts; the directory is let go when nothing runs any more,
+        even if this is cancelled.
+        """
+        self._closing = True
+        await self._owned(self._close())
+
+    async def _close(self) -> None:
+        await asyncio.gather(*(vm.close() for vm in self._vms.values()))
+        others = self._tasks - {asyncio.current_task()}
+        if others:
+            await asyncio.wait(others)
+        self._vms.clear()
+        self._parts = None
+        self._release()
+
+    async def _owned(self, work: Coroutine[Any, Any, Result]) -> Result:
+        """Does something to its end, even if whoever asked for it is cancelled meanwhile."""
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return await asyncio.shield(task)
 
     def _release(self) -> None:
         if self._lock is not None:
@@ -204,15 +225,19 @@ class Engine:
         vm = self._find(vm_id, agent_id)
         _, _, store = self._opened()
         del self._vms[vm_id]
-        await vm.stop()
-        await asyncio.to_thread(store.delete, vm_id)
+        await self._owned(self._delete(vm, store))
         log.info("vm_deleted", vm_id=vm_id, agent_id=vm.record.agent_id)
+
+    async def _delete(self, vm: Vm, store: VmStore) -> None:
+        await vm.close()
+        await asyncio.to_thread(store.delete, vm.record.id)
 
     async def _vm_for(self, agent_id: str, vm_id: str | None) -> Vm:
         """The VM an execution goes to: the one named, else the agent's, else a new one."""
         if vm_id is not None:
             return self._find(vm_id, agent_id)
-        async with self._creating[agent_id]:
+        lock = self._creating.setdefault(agent_id, asyncio.Lock())
+        async with lock:
             own = [vm for vm in self._vms.values() if vm.record.agent_id == agent_id]
             if own:
                 return min(own, key=lambda vm: vm.record.created_at)
@@ -241,6 +266,9 @@ class Engine:
             driver=driver.name,
             created_at=utc_now(),
         )
+        return await self._owned(self._add(record, store))
+
+    async def _add(self, record: VmRecord, store: VmStore) -> Vm:
         try:
             await asyncio.to_thread(store.create, record)
         except OSError as error:
@@ -248,11 +276,14 @@ class Engine:
                 f"cannot make a VM in {self.settings.data_dir}: {error.strerror}", field="data_dir"
             ) from None
         vm = self._vms[record.id] = self._vm(record)
-        log.info("vm_created", vm_id=record.id, agent_id=agent_id, vm_type=vm_type)
+        if self._closing:
+            await vm.close()  # it was made while the others were closed
+        log.info("vm_created", vm_id=record.id, agent_id=record.agent_id, vm_type=record.vm_type)
         return vm
 
     def _vm(self, record: VmRecord) -> Vm:
-        image, driver, store = self._opened()
+        assert self._parts is not None
+        image, driver, store = self._parts
         spec = BootSpec(vm_id=record.id, image=image, disk=store.disk(record.id))
         return Vm(record, driver, spec, self.settings.boot_timeout_seconds)
 
@@ -263,9 +294,11 @@ class Engine:
         return vm
 
     def _opened(self) -> tuple[HostImage, Driver, VmStore]:
-        if self._image is None or self._driver is None or self._store is None:
+        if self._closing:
+            raise ExecutionFailed("Mulligan is shutting down")
+        if self._parts is None:
             raise RuntimeError("the engine is not open")
-        return self._image, self._driver, self._store
+        return self._parts
 
 
 def _agent_of(vm_name: str | None) -> str:

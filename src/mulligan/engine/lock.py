@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import fcntl
 import json
 import os
@@ -79,12 +80,16 @@ class DirectoryLock:
         return False
 
     def release(self) -> None:
-        """Lets others have the directory."""
-        os.ftruncate(self._descriptor, 0)
-        os.close(self._descriptor)
+        """Lets others have the directory. May be repeated."""
+        descriptor, self._descriptor = self._descriptor, -1
+        if descriptor >= 0:
+            os.ftruncate(descriptor, 0)
+            os.close(descriptor)
 
 
-def take(directory: Path, wait_s: float, on_wait: Callable[[Holder | None], None]) -> DirectoryLock:
+async def take(
+    directory: Path, wait_s: float, on_wait: Callable[[Holder | None], None]
+) -> DirectoryLock:
     """Takes the lock, waiting for a process that has it but does not serve.
 
     Args:
@@ -108,7 +113,7 @@ def take(directory: Path, wait_s: float, on_wait: Callable[[Holder | None], None
             if not told:
                 on_wait(other)
                 told = True
-            time.sleep(POLL_S)
+            await asyncio.sleep(POLL_S)
 
 
 def holder(directory: Path) -> Holder | None:

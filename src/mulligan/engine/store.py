@@ -79,15 +79,20 @@ class VmStore:
     def create(self, record: VmRecord) -> None:
         """Makes a VM's directory."""
         staging = self._directory / f"{NEW}{record.id}"
-        make_directory(staging)
-        disk = staging / "disk"
-        for path in (disk, disk / "upper", disk / "work"):
-            path.mkdir(mode=0o700)
-            self._give(path)
-        # The root directory of the VM's programs takes its mode from here.
-        (disk / "upper").chmod(0o755)
-        (staging / "vm.json").write_text(record.model_dump_json(indent=2))
-        staging.rename(self._directory / record.id)
+        try:
+            make_directory(staging)
+            disk = staging / "disk"
+            for path in (disk, disk / "upper", disk / "work"):
+                path.mkdir(mode=0o700)
+                self._give(path)
+            # The root directory of the VM's programs takes its mode from here.
+            (disk / "upper").chmod(0o755)
+            (staging / "vm.json").write_text(record.model_dump_json(indent=2))
+            staging.rename(self._directory / record.id)
+        except BaseException:
+            if staging.exists():
+                remove_tree(staging)
+            raise
 
     def disk(self, vm_id: str) -> Path:
         """The directory a VM sees as /vm."""

@@ -8,7 +8,7 @@ from datetime import datetime
 from mulligan.drivers.interface import BootSpec, Driver, Machine
 from mulligan.engine.connection import AgentConnection, OutputCallback, Program, ProgramResult
 from mulligan.engine.store import VmRecord
-from mulligan.errors import ConfigError, ExecutionFailed
+from mulligan.errors import ConfigError, ExecutionFailed, VmNotAvailable
 from mulligan.log import get_logger
 from mulligan.models import VmInstance, utc_now
 
@@ -36,6 +36,7 @@ class Vm:
         self._connection: AgentConnection | None = None
         self._endings: set[asyncio.Task[None]] = set()
         self._executing = 0
+        self._closed = False
 
     @property
     def status(self) -> str:
@@ -77,16 +78,22 @@ class Vm:
         """Boots the VM unless it is up.
 
         Raises:
+            VmNotAvailable: it was closed.
             ConfigError: this host cannot boot it.
             ExecutionFailed: it did not come up.
         """
         async with self._lock:
+            if self._closed:
+                raise VmNotAvailable(self.record.id, field="vm_id")
             if self._connection is None:
                 self._connection = await self._boot()
             return self._connection
 
     async def _boot(self) -> AgentConnection:
-        machine = await self._driver.boot(self._spec)
+        try:
+            machine = await self._driver.boot(self._spec)
+        except OSError as error:  # out of descriptors, processes or memory
+            raise ExecutionFailed(f"the VM could not boot: {error.strerror}") from None
         loop = asyncio.get_running_loop()
         connection = AgentConnection(lambda why: self._on_lost(machine, why))
         try:
@@ -94,7 +101,8 @@ class Vm:
             await connection.boot(machine.boot_frame, self._boot_timeout)
         except BaseException as error:
             connection.give_up("it was not wanted any more")
-            await machine.stop()
+            # Not left to a caller that may be cancelled again: stop and close wait for it.
+            await asyncio.shield(self._end(machine))
             said = machine.diagnostics().splitlines()
             if isinstance(error, ExecutionFailed) and said:
                 raise ConfigError(f"{error.detail}; it said: {said[-1][:300]}") from None
@@ -108,10 +116,25 @@ class Vm:
             return
         self._machine = None
         self._connection = None
-        log.warning("vm_ended", vm_id=self.record.id, reason=why)
-        ending = asyncio.ensure_future(machine.stop())
-        self._endings.add(ending)
-        ending.add_done_callback(self._endings.discard)
+        log.warning(
+            "vm_ended", vm_id=self.record.id, reason=why, said=machine.diagnostics()[-1000:]
+        )
+        self._end(machine)
+
+    def _end(self, machine: Machine) -> asyncio.Task[None]:
+        """Has a machine ended, whether anybody waits for it or not."""
+        task = asyncio.create_task(self._stop_machine(machine))
+        self._endings.add(task)
+        task.add_done_callback(self._endings.discard)
+        return task
+
+    async def _stop_machine(self, machine: Machine) -> None:
+        try:
+            await machine.stop()
+        except (OSError, ExecutionFailed) as error:
+            log.error(  # noqa: TRY400  (where from is no news)
+                "vm_not_ended", vm_id=self.record.id, pid=machine.pid, error=str(error)
+            )
 
     async def stop(self) -> None:
         """Ends the VM's processes; its disk stays. Nothing of it runs when this returns."""
@@ -121,6 +144,11 @@ class Vm:
             if connection is not None:
                 connection.give_up("it was stopped")
             if machine is not None:
-                await machine.stop()
+                self._end(machine)
             if self._endings:
-                await asyncio.gather(*self._endings)
+                await asyncio.wait(self._endings)
+
+    async def close(self) -> None:
+        """Ends the VM's processes for good: it boots no more."""
+        self._closed = True
+        await self.stop()

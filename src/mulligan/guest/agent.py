@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import gc
 import os
+import resource
 import signal
 import socket
 import sys
 import time
 
-from mulligan.guest import frames, launch, root, spawn, zygotes
-from mulligan.guest.captures import Capture, Feed
+from mulligan.guest import frames, launch, processes, root, spawn, zygotes
+from mulligan.guest.captures import Capture, Feed, open_pipes
 from mulligan.guest.execution import DRAIN_READS, Execution
 from mulligan.guest.forkserver import ENDED, FORKED
 from mulligan.guest.loop import Loop
@@ -28,6 +29,7 @@ RECEIVE = 256 * 1024
 OUTGOING_HIGH = 1024 * 1024
 OUTGOING_LOW = 256 * 1024
 LINGER_TICK_S = 0.01
+PATIENCE_S = 0.5
 IDLE_S = 3600.0
 
 
@@ -45,6 +47,7 @@ class Agent:
         self._by_pid: dict[int, Execution] = {}
         self._zygote: zygotes.Zygote | None = zygote
         self._env = env
+        self._nofile = resource.getrlimit(resource.RLIMIT_NOFILE)
         self._root = -1
 
     def run(self) -> None:
@@ -56,6 +59,8 @@ class Agent:
         self._loop.watch(self._host.fileno(), self._on_host)
         assert self._zygote is not None
         self._loop.watch(self._zygote.control.fileno(), self._on_zygote)
+        # Programs keep the usual limit; the agent holds four descriptors for each of them.
+        resource.setrlimit(resource.RLIMIT_NOFILE, (self._nofile[1], self._nofile[1]))
         gc.freeze()  # what is here now stays; children should not copy it to look at it
         while True:
             self._loop.step(self._timeout())
@@ -101,7 +106,7 @@ class Agent:
             self._send(frames.PONG, frame.channel)
         elif (execution := self._executions.get(frame.channel)) is not None:
             if frame.kind == frames.KILL:
-                execution.end("cancel")
+                self._end(execution, "cancel")
             elif execution.stdin is not None:
                 execution.stdin.pending += frame.payload
                 execution.stdin.ended |= frame.kind == frames.STDIN_END
@@ -140,7 +145,11 @@ class Agent:
 
     def _start(self, channel: int, body: dict[str, Any]) -> None:
         """Starts a program in the way its job asks for."""
-        inner, outer, stdin = _pipes(with_stdin=body["stdin"])
+        try:
+            inner, outer, stdin = open_pipes(with_stdin=body["stdin"])
+        except OSError as error:
+            self._refuse(channel, f"pipe: {error.strerror}")
+            return
         stdin_inner, stdout_inner, stderr_inner, report_inner = inner
         stdout, stderr, report = outer
         limit = body["output_limit"]
@@ -158,6 +167,7 @@ class Agent:
             "cwd": body["cwd"],
             "env": self._env | body["env"],
             "steps": body["steps"],
+            "nofile": self._nofile,
         }
         streams = (stdin_inner, stdout_inner, stderr_inner)
         try:
@@ -171,6 +181,12 @@ class Agent:
             for descriptor in inner:
                 os.close(descriptor)
 
+    def _refuse(self, channel: int, why: str) -> None:
+        """Answers for an execution there are no means for."""
+        execution = Execution(channel, Capture(-1, 0), Capture(-1, 0))
+        execution.reason, execution.message = "setup", why
+        self._send(frames.EXIT, channel, execution.result())
+
     def _request(
         self, channel: int, job: dict[str, Any], streams: tuple[int, int, int], report: int
     ) -> bool:
@@ -179,7 +195,7 @@ class Agent:
             return False
         try:
             if self._zygote is None:
-                self._zygote = zygotes.Zygote(spawn.zygote(sys.executable, self._env))
+                self._zygote = zygotes.Zygote(*spawn.zygote(sys.executable, self._env))
                 self._loop.watch(self._zygote.control.fileno(), self._on_zygote)
             self._zygote.request(channel, job, [*streams, report, self._root])
         except OSError:
@@ -220,7 +236,8 @@ class Agent:
 
     def _lost(self, execution: Execution) -> None:
         """The program never came to be: its zygote was ended, or could not fork."""
-        execution.reason = "setup"
+        if execution.reason == "exit":
+            execution.reason = "setup"
         execution.message = execution.message or "the process that was to start it was ended"
         self._finish(execution)
 
@@ -322,7 +339,20 @@ class Agent:
                 self._finish(execution)
             elif execution.deadline is not None and now >= execution.deadline:
                 execution.deadline = None
-                execution.end("timeout")
+                self._end(execution, "timeout")
+
+    def _end(self, execution: Execution, reason: str) -> None:
+        """Ends an execution; one that its zygote has not answered for is given a moment first."""
+        if not execution.pid and not execution.namespace:
+            self._on_zygote()
+        execution.end(reason)
+        if execution.pid or execution.namespace or execution.channel not in self._executions:
+            return
+        if execution.patience:
+            execution.patience = False
+            execution.deadline = time.monotonic() + PATIENCE_S
+        elif self._zygote is not None:  # stopped, or hung: its children become ours
+            processes.send([self._zygote.pid], signal.SIGKILL)
 
     def _finish(self, execution: Execution) -> None:
         """Passes on the last of the output and says how it ended."""
@@ -364,19 +394,3 @@ class Agent:
                 self._loop.close(capture.descriptor)
         except BlockingIOError:
             return
-
-
-def _pipes(*, with_stdin: bool) -> tuple[list[int], list[int], int | None]:
-    """(the program's ends of stdin, stdout, stderr and report; ours of the last three; stdin's)."""
-    flags = os.O_CLOEXEC
-    inner, outer = [], []
-    for _ in range(3):
-        read_end, write_end = os.pipe2(flags)
-        os.set_blocking(read_end, False)
-        inner.append(write_end)
-        outer.append(read_end)
-    if not with_stdin:
-        return [os.open(os.devnull, os.O_RDONLY | flags), *inner], outer, None
-    read_end, write_end = os.pipe2(flags)
-    os.set_blocking(write_end, False)
-    return [read_end, *inner], outer, write_end

@@ -5,6 +5,33 @@ import os
 CHUNK = 64 * 1024
 
 
+def open_pipes(*, with_stdin: bool) -> tuple[list[int], list[int], int | None]:
+    """Makes the pipes of an execution.
+
+    Returns:
+        The program's ends of stdin, stdout, stderr and report; ours of the last three; ours of
+        stdin, if it has one.
+
+    Raises:
+        OSError: there are no descriptors left; none is kept.
+    """
+    made: list[int] = []
+    try:
+        for _ in range(4 if with_stdin else 3):
+            made += os.pipe2(os.O_CLOEXEC)
+        if not with_stdin:
+            made.append(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
+    except OSError:
+        for descriptor in made:
+            os.close(descriptor)
+        raise
+    outer, inner, stdin = made[0:6:2], made[1:6:2], made[6]
+    ours = made[7] if with_stdin else None
+    for descriptor in (*outer, *([ours] if ours is not None else [])):
+        os.set_blocking(descriptor, False)
+    return [stdin, *inner], outer, ours
+
+
 class Capture:
     """Output of a program: passed on up to a limit, counted and dropped from there."""
 

@@ -1,6 +1,8 @@
 """One execution inside the VM, from its start to the frame that says how it ended."""
 
 import os
+import signal
+import time
 
 from mulligan.guest import frames, processes
 from mulligan.guest.captures import Capture, Feed
@@ -34,6 +36,7 @@ class Execution:
         self.deadline: float | None = None
         self.linger_until: float | None = None
         self.background: list[int] = []
+        self.patience = True
 
     def read_report(self) -> bool:
         """Reads what the child said of its start; true when it has said it all.
@@ -61,10 +64,10 @@ class Execution:
         """
         if self.reason == "exit" and self.status is None:
             self.reason = reason
+        if self.pid and self.status is None:
+            processes.send([self.pid], signal.SIGKILL)
         if self.namespace:
             processes.end_all(self.namespace)
-        elif self.pid and self.status is None:
-            processes.send([self.pid], 9)
 
     def left_behind(self) -> bool:
         """Looks at what the main process left; true while something should still end."""
@@ -75,12 +78,15 @@ class Execution:
 
     def end_attached(self) -> None:
         """Ends what was not detached on purpose."""
-        for _ in range(processes.PASSES):
-            attached, self.background = processes.stragglers(self.namespace, self.pid)
-            if not attached:
-                return
-            processes.send(attached, 9)
-            os.sched_yield()
+        for number in (signal.SIGSTOP, signal.SIGKILL):  # nothing forks away that is stopped
+            for _ in range(processes.PASSES):
+                attached, self.background = processes.stragglers(self.namespace, self.pid)
+                if not attached:
+                    return
+                processes.send(attached, number)
+                if number == signal.SIGSTOP and processes.all_stopped(attached):
+                    break
+                time.sleep(processes.PAUSE_S)
 
     def result(self) -> dict[str, object]:
         """The body of the EXIT frame."""

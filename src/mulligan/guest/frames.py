@@ -80,7 +80,7 @@ def encode(kind: int, channel: int = 0, payload: bytes | dict[str, object] = b""
         FrameError: the payload is over the bound.
     """
     if isinstance(payload, dict):
-        payload = json.dumps(payload, separators=(",", ":")).encode()
+        payload = json.dumps(payload, separators=(",", ":"), ensure_ascii=False).encode()
     if len(payload) > MAX_PAYLOAD:
         raise FrameError(f"payload of {len(payload)} bytes is over {MAX_PAYLOAD}")
     return HEADER.pack(len(payload), VERSION, kind, channel) + payload

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 EXECUTION_TMPFS = "size=256m,nr_inodes=4096,mode=755"
 MAX_PROCESSES = 1024
 SETUP_FAILED = 126
+MOST_DESCRIPTORS = 1 << 20
 
 
 def enter(job: dict[str, Any], root: int, report: int) -> None:
@@ -31,7 +32,7 @@ def enter(job: dict[str, Any], root: int, report: int) -> None:
     Says so on ``report``: a line ``ns <inode>`` once everything is in place, else what was wrong.
 
     Args:
-        job: ``files`` (name to bytes), ``cwd`` and ``env`` of the execution.
+        job: ``files`` (name to bytes), ``cwd``, ``env`` and ``nofile`` (limits) of the execution.
         root: descriptor of the mount namespace to run in.
         report: where to write; closed by an exec, or by the caller.
     """
@@ -48,6 +49,7 @@ def enter(job: dict[str, Any], root: int, report: int) -> None:
     _, hard = resource.getrlimit(resource.RLIMIT_NPROC)
     limit = MAX_PROCESSES if hard == resource.RLIM_INFINITY else min(MAX_PROCESSES, hard)
     resource.setrlimit(resource.RLIMIT_NPROC, (limit, limit))
+    resource.setrlimit(resource.RLIMIT_NOFILE, job["nofile"])
     kernel.drop_privileges()
     try:
         os.chdir(job["cwd"])
@@ -71,8 +73,9 @@ def run_steps(job: dict[str, Any], root: int, streams: tuple[int, int, int], rep
         for target, descriptor in enumerate(streams):
             os.dup2(descriptor, target, inheritable=True)
         restore_signals()
+        close_all_but((root, report))
         enter(job, root, report)
-        kernel.set_dumpable(True)
+        os.close(root)
         *first, last = job["steps"]
         for step in first:
             _run_step(step, job["env"], report)
@@ -96,6 +99,19 @@ def _run_step(step: list[str], env: dict[str, str], report: int) -> None:
         os._exit(128 - code)
     if code:
         os._exit(code)
+
+
+def close_all_but(kept: tuple[int, ...]) -> None:
+    """Closes what the agent has open, but the standard streams and ``kept``.
+
+    This process may wait for a compiler before it becomes the program: what it holds, programs
+    of the same user could take from it, and other programs' pipes would not end.
+    """
+    start = 3
+    for descriptor in sorted(kept):
+        os.closerange(start, descriptor)
+        start = descriptor + 1
+    os.closerange(start, MOST_DESCRIPTORS)
 
 
 def restore_signals() -> None:

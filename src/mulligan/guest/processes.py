@@ -19,15 +19,47 @@ def members(namespace: int) -> list[int]:
     for name in os.listdir("/proc"):
         if not name.isdigit() or int(name) == own:
             continue
-        try:
-            inode = os.stat(f"/proc/{name}/ns/mnt").st_ino
-        except FileNotFoundError:
-            continue  # gone, or a zombie: it has left its namespaces
-        except PermissionError:
-            inode = namespace
-        if inode == namespace:
+        if _namespace(f"/proc/{name}", namespace) == namespace:
             found.append(int(name))
     return found
+
+
+def _namespace(directory: str, unknown: int) -> int | None:
+    """The mount namespace of a process; None where nothing of it runs any more.
+
+    A process goes on without its first thread, which then is a zombie and shows no namespace: its
+    other threads are asked.
+    """
+    try:
+        return os.stat(f"{directory}/ns/mnt").st_ino
+    except PermissionError:
+        return unknown
+    except (FileNotFoundError, ProcessLookupError):
+        pass  # gone, or its first thread has ended
+    try:
+        threads = os.listdir(f"{directory}/task")
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    for thread in threads if len(threads) > 1 else ():
+        try:
+            return os.stat(f"{directory}/task/{thread}/ns/mnt").st_ino
+        except PermissionError:
+            return unknown
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+    return None
+
+
+def all_stopped(pids: list[int]) -> bool:
+    """Whether each process is stopped, dead or gone."""
+    for pid in pids:
+        try:
+            with open(f"/proc/{pid}/stat", encoding="ascii", errors="replace") as file:
+                if file.read().rpartition(")")[2].split()[0] not in "TtZX":
+                    return False
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+    return True
 
 
 def is_detached(pid: int, session: int) -> bool:

@@ -10,15 +10,15 @@ SCRIPT = "/run/mulligan/main.py"
 DEAF_TO = (SIGINT, SIGPIPE, SIGXFSZ)
 
 
-def zygote(python: str, env: dict[str, str]) -> socket:
-    """Starts an interpreter that will serve as zygote; returns the socket to give it jobs on."""
+def zygote(python: str, env: dict[str, str]) -> tuple[int, socket]:
+    """Starts an interpreter that will serve as zygote; its number, and the socket for its jobs."""
     ours, theirs = socketpair(AF_UNIX, SOCK_SEQPACKET)
     # Pipes, like the streams of the programs to come: what an interpreter finds out about its
     # streams when it starts stays true for them.
     read_end, write_end = os.pipe()
     os.set_inheritable(theirs.fileno(), True)
     try:
-        os.posix_spawn(
+        pid = os.posix_spawn(
             python,
             [python, SCRIPT],
             env | {"PYTHONPATH": HOOK_DIR, "MULLIGAN_ZYGOTE_FD": str(theirs.fileno())},
@@ -34,4 +34,4 @@ def zygote(python: str, env: dict[str, str]) -> socket:
         os.close(read_end)
         os.close(write_end)
     ours.setblocking(False)
-    return ours
+    return pid, ours

@@ -16,14 +16,14 @@ def main(descriptor: int) -> None:
     os.set_inheritable(descriptor, False)
     env = dict(os.environ)
     env.pop("PWD", None)  # bubblewrap's, and true only here
-    control = spawn.zygote(sys.executable, env)
+    zygote = spawn.zygote(sys.executable, env)
 
     from mulligan.guest import kernel
     from mulligan.guest.agent import Agent
     from mulligan.guest.zygotes import Zygote
 
     kernel.set_dumpable(False)
-    Agent(descriptor, Zygote(control), env).run()
+    Agent(descriptor, Zygote(*zygote), env).run()
 
 
 def _reset_signals() -> None:

@@ -23,7 +23,8 @@ def can_serve(env: dict[str, str], base: dict[str, str]) -> bool:
 class Zygote:
     """A running zygote."""
 
-    def __init__(self, control: socket) -> None:
+    def __init__(self, pid: int, control: socket) -> None:
+        self.pid = pid
         self.control = control
 
     def request(self, channel: int, job: dict[str, object], descriptors: list[int]) -> None:

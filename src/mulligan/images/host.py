@@ -108,7 +108,7 @@ def prepare(directory: Path, owner: tuple[int, int]) -> HostImage:
             an overlay can only copy up what belongs to a user its VM knows.
 
     Raises:
-        ConfigError: the host has no Python the agent could run on.
+        ConfigError: the host has no Python the agent could run on, or the image cannot be made.
     """
     found = toolchains.find_all()
     if "python" not in found:
@@ -119,7 +119,10 @@ def prepare(directory: Path, owner: tuple[int, int]) -> HostImage:
     key = _digest(found, binds, owner)
     target = directory / f"host-{key}"
     if not target.exists():
-        _build(target, found, binds, symlinks, owner)
+        try:
+            _build(target, found, binds, symlinks, owner)
+        except (OSError, shutil.Error, subprocess.SubprocessError) as error:
+            raise ConfigError(f"cannot make the host image in {directory}: {error}") from None
     return HostImage(target / "rootfs", target / "agent", tuple(binds), tuple(symlinks), found)
 
 

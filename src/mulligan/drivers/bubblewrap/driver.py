@@ -16,7 +16,7 @@ from mulligan.drivers.bubblewrap import preflight
 from mulligan.drivers.bubblewrap.arguments import VmPlan, command
 from mulligan.drivers.interface import BootSpec, Capabilities
 from mulligan.drivers.process import OwnedProcess
-from mulligan.errors import ConfigError
+from mulligan.errors import ConfigError, ExecutionFailed
 from mulligan.guest.root import DISK, IMAGE
 
 INFO_LIMIT = 4096
@@ -78,10 +78,12 @@ class BubblewrapMachine:
                 signal.pidfd_send_signal(init, signal.SIGKILL)
             os.close(init)
         try:
-            await asyncio.wait_for(self._process.wait(), STOP_TIMEOUT_S)
+            async with asyncio.timeout(STOP_TIMEOUT_S):
+                await self._process.wait()
         except TimeoutError:
             self._process.kill()
-            raise
+            why = f"the VM's processes did not end within {STOP_TIMEOUT_S:g} s of being killed"
+            raise ExecutionFailed(why) from None
         if self._said is None:
             self._said = self._process.stderr()
             self._process.close()
@@ -106,9 +108,39 @@ class BubblewrapDriver:
         if self._run_as is not None:
             preflight.check_mapped(self._run_as)
             preflight.check_reachable(directory, self._run_as)
+        self._directory = directory
         self._stage = directory / "stage"
         self._bwrap = preflight.reachable(preflight.find_bwrap(), directory)
         self._reachable: dict[Path, bool] = {}
+
+    def sweep(self) -> list[int]:
+        """See ``Driver``.
+
+        VMs die with their server, but for a moment: bubblewrap's child is not yet tied to its
+        parent while it waits for its user to be set up. One that was orphaned then waits forever.
+        """
+        disks = f"{self._directory}/vms/".encode()
+        ended = []
+        for process in Path("/proc").iterdir():
+            name = process.name
+            if not name.isdigit():
+                continue
+            try:
+                pidfd = os.pidfd_open(int(name))
+            except OSError:
+                continue
+            try:
+                command_line = (process / "cmdline").read_bytes().split(b"\0")
+                if command_line[0] == os.fsencode(self._bwrap) and any(
+                    argument.startswith(disks) for argument in command_line
+                ):
+                    signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+                    ended.append(int(name))
+            except OSError:
+                continue  # it has ended
+            finally:
+                os.close(pidfd)
+        return ended
 
     def disk_owner(self) -> tuple[int, int]:
         """See ``Driver``."""
@@ -130,8 +162,7 @@ class BubblewrapDriver:
                 init = await _child(info, process)
             except BaseException:
                 process.kill()
-                await process.wait()
-                process.close()
+                await asyncio.shield(asyncio.create_task(_reap(process)))
                 raise
         except BaseException:
             ours.close()
@@ -152,7 +183,6 @@ class BubblewrapDriver:
             pass_fds=[plan.descriptor, plan.info],
             env={},
             cwd="/",
-            start_new_session=True,
             **identity,
         )
 
@@ -196,19 +226,30 @@ class BubblewrapDriver:
         return self._reachable[path]
 
 
+async def _reap(process: OwnedProcess) -> None:
+    await process.wait()
+    process.close()
+
+
 async def _child(info: socket.socket, process: OwnedProcess) -> int:
     """A pidfd of process 1 of the VM, which bubblewrap names on its info socket.
 
     Raises:
         ConfigError: bubblewrap ended without making a VM.
+        ExecutionFailed: it takes too long.
     """
     loop = asyncio.get_running_loop()
     said = b""
-    while b"}" not in said and len(said) < INFO_LIMIT:
-        chunk = await asyncio.wait_for(loop.sock_recv(info, INFO_LIMIT), INFO_TIMEOUT_S)
-        if not chunk:
-            break
-        said += chunk
+    try:
+        async with asyncio.timeout(INFO_TIMEOUT_S):
+            while b"}" not in said and len(said) < INFO_LIMIT:
+                chunk = await loop.sock_recv(info, INFO_LIMIT)
+                if not chunk:
+                    break
+                said += chunk
+    except TimeoutError:
+        why = f"bubblewrap made no VM within {INFO_TIMEOUT_S:g} s"
+        raise ExecutionFailed(why) from None
     with contextlib.suppress(ValueError, KeyError, ProcessLookupError):
         return os.pidfd_open(int(json.loads(said)["child-pid"]))
     await process.wait()
