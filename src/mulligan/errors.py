@@ -24,6 +24,8 @@ class VmExecutionError(Exception):
     def __init__(
         self, detail: str | int, *, field: str | None = None, remedy: str | None = None
     ) -> None:
+        if isinstance(detail, str):  # half a surrogate pair could be told to nobody
+            detail = detail.encode(errors="backslashreplace").decode()
         self.detail = detail
         self.field = field
         self.remedy = remedy

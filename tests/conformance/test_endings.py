@@ -139,14 +139,57 @@ async def test_more_executions_than_descriptors(machine) -> None:
 async def test_a_waiting_compiler_holds_nothing_of_the_agents(machine) -> None:
     if "rust" not in machine.image.toolchains:
         pytest.skip("this host has no rust")
+    # The forked agent that waits for rustc has the agent's command line.
+    look = (
+        "for p in /proc/[0-9]*; do [ $p = /proc/1 ] && continue; "
+        "grep -qs mulligan.guest $p/cmdline && echo waiting && ls -l $p/fd; done; true"
+    )
     compiling = asyncio.create_task(machine.run("fn main() {}", "rust", timeout_ms=60_000))
     seen = ""
     while not compiling.done():
-        seen += await machine.text("ls -l /proc/[0-9]*/fd 2>/dev/null || true")
-    assert "rustc" in seen or "main.rs" in seen or "pipe:" in seen
+        result = await machine.run(look)
+        seen += result.stdout.decode() + result.stderr.decode()
+    assert "waiting" in seen
     assert "socket:" not in seen
     assert "mnt:[" not in seen
     assert (await compiling).status == 0
+
+
+HOPPER = """
+import os, time
+os.setsid()
+stop = time.monotonic() + 3.0
+hops = 0
+while time.monotonic() < stop and hops < 400:
+    hops += 1
+    if os.fork():
+        os._exit(0)
+    time.sleep(0.004)
+open("/workspace/hopper-was-here", "w").write(str(hops))
+"""
+
+
+async def test_a_process_that_only_forks_and_exits_is_caught(machine) -> None:
+    """At most 400 processes, one at a time; it would write its mark after two to three seconds."""
+    await machine.text("rm -f /workspace/hopper-was-here")
+    code = (
+        f"import os, time\nif os.fork() == 0:\n    exec({HOPPER!r})\n    os._exit(0)\ntime.sleep(9)"
+    )
+    for _ in range(3):
+        assert (await machine.run(code, "python", timeout_ms=700)).reason == "timeout"
+    await asyncio.sleep(3)
+    assert (await machine.run("ls /workspace/hopper-was-here")).status != 0
+
+
+async def test_ending_one_execution_leaves_the_others_as_they_were(machine) -> None:
+    """Everything is stopped for a moment; who ran goes on, who was stopped stays so."""
+    worker = asyncio.create_task(machine.run("for i in $(seq 40); do sleep 0.05; done; echo fine"))
+    stopped = asyncio.create_task(machine.run("kill -STOP $$; echo woken", timeout_ms=2500))
+    await asyncio.sleep(0.3)
+    assert (await machine.run("sleep 300", timeout_ms=300)).reason == "timeout"
+    assert (await worker).stdout == b"fine\n"
+    result = await stopped
+    assert (result.reason, result.stdout) == ("timeout", b"")
 
 
 async def test_orphans_are_reaped(machine) -> None:

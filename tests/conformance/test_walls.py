@@ -79,6 +79,8 @@ async def test_the_host_environment_stays_outside(machine, monkeypatch) -> None:
     + ["/sys/kernel", "/run/systemd", "/dev/mem", "/dev/kmsg", "/dev/vda", "/dev/sda", "/dev/kvm"],
 )
 async def test_the_host_is_not_there(machine, path: str) -> None:
+    if not Path(path).exists():
+        pytest.skip(f"this host has no {path}")
     result = await machine.run(f"ls {path}")
     assert result.status != 0
 
@@ -94,11 +96,13 @@ async def test_a_file_on_the_host_cannot_be_found(machine, tmp_path: Path) -> No
     assert found.split() == ["agent"]
 
 
-@pytest.mark.parametrize("path", ["/usr", "/usr/bin", "/lib", "/dev", "/proc/sys/kernel"])
+@pytest.mark.parametrize("path", ["/usr", "/dev"])
 async def test_the_host_tree_is_read_only(machine, path: str) -> None:
-    result = await machine.run(f"touch {path}/mulligan-no-such-file")
-    assert result.status != 0
-    assert not Path(path, "mulligan-no-such-file").exists()
+    """Asked of the mount table: permissions alone would refuse a write, too."""
+    lines = (await machine.text("cat /proc/self/mountinfo")).splitlines()
+    options = [line.split()[5] for line in lines if line.split()[4] == path]
+    assert options
+    assert all("ro" in option.split(",") for option in options)
 
 
 @pytest.mark.parametrize("path", ["/tmp", "/var/tmp", "/workspace", "/home/agent", "/dev/shm"])
@@ -128,26 +132,45 @@ async def test_hostname_and_user_are_made_up(machine) -> None:
         "libc.mount(b'none', b'/tmp', b'tmpfs', 0, None)",
         "libc.unshare(0x10000000)",  # CLONE_NEWUSER
         "libc.unshare(0x00020000)",  # CLONE_NEWNS
-        "libc.setns(os.open('/proc/self/ns/user', 0), 0)",
         "libc.chroot(b'/tmp')",
         "libc.sethostname(b'x', 1)",
         "libc.ptrace(16, 1, 0, 0)",  # PTRACE_ATTACH to the agent
         "libc.ptrace(16, 2, 0, 0)",  # and to the zygote
         "libc.setuid(0)",
+        "libc.socket(40, 1, 0)",  # AF_VSOCK, which no network namespace confines
+        "libc.socket(17, 3, 0)",  # AF_PACKET
+        "libc.socket(38, 5, 0)",  # AF_ALG
+        "libc.syscall(KEYCTL, 0, -3, 0)",
+        "libc.syscall(425, 1, 0)",  # io_uring_setup
+        "libc.syscall(BPF, 0, 0, 0)",
     ],
 )
 async def test_calls_that_would_change_the_walls_fail(machine, call: str) -> None:
-    code = f"import ctypes, os\nlibc = ctypes.CDLL(None, use_errno=True)\nprint({call})"
-    result = await machine.run(code, "python")
-    assert result.status != 0 or result.stdout == b"-1\n"
+    numbers = {"x86_64": (250, 321), "aarch64": (219, 280)}[os.uname().machine]
+    code = (
+        f"import ctypes, errno\nKEYCTL, BPF = {numbers}\n"
+        f"libc = ctypes.CDLL(None, use_errno=True)\n"
+        f"print({call}, errno.errorcode[ctypes.get_errno()])"
+    )
+    result, reason = (await machine.text(code, "python")).split()
+    refused = {"EPERM", "EACCES", "ENOSPC", "EAFNOSUPPORT", "ENOSYS", "EINVAL"}
+    assert (result, reason in refused) == ("-1", True), reason
 
 
 @pytest.mark.parametrize("pid", [1, 2])
-@pytest.mark.parametrize("entry", ["mem", "environ", "maps", "fd", "root", "cwd"])
+@pytest.mark.parametrize("entry", ["mem", "environ", "maps", "fd", "root", "cwd", "ns/mnt"])
 async def test_agent_and_zygote_cannot_be_looked_into(machine, pid: int, entry: str) -> None:
-    reader = "ls -l" if entry in ("fd", "root", "cwd") else "cat"
-    result = await machine.run(f"{reader} /proc/{pid}/{entry}/ 2>&1 || cat /proc/{pid}/{entry}")
-    assert result.status != 0
+    """The same look at the program itself works, so it is the wall that refuses."""
+    code = (
+        f"import os\nENTRY, PID = {entry!r}, {pid}\n"
+        "def look(pid):\n"
+        "    path = f'/proc/{pid}/{ENTRY}'\n"
+        "    if ENTRY in ('root', 'cwd', 'ns/mnt'): return os.readlink(path)\n"
+        "    return os.listdir(path) if ENTRY == 'fd' else open(path, 'rb').read(0)\n"
+        "look(os.getpid())\n"
+        "try:\n    look(PID)\nexcept PermissionError: print('refused')"
+    )
+    assert await machine.text(code, "python") == "refused\n"
 
 
 async def test_the_agent_survives_every_signal_a_program_can_send(machine) -> None:

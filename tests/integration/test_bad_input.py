@@ -119,3 +119,35 @@ def test_routes_that_are_none(http: httpx.Client) -> None:
     assert http.get("/nothing").status_code == 404
     assert http.put("/api/vms").status_code == 405
     assert "error" in http.get("/nothing").json()
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Host": "evil.example"},
+        {"Host": "evil.example:8080"},
+        {"Host": "127.0.0.1.evil.example"},
+        {"Host": ""},
+        {"Origin": "http://evil.example"},
+        {"Origin": "null"},
+    ],
+)
+def test_web_pages_are_refused(http: httpx.Client, headers: dict[str, str]) -> None:
+    response = http.post("/api/vms", json={"agent_id": "a"}, headers=headers)
+    check_error(response, 403, "ApiError", "Host")
+    check_alive(http)
+
+
+def test_this_machines_own_names_are_not(http: httpx.Client) -> None:
+    for headers in ({"Host": "localhost:1"}, {"Host": "[::1]:2"}, {"Origin": "http://localhost:3"}):
+        assert http.get("/health", headers=headers).status_code == 200
+
+
+@pytest.mark.parametrize("field", ["language", "vm_id", "agent_id", "working_dir"])
+def test_half_a_surrogate_pair_anywhere(http: httpx.Client, field: str) -> None:
+    content = json.dumps(GOOD | {field: "\ud800"})
+    response = http.post(
+        "/api/llm/execute", content=content, headers={"Content-Type": "application/json"}
+    )
+    assert response.status_code in (400, 404)
+    check_alive(http)

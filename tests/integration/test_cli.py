@@ -240,3 +240,61 @@ def test_the_data_directory_lets_nobody_list_it(data_dir: Path) -> None:
     mulligan(data_dir, "run", "-c", "1")
     for path in (data_dir, data_dir / "vms"):
         assert stat.S_IMODE(path.stat().st_mode) == 0o711
+
+
+def piped(data_dir: Path, code: str, reader: str, *options: str) -> subprocess.CompletedProcess:
+    """``mulligan run … | reader``, as in a shell; the status is that of mulligan."""
+    words = " ".join(command("run", "-l", "bash", *options, "-c"))
+    return subprocess.run(
+        ["bash", "-c", f'{words} "$1" | {reader}; exit ${{PIPESTATUS[0]}}', "-", code],
+        capture_output=True,
+        text=True,
+        timeout=100,
+        env=clean_environment(MULLIGAN_DATA_DIR=str(data_dir)),
+        check=False,
+    )
+
+
+def test_a_reader_who_has_enough(data_dir: Path) -> None:
+    done = piped(data_dir, "for i in $(seq 2000); do echo line; done; exit 3", "head -n 1")
+    assert (done.returncode, done.stdout, done.stderr) == (3, "line\n", "")
+
+
+def test_a_reader_who_takes_his_time(data_dir: Path) -> None:
+    slow = "(sleep 7; wc -c)"
+    done = piped(data_dir, "head -c 500000 /dev/zero", slow, "--timeout", "1")
+    assert (done.returncode, done.stdout.strip(), done.stderr) == (0, "500000", "")
+
+
+@pytest.mark.parametrize("target", [">&-", ">/dev/full"])
+def test_output_that_cannot_be_written(data_dir: Path, target: str) -> None:
+    words = " ".join(command("run", "-c"))
+    done = subprocess.run(
+        ["bash", "-c", f"{words} 'print(1)' {target}"],
+        capture_output=True,
+        text=True,
+        timeout=100,
+        env=clean_environment(MULLIGAN_DATA_DIR=str(data_dir)),
+        check=False,
+    )
+    assert "Traceback" not in done.stderr
+
+
+def test_an_interrupt_while_waiting_for_another_command(data_dir: Path) -> None:
+    env = clean_environment(MULLIGAN_DATA_DIR=str(data_dir))
+    first = subprocess.Popen(command("run", "-c", "import time; time.sleep(300)"), env=env)
+    assert host.wait_until(lambda: len(host.descendants(first.pid)) >= 3, 60)
+    second = subprocess.Popen(
+        command("run", "-c", "1"),
+        stderr=subprocess.PIPE,
+        text=True,
+        env=env,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
+    )
+    assert second.stderr is not None
+    assert second.stderr.readline().startswith("waiting for process")
+    second.send_signal(signal.SIGINT)
+    assert second.wait(10) == 130
+    second.stderr.close()
+    first.terminate()
+    first.wait(30)

@@ -2,6 +2,8 @@
 
 import asyncio
 import inspect
+import subprocess
+import sys
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -74,6 +76,19 @@ def test_the_blocking_client(client_options: dict) -> None:
             client.get_vm("vm-0")
         with pytest.raises(AttributeError):
             client.no_such_method()
+
+
+def test_a_blocking_client_may_be_closed_twice_and_forgotten(tmp_path: Path) -> None:
+    client = SyncVmExecutionClient()
+    client.close()
+    client.close()
+    with pytest.raises(ConnectionFailed, match="closed"):
+        client.health_check()
+    code = "import mulligan; client = mulligan.SyncVmExecutionClient(); print('end')"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, timeout=30, check=False
+    )
+    assert (done.returncode, done.stdout) == (0, b"end\n")
 
 
 def test_the_blocking_client_has_the_same_methods() -> None:

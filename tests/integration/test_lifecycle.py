@@ -146,3 +146,32 @@ async def test_orphans_of_a_killed_server_are_swept(data_dir: Path) -> None:
         mine = host.descendants(server.pid) | {server.pid}
         assert set(of_directory(data_dir)) <= mine
     assert host.wait_until(lambda: not of_directory(data_dir))
+
+
+def test_the_servers_session_keyring_stays_outside(data_dir: Path) -> None:
+    """No namespace confines a session keyring: a key planted in the server's is looked for."""
+    import subprocess
+
+    from support.server import clean_environment, command
+
+    numbers = {"x86_64": (248, 250), "aarch64": (217, 219)}[os.uname().machine]
+    plant = (
+        "import ctypes, os, sys\n"
+        f"ADD_KEY, KEYCTL = {numbers}\n"
+        "libc = ctypes.CDLL(None)\n"
+        "assert libc.syscall(KEYCTL, 1, b'mulligan-test') > 0\n"
+        "assert libc.syscall(ADD_KEY, b'user', b'planted', b'value', 5, -3) > 0\n"
+        "os.execv(sys.argv[1], sys.argv[1:])"
+    )
+    look = "print('planted' in open('/proc/keys').read(), open('/proc/keys').read())"
+    run = command("run", "-c", look)
+    done = subprocess.run(
+        [run[0], "-c", plant, *run],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env=clean_environment(MULLIGAN_DATA_DIR=str(data_dir)),
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("False"), done.stdout

@@ -22,6 +22,7 @@ PLAIN = VmPlan(
     disk=Path("/data/vms/vm-1/disk"),
     descriptor=17,
     info=19,
+    seccomp=9,
 )
 AS_ROOT = replace(PLAIN, run_as=(61000, 61001))
 STAGED = replace(
@@ -41,7 +42,7 @@ ARITY = {
     "--dev-bind": 2,
 } | dict.fromkeys(
     ["--uid", "--gid", "--hostname", "--cap-drop", "--cap-add", "--proc", "--dev", "--tmpfs"]
-    + ["--remount-ro", "--chdir", "--info-fd"],
+    + ["--remount-ro", "--chdir", "--info-fd", "--seccomp", "--size"],
     1,
 )
 

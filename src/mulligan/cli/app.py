@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import Annotated
 
@@ -46,6 +47,9 @@ def main() -> None:
     """Runs the command; every expected failure is one line on stderr."""
     try:
         app()
+    except BrokenPipeError:  # whoever read our output has gone; nothing more to say to it
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
     except VmExecutionError as error:
         try:
             fail(error)

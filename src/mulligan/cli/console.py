@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import os
+import queue
 import sys
+import threading
 import unicodedata
 from collections.abc import Coroutine, Iterator
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn, TextIO, TypeVar
 
 import typer
 from rich.console import Console
@@ -20,7 +22,11 @@ INTERRUPTED = 130
 LAST_BYTE = 0xFF
 
 PIPE_WIDTH = 200
-out = Console(soft_wrap=True, highlight=False, width=None if sys.stdout.isatty() else PIPE_WIDTH)
+out = Console(
+    soft_wrap=True,
+    highlight=False,
+    width=None if sys.stdout is not None and sys.stdout.isatty() else PIPE_WIDTH,
+)
 err = Console(stderr=True, soft_wrap=True, highlight=False)
 
 Result = TypeVar("Result")
@@ -69,9 +75,42 @@ def _shown(char: str) -> str:
     return f"\\x{code:02x}" if code <= LAST_BYTE else f"\\u{code:04x}"
 
 
-def write_output(stream: str, data: bytes) -> None:
-    """Passes a program's output on: as it is into files and pipes, escaped onto a terminal."""
-    target = sys.stdout if stream == "stdout" else sys.stderr
+class OutputWriter:
+    """Passes a program's output on: as it is into files and pipes, escaped onto a terminal.
+
+    A thread writes, so that a reader who takes his time (a pager, a full pipe) holds up nothing
+    else. A reader who has gone away is no error; what comes after that is dropped.
+    """
+
+    def __init__(self) -> None:
+        self._queue: queue.SimpleQueue[tuple[str, bytes] | None] = queue.SimpleQueue()
+        self._gone: set[str] = set()
+        self._thread = threading.Thread(target=self._work, name="output", daemon=True)
+        self._thread.start()
+
+    def write(self, stream: str, data: bytes) -> None:
+        """Takes output of "stdout" or "stderr"."""
+        self._queue.put((stream, data))
+
+    def finish(self) -> None:
+        """Returns when everything is written."""
+        self._queue.put(None)
+        self._thread.join()
+
+    def _work(self) -> None:
+        while (item := self._queue.get()) is not None:
+            stream, data = item
+            if stream in self._gone:
+                continue
+            try:
+                _write(sys.stdout if stream == "stdout" else sys.stderr, data)
+            except (OSError, ValueError):  # the reader has gone, or the stream was closed
+                self._gone.add(stream)
+
+
+def _write(target: TextIO | None, data: bytes) -> None:
+    if target is None:
+        return
     if target.isatty():
         target.write(printable(data.decode(errors="replace")))
         target.flush()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import socket
 from typing import Annotated
@@ -62,12 +63,10 @@ def _serve(settings: Settings, listener: socket.socket) -> None:
         timeout_graceful_shutdown=SHUTDOWN_TIMEOUT_S,
     )
     server = Server(config)
-    try:
+    # uvicorn's ways to end after an interrupt and after a failed start
+    with contextlib.suppress(KeyboardInterrupt, SystemExit):
         server.run(sockets=[listener])
-    except KeyboardInterrupt:
-        return
-    finally:
-        failure = getattr(app.state, "failure", None)
+    failure = getattr(app.state, "failure", None)
     if failure is not None:
         raise failure
     if not server.started:

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from mulligan import settings as settings_module
-from mulligan.cli.console import err, spinner, write_output
+from mulligan.cli.console import OutputWriter, err, spinner
 from mulligan.client.backends import Backend, HttpBackend
 from mulligan.engine import lock
 from mulligan.models import VmExecuteRequest, VmExecuteResponse
@@ -28,11 +28,18 @@ class Session:
         from mulligan.engine.engine import Engine
 
         if isinstance(self._engine, Engine):
-            return await self._engine.execute(request, write_output if show else None)
+            if not show:
+                return await self._engine.execute(request)
+            writer = OutputWriter()
+            response = await self._engine.execute(request, writer.write)
+            await asyncio.to_thread(writer.finish)
+            return response
         response = await self.backend.execute(request)
         if show:
-            write_output("stdout", response.stdout.encode(errors="replace"))
-            write_output("stderr", response.stderr.encode(errors="replace"))
+            writer = OutputWriter()
+            writer.write("stdout", response.stdout.encode(errors="replace"))
+            writer.write("stderr", response.stderr.encode(errors="replace"))
+            await asyncio.to_thread(writer.finish)
         return response
 
 

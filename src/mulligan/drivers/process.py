@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import os
 import signal
 import subprocess
@@ -11,6 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 
 DIAGNOSTICS_LIMIT = 8192
+STDERR_LIMIT = 256 * 1024
 
 
 class OwnedProcess:
@@ -22,7 +24,10 @@ class OwnedProcess:
     """
 
     def __init__(self, arguments: Sequence[str], **options: Any) -> None:
-        self._stderr = os.memfd_create("stderr", os.MFD_CLOEXEC)
+        # Sealed to a size: whoever writes it in a VM cannot fill the server's memory.
+        self._stderr = os.memfd_create("stderr", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        os.ftruncate(self._stderr, STDERR_LIMIT)
+        fcntl.fcntl(self._stderr, fcntl.F_ADD_SEALS, fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK)
         try:
             self._process = subprocess.Popen(
                 arguments,
@@ -72,8 +77,9 @@ class OwnedProcess:
 
     def stderr(self) -> str:
         """The last of what it and its children wrote to stderr."""
-        size = os.fstat(self._stderr).st_size
-        data = os.pread(self._stderr, DIAGNOSTICS_LIMIT, max(0, size - DIAGNOSTICS_LIMIT))
+        written = os.lseek(self._stderr, 0, os.SEEK_CUR)  # by all who share it
+        start = max(0, written - DIAGNOSTICS_LIMIT)
+        data = os.pread(self._stderr, written - start, start)
         return data.decode(errors="replace").strip()
 
     def close(self) -> None:

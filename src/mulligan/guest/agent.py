@@ -300,6 +300,8 @@ class Agent:
                 kind, channel, number, user, system, rss = reply
                 execution = self._executions.get(channel)
                 if execution is None:
+                    if kind == FORKED:  # nobody's: an execution given up meanwhile
+                        processes.send([number], signal.SIGKILL)
                     continue
                 if kind == FORKED:
                     self._started(execution, number)

@@ -2,13 +2,13 @@
 
 import os
 import signal
-import time
 
 from mulligan.guest import frames, processes
 from mulligan.guest.captures import Capture, Feed
 
 DRAIN_READS = 32
 REPORT_LIMIT = 4096
+UNENDABLE = 70
 
 
 class Execution:
@@ -67,7 +67,7 @@ class Execution:
         if self.pid and self.status is None:
             processes.send([self.pid], signal.SIGKILL)
         if self.namespace:
-            processes.end_all(self.namespace)
+            self._sure(processes.end_all(self.namespace))
 
     def left_behind(self) -> bool:
         """Looks at what the main process left; true while something should still end."""
@@ -78,15 +78,13 @@ class Execution:
 
     def end_attached(self) -> None:
         """Ends what was not detached on purpose."""
-        for number in (signal.SIGSTOP, signal.SIGKILL):  # nothing forks away that is stopped
-            for _ in range(processes.PASSES):
-                attached, self.background = processes.stragglers(self.namespace, self.pid)
-                if not attached:
-                    return
-                processes.send(attached, number)
-                if number == signal.SIGSTOP and processes.all_stopped(attached):
-                    break
-                time.sleep(processes.PAUSE_S)
+        self._sure(processes.end_all(self.namespace, self.pid))
+        _, self.background = processes.stragglers(self.namespace, self.pid)
+
+    def _sure(self, ended: bool) -> None:
+        """An end that cannot be made sure of is the end of the VM: nothing may run on unseen."""
+        if not ended:
+            os._exit(UNENDABLE)
 
     def result(self) -> dict[str, object]:
         """The body of the EXIT frame."""

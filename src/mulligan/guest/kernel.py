@@ -5,6 +5,7 @@ megabyte, and would leave it in the modules of every program that is forked from
 Numbers are those of the Linux UAPI headers (linux/sched.h, linux/mount.h, linux/prctl.h).
 """
 
+import errno
 import os
 from _ctypes import (
     FUNCFLAG_CDECL,
@@ -105,6 +106,22 @@ def pivot_into(directory: str) -> None:
 
 
 _PIVOT_ROOT = {"x86_64": 155, "aarch64": 41}
+
+
+def leave_keyrings() -> None:
+    """Joins a new, empty session keyring: the server's is confined by no namespace (keyrings(7)).
+
+    A filter of system calls may refuse keyctl(2); then programs cannot use any keyring either.
+    """
+    try:
+        _call("syscall", _KEYCTL[os.uname().machine], _KEYCTL_JOIN_SESSION_KEYRING, None)
+    except OSError as error:
+        if error.errno not in (errno.ENOSYS, errno.EPERM):
+            raise
+
+
+_KEYCTL = {"x86_64": 250, "aarch64": 219}
+_KEYCTL_JOIN_SESSION_KEYRING = 1
 
 
 def set_dumpable(on: bool) -> None:

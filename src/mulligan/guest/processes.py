@@ -4,7 +4,8 @@ import os
 import signal
 import time
 
-PASSES = 500
+PASSES = 1000
+LOOKS = 20
 PAUSE_S = 0.001
 
 
@@ -50,18 +51,6 @@ def _namespace(directory: str, unknown: int) -> int | None:
     return None
 
 
-def all_stopped(pids: list[int]) -> bool:
-    """Whether each process is stopped, dead or gone."""
-    for pid in pids:
-        try:
-            with open(f"/proc/{pid}/stat", encoding="ascii", errors="replace") as file:
-                if file.read().rpartition(")")[2].split()[0] not in "TtZX":
-                    return False
-        except (FileNotFoundError, ProcessLookupError):
-            continue
-    return True
-
-
 def is_detached(pid: int, session: int) -> bool:
     """Whether a process was detached on purpose: own session (setsid) or immune to hang-up (nohup).
 
@@ -85,9 +74,29 @@ def stragglers(namespace: int, session: int) -> tuple[list[int], list[int]]:
     """What an ended execution left: (to be ended, detached on purpose)."""
     attached: list[int] = []
     detached: list[int] = []
-    for pid in members(namespace):
+    for pid in conclusive(namespace):
         (detached if is_detached(pid, session) else attached).append(pid)
     return attached, detached
+
+
+def conclusive(namespace: int) -> list[int]:
+    """``members``, looked at again while processes were made during the look.
+
+    A process that does nothing but fork and exit is gone from where the look comes to and not yet
+    where it has been. After too many looks the last one has to do; ``end_all`` makes sure.
+    """
+    for _ in range(LOOKS):
+        last = _last_pid()
+        found = members(namespace)
+        if _last_pid() == last:
+            break
+    return found
+
+
+def _last_pid() -> bytes:
+    """The number the kernel gave out last in this VM; programs cannot set it."""
+    with open("/proc/sys/kernel/ns_last_pid", "rb") as file:
+        return file.read()
 
 
 def send(pids: list[int], number: int) -> None:
@@ -99,23 +108,49 @@ def send(pids: list[int], number: int) -> None:
             continue
 
 
-def end_all(namespace: int) -> bool:
-    """Ends every process of an execution; true where none is left.
+def end_all(namespace: int, session: int | None = None) -> bool:
+    """Ends the processes of an execution; true where none is left.
 
-    First everything is stopped, again and again until no pass finds a process that was not there
-    before, so that nothing can fork away from the kill; then everything is killed.
+    Every process of the VM is stopped first, in one call the kernel keeps forks out of: what is
+    there then is all there will be. Those of the execution are killed, the others go on.
+
+    Args:
+        namespace: inode number of the execution's mount namespace.
+        session: where given, what was detached from it on purpose is spared.
     """
-    stopped: set[int] = set()
-    for _ in range(PASSES):
-        new = [pid for pid in members(namespace) if pid not in stopped]
-        if not new:
-            break
-        send(new, signal.SIGSTOP)
-        stopped.update(new)
-    for _ in range(PASSES):
-        alive = members(namespace)
-        if not alive:
-            return True
-        send(alive, signal.SIGKILL)
-        time.sleep(PAUSE_S)
-    return not members(namespace)
+    last = _last_pid()
+    if not _doomed(namespace, session) and _last_pid() == last:
+        return True
+    before = {pid for pid in _everything() if _is_stopped(pid)}
+    try:
+        os.kill(-1, signal.SIGSTOP)
+    except ProcessLookupError:
+        return True  # process 1 is alone
+    try:
+        for _ in range(PASSES):
+            doomed = _doomed(namespace, session)
+            if not doomed:
+                return True
+            send(doomed, signal.SIGKILL)
+            time.sleep(PAUSE_S)
+        return False
+    finally:
+        send([pid for pid in _everything() if pid not in before], signal.SIGCONT)
+
+
+def _doomed(namespace: int, session: int | None) -> list[int]:
+    found = members(namespace)
+    return found if session is None else [p for p in found if not is_detached(p, session)]
+
+
+def _everything() -> list[int]:
+    own = os.getpid()
+    return [int(name) for name in os.listdir("/proc") if name.isdigit() and int(name) != own]
+
+
+def _is_stopped(pid: int) -> bool:
+    try:
+        with open(f"/proc/{pid}/stat", encoding="ascii", errors="replace") as file:
+            return file.read().rpartition(")")[2].split()[0] == "T"
+    except (FileNotFoundError, ProcessLookupError):
+        return False

@@ -23,6 +23,7 @@ def main(descriptor: int) -> None:
     from mulligan.guest.zygotes import Zygote
 
     kernel.set_dumpable(False)
+    kernel.leave_keyrings()
     Agent(descriptor, Zygote(*zygote), env).run()
 
 

@@ -10,6 +10,7 @@ from fastapi import Depends, FastAPI, Query, Request, Response
 
 from mulligan.engine.engine import Engine
 from mulligan.engine.lock import DirectoryLock
+from mulligan.errors import VmExecutionError
 from mulligan.models import (
     VmCreateRequest,
     VmExecuteRequest,
@@ -17,7 +18,7 @@ from mulligan.models import (
     VmInstance,
 )
 from mulligan.server import answers
-from mulligan.server.limits import BodyLimit, TooLarge, refusal
+from mulligan.server.limits import BodyLimit, LocalOnly, TooLarge, refusal
 from mulligan.settings import Settings
 from mulligan.version import __version__
 
@@ -34,9 +35,17 @@ def create_app(settings: Settings, lock: DirectoryLock | None = None) -> FastAPI
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        async with Engine(settings, lock) as engine:
-            app.state.engine = engine
+        engine = Engine(settings, lock)
+        try:
+            await engine.open()
+        except VmExecutionError as error:
+            app.state.failure = error  # for whoever started the server to tell
+            raise
+        app.state.engine = engine
+        try:
             yield
+        finally:
+            await engine.close()
 
     app = FastAPI(
         title="Mulligan",
@@ -47,6 +56,7 @@ def create_app(settings: Settings, lock: DirectoryLock | None = None) -> FastAPI
     answers.install(app)
     app.add_exception_handler(TooLarge, lambda *_: refusal(settings.max_request_bytes))
     app.add_middleware(BodyLimit, most=settings.max_request_bytes)
+    app.add_middleware(LocalOnly, host=settings.host)
     _add_routes(app)
     return app
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from urllib.parse import urlsplit
+
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from mulligan.errors import ValidationFailed
+from mulligan.errors import ApiError, ValidationFailed
 from mulligan.server.answers import answer
 
 
@@ -62,3 +64,41 @@ class BodyLimit:
             return message
 
         await self._app(scope, counted, send)
+
+
+class LocalOnly:
+    """Refuses what a web page could send to a server on the loopback address.
+
+    A page under a name that leads here (DNS rebinding) says so in Host, a page of any other origin
+    in Origin.
+
+    Args:
+        app: the application behind it.
+        host: the address the server listens on.
+    """
+
+    def __init__(self, app: ASGIApp, host: str) -> None:
+        self._app = app
+        self._names = {"localhost", "127.0.0.1", "::1", host}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """See ASGI."""
+        if scope["type"] == "http":
+            headers = dict(scope["headers"])
+            host = headers.get(b"host", b"").decode("latin-1")
+            origin = headers.get(b"origin", b"").decode("latin-1")
+            if not self._is_local(f"//{host}") or (origin and not self._is_local(origin)):
+                error = ApiError(
+                    "this server takes requests from this machine only",
+                    field="Host",
+                    remedy="ask it as localhost or 127.0.0.1",
+                )
+                await answer(error, status=403)(scope, receive, send)
+                return
+        await self._app(scope, receive, send)
+
+    def _is_local(self, url: str) -> bool:
+        try:
+            return urlsplit(url).hostname in self._names
+        except ValueError:
+            return False

@@ -9,6 +9,7 @@ from mulligan.guest.kernel import AGENT_CAPABILITIES
 from mulligan.guest.root import AGENT, DISK, IMAGE, MOUNT_POINT
 from mulligan.images.host import GUEST_GID, GUEST_UID, HOSTNAME
 
+SHM_BYTES = 256 * 1024 * 1024
 AGENT_START = (
     f"import sys; sys.path.insert(0, '{AGENT}'); from mulligan.guest.start import main; main(%d)"
 )
@@ -26,6 +27,7 @@ class VmPlan:
         environment: of the agent and of the programs it starts.
         rootfs, agent, disk: host directories of the image, the guest's code and the VM's disk.
         descriptor: number of the inherited connection to the host.
+        seccomp: number of the inherited descriptor of the system call filter.
         info: number of the inherited pipe on which bubblewrap names its child.
         run_as: uid and gid to become first (a server started as root), or None.
         staged: those of ``binds`` that ``run_as`` cannot reach by path, such as a toolchain under
@@ -44,6 +46,7 @@ class VmPlan:
     disk: Path
     descriptor: int
     info: int
+    seccomp: int
     run_as: tuple[int, int] | None = None
     staged: tuple[Path, ...] = ()
     stage: Path | None = None
@@ -96,7 +99,7 @@ def _tree(plan: VmPlan) -> list[str]:
     return arguments + [
         "--proc", "/proc",
         "--dev", "/dev",
-        "--tmpfs", "/dev/shm",  # noqa: S108  (the VM's own)
+        "--size", str(SHM_BYTES), "--tmpfs", "/dev/shm",  # noqa: S108  (the VM's own)
         "--remount-ro", "/dev",
         "--ro-bind", str(plan.rootfs), IMAGE,
         "--ro-bind", str(plan.agent), AGENT,
@@ -108,7 +111,18 @@ def _tree(plan: VmPlan) -> list[str]:
 
 def _agent(plan: VmPlan) -> list[str]:
     start = AGENT_START % plan.descriptor
-    return ["--info-fd", str(plan.info), "--", str(plan.python), "-I", "-S", "-c", start]
+    return [
+        "--info-fd",
+        str(plan.info),
+        "--seccomp",
+        str(plan.seccomp),
+        "--",
+        str(plan.python),
+        "-I",
+        "-S",
+        "-c",
+        start,
+    ]
 
 
 def _staged_path(plan: VmPlan, path: Path) -> Path:

@@ -12,7 +12,7 @@ import socket
 from pathlib import Path
 from typing import Any
 
-from mulligan.drivers.bubblewrap import preflight
+from mulligan.drivers.bubblewrap import preflight, seccomp
 from mulligan.drivers.bubblewrap.arguments import VmPlan, command
 from mulligan.drivers.interface import BootSpec, Capabilities
 from mulligan.drivers.process import OwnedProcess
@@ -150,12 +150,14 @@ class BubblewrapDriver:
         """See ``Driver``."""
         ours, theirs = socket.socketpair()
         info, info_theirs = socket.socketpair()
+        walls = seccomp.descriptor()
         try:
             for end in (ours, theirs):
                 end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SOCKET_BUFFER)
             ours.setblocking(False)
             info.setblocking(False)
-            process = self._spawn(self._plan(spec, theirs.fileno(), info_theirs.fileno()))
+            plan = self._plan(spec, theirs.fileno(), info_theirs.fileno(), walls)
+            process = self._spawn(plan)
             theirs.close()
             info_theirs.close()
             try:
@@ -171,6 +173,7 @@ class BubblewrapDriver:
             theirs.close()
             info_theirs.close()
             info.close()
+            os.close(walls)
         return BubblewrapMachine(process, init, ours, [str(path) for path in spec.image.binds])
 
     def _spawn(self, plan: VmPlan) -> OwnedProcess:
@@ -180,13 +183,13 @@ class BubblewrapDriver:
             identity = {"user": uid, "group": gid, "extra_groups": []}
         return OwnedProcess(
             command(plan),
-            pass_fds=[plan.descriptor, plan.info],
+            pass_fds=[plan.descriptor, plan.info, plan.seccomp],
             env={},
             cwd="/",
             **identity,
         )
 
-    def _plan(self, spec: BootSpec, descriptor: int, info: int) -> VmPlan:
+    def _plan(self, spec: BootSpec, descriptor: int, info: int, walls: int) -> VmPlan:
         image = spec.image
         staged = tuple(path for path in image.binds if not self._can_reach(path))
         setpriv = None
@@ -211,6 +214,7 @@ class BubblewrapDriver:
             disk=spec.disk,
             descriptor=descriptor,
             info=info,
+            seccomp=walls,
             run_as=self._run_as,
             staged=staged,
             stage=self._stage if staged else None,
