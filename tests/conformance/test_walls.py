@@ -79,8 +79,11 @@ async def test_the_host_environment_stays_outside(machine, monkeypatch) -> None:
     + ["/sys/kernel", "/run/systemd", "/dev/mem", "/dev/kmsg", "/dev/vda", "/dev/sda", "/dev/kvm"],
 )
 async def test_the_host_is_not_there(machine, path: str) -> None:
-    if not Path(path).exists():
-        pytest.skip(f"this host has no {path}")
+    try:
+        if not Path(path).exists():
+            pytest.skip(f"this host has no {path}")
+    except PermissionError:
+        pass  # it may have it; not for this user to know
     result = await machine.run(f"ls {path}")
     assert result.status != 0
 
@@ -193,3 +196,7 @@ async def test_killing_everything_leaves_a_usable_vm(machine) -> None:
     await machine.run("import os\nassert os.getpid() < 5000\nos.kill(-1, 9)", "python")
     assert await machine.text("print('again')", "python") == "again\n"
     assert await machine.text("print('and at fork speed')", "python") == "and at fork speed\n"
+
+
+async def test_nothing_is_told_of_the_hosts_keys(machine) -> None:
+    assert await machine.text("cat /proc/keys /proc/key-users /proc/cmdline") == ""

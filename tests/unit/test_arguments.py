@@ -116,7 +116,7 @@ def test_nothing_but_the_disk_can_be_written(plan: VmPlan) -> None:
 def test_what_is_shown(plan: VmPlan) -> None:
     options, _ = inner(plan)
     shown = {target: source for source, target in operands(options, "--ro-bind")}
-    assert set(shown) == {"/usr", str(TOOLS), str(OTHER_TOOLS), IMAGE, AGENT}
+    assert set(shown) == {"/usr", str(TOOLS), str(OTHER_TOOLS), IMAGE, AGENT, "/etc"}
     assert shown["/usr"] == "/usr"
     assert (shown[IMAGE], shown[AGENT]) == (str(plan.rootfs), str(plan.agent))
     staged = [shown[str(path)] for path in (TOOLS, OTHER_TOOLS)]

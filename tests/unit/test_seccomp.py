@@ -33,21 +33,29 @@ def verdict(machine: str, number: int, argument: int = 0, arch: int | None = Non
 
 @pytest.mark.parametrize("machine", ARCHITECTURES)
 def test_calls(machine: str) -> None:
-    _, refused, socket = ARCHITECTURES[machine]
+    _, refused, special = ARCHITECTURES[machine]
     for name, number in refused.items():
         expected = errno.ENOSYS if name.startswith("io_uring") else errno.EPERM
         assert verdict(machine, number) == 0x00050000 | expected, name
-    others = set(range(600)) - set(refused.values()) - {socket}
+    others = set(range(600)) - set(refused.values()) - set(special)
     assert {verdict(machine, number) for number in others} == {ALLOW}
 
 
 @pytest.mark.parametrize("machine", ARCHITECTURES)
 def test_sockets(machine: str) -> None:
-    socket = ARCHITECTURES[machine][2]
+    socket, _ = ARCHITECTURES[machine][2]
     for family in range(64):
         allowed = family in FAMILIES.values()
         expected = ALLOW if allowed else 0x00050000 | errno.EAFNOSUPPORT
         assert verdict(machine, socket, family) == expected
+
+
+@pytest.mark.parametrize("machine", ARCHITECTURES)
+def test_keyrings_can_be_left_and_nothing_else(machine: str) -> None:
+    _, keyctl = ARCHITECTURES[machine][2]
+    assert verdict(machine, keyctl, 1) == ALLOW
+    for operation in (0, *range(2, 40)):
+        assert verdict(machine, keyctl, operation) == 0x00050000 | errno.EPERM
 
 
 @pytest.mark.parametrize("machine", ARCHITECTURES)

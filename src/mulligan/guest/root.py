@@ -16,6 +16,19 @@ AGENT = f"{BASE}/agent"
 DISK = f"{BASE}/vm"
 MOUNT_POINT = f"{BASE}/root"
 EXECUTION_DIR = "/run/mulligan"
+# Files of /proc that say things of the host which no program needs: names of its keys, addresses
+# and names of its kernel, how it was started. They read as empty.
+MASKED = (
+    "/proc/cmdline",
+    "/proc/config.gz",
+    "/proc/kallsyms",
+    "/proc/kcore",
+    "/proc/key-users",
+    "/proc/keys",
+    "/proc/sched_debug",
+    "/proc/sysrq-trigger",
+    "/proc/timer_list",
+)
 
 
 def assemble(lower: str, upper: str, work: str, binds: list[str]) -> int:
@@ -66,6 +79,9 @@ def _build(
         kernel.mount("overlay", MOUNT_POINT, "overlay", flags, options)
         for path in [*binds, "/proc", "/dev"]:
             kernel.mount(path, MOUNT_POINT + path, None, kernel.MS_BIND | kernel.MS_REC)
+        for path in MASKED:
+            if os.path.exists(path):
+                kernel.mount("/dev/null", MOUNT_POINT + path, None, kernel.MS_BIND)
         kernel.pivot_into(MOUNT_POINT)
         os.write(report, b"ok")
     except BaseException as error:

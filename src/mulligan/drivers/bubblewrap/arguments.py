@@ -101,6 +101,7 @@ def _tree(plan: VmPlan) -> list[str]:
         "--dev", "/dev",
         "--size", str(SHM_BYTES), "--tmpfs", "/dev/shm",  # noqa: S108  (the VM's own)
         "--remount-ro", "/dev",
+        "--ro-bind", str(plan.rootfs / "etc"), "/etc",
         "--ro-bind", str(plan.rootfs), IMAGE,
         "--ro-bind", str(plan.agent), AGENT,
         "--bind", str(plan.disk), DISK,

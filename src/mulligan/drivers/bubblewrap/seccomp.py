@@ -3,7 +3,7 @@
 A deny-list for doors that lead past the namespaces or deep into the kernel and that no program of
 a code runner needs; it is no allow-list and does not claim to keep kernel bugs out of reach. The
 program is classic BPF as seccomp(2) takes it (linux/filter.h, linux/seccomp.h), built here because
-it is eight instructions and a table. Call numbers are those of the kernel's syscall tables.
+it is a table and a handful of instructions. Call numbers are those of the kernel's syscall tables.
 """
 
 from __future__ import annotations
@@ -14,38 +14,36 @@ import struct
 
 from mulligan.errors import ConfigError
 
-# machine: (AUDIT_ARCH, numbers of the refused calls, number of socket)
+# machine: (AUDIT_ARCH, numbers of the refused calls, numbers of socket and keyctl)
 _NEW = {  # the same everywhere
     "io_uring_setup": 425,
     "io_uring_enter": 426,
     "io_uring_register": 427,
 }
-ARCHITECTURES: dict[str, tuple[int, dict[str, int], int]] = {
+ARCHITECTURES: dict[str, tuple[int, dict[str, int], tuple[int, int]]] = {
     "x86_64": (
         0xC000003E,
         {
             "add_key": 248,
             "request_key": 249,
-            "keyctl": 250,
             "perf_event_open": 298,
             "bpf": 321,
             "userfaultfd": 323,
         }
         | _NEW,
-        41,
+        (41, 250),
     ),
     "aarch64": (
         0xC00000B7,
         {
             "add_key": 217,
             "request_key": 218,
-            "keyctl": 219,
             "perf_event_open": 241,
             "bpf": 280,
             "userfaultfd": 282,
         }
         | _NEW,
-        198,
+        (198, 219),
     ),
 }
 # Addresses a program may make sockets for: Unix, IPv4, IPv6 and netlink are confined by the network
@@ -61,6 +59,7 @@ _ERRNO = 0x00050000
 _KILL = 0x80000000
 _NUMBER, _ARCH, _FIRST_ARGUMENT = 0, 4, 16  # offsets in struct seccomp_data (little-endian)
 _X32 = 0x40000000
+_KEYCTL_JOIN_SESSION_KEYRING = 1
 
 
 def program(machine: str) -> bytes:
@@ -73,7 +72,7 @@ def program(machine: str) -> bytes:
         ConfigError: there is no table for it.
     """
     try:
-        arch, refused, socket = ARCHITECTURES[machine]
+        arch, refused, (socket, keyctl) = ARCHITECTURES[machine]
     except KeyError:
         known = ", ".join(ARCHITECTURES)
         raise ConfigError(
@@ -92,6 +91,12 @@ def program(machine: str) -> bytes:
         why = errno.ENOSYS if name.startswith("io_uring") else errno.EPERM
         code += [_instruction(_IF_EQUAL, number, otherwise=1), _refuse(why)]
     code += [
+        # The agent leaves the server's keyring for a new one; nothing else is done with any.
+        _instruction(_IF_EQUAL, keyctl, otherwise=4),
+        _instruction(_LOAD, _FIRST_ARGUMENT),
+        _instruction(_IF_EQUAL, _KEYCTL_JOIN_SESSION_KEYRING, otherwise=1),
+        _instruction(_RETURN, _ALLOW),
+        _refuse(errno.EPERM),
         _instruction(_IF_EQUAL, socket, then=1),
         _instruction(_RETURN, _ALLOW),
         _instruction(_LOAD, _FIRST_ARGUMENT),
