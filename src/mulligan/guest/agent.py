@@ -10,10 +10,11 @@ from __future__ import annotations
 import gc
 import os
 import resource
-import signal
-import socket
 import sys
 import time
+from _signal import SIGCHLD, SIGKILL, set_wakeup_fd
+from _signal import signal as set_handler
+from _socket import AF_UNIX, SOCK_STREAM, socket
 
 from mulligan.guest import frames, launch, processes, root, spawn, zygotes
 from mulligan.guest.captures import Capture, Feed, open_pipes
@@ -37,7 +38,7 @@ class Agent:
     """The loop and everything it watches."""
 
     def __init__(self, descriptor: int, zygote: zygotes.Zygote, env: dict[str, str]) -> None:
-        self._host = socket.socket(fileno=descriptor)
+        self._host = socket(AF_UNIX, SOCK_STREAM, 0, descriptor)
         self._host.setblocking(False)
         self._decoder = frames.Decoder(frames.FROM_HOST)
         self._outgoing = bytearray()
@@ -53,8 +54,8 @@ class Agent:
     def run(self) -> None:
         """Serves the host until it is gone."""
         wake_read, wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-        signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
-        signal.signal(signal.SIGCHLD, lambda *_: None)
+        set_wakeup_fd(wake_write, warn_on_full_buffer=False)
+        set_handler(SIGCHLD, lambda *_: None)
         self._loop.watch(wake_read, lambda: self._on_child(wake_read))
         self._loop.watch(self._host.fileno(), self._on_host)
         assert self._zygote is not None
@@ -301,7 +302,7 @@ class Agent:
                 execution = self._executions.get(channel)
                 if execution is None:
                     if kind == FORKED:  # nobody's: an execution given up meanwhile
-                        processes.send([number], signal.SIGKILL)
+                        processes.send([number], SIGKILL)
                     continue
                 if kind == FORKED:
                     self._started(execution, number)
@@ -354,7 +355,7 @@ class Agent:
             execution.patience = False
             execution.deadline = time.monotonic() + PATIENCE_S
         elif self._zygote is not None:  # stopped, or hung: its children become ours
-            processes.send([self._zygote.pid], signal.SIGKILL)
+            processes.send([self._zygote.pid], SIGKILL)
 
     def _finish(self, execution: Execution) -> None:
         """Passes on the last of the output and says how it ended."""

@@ -1,7 +1,7 @@
 """One execution inside the VM, from its start to the frame that says how it ended."""
 
 import os
-import signal
+from _signal import SIGKILL
 
 from mulligan.guest import frames, processes
 from mulligan.guest.captures import Capture, Feed
@@ -65,7 +65,7 @@ class Execution:
         if self.reason == "exit" and self.status is None:
             self.reason = reason
         if self.pid and self.status is None:
-            processes.send([self.pid], signal.SIGKILL)
+            processes.send([self.pid], SIGKILL)
         if self.namespace:
             self._sure(processes.end_all(self.namespace))
 

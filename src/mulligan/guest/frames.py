@@ -10,8 +10,9 @@ the other's frames as input from a stranger: a frame of another version, an unkn
 length over the bound ends the connection.
 """
 
-import json
 import struct
+
+from mulligan.guest import lightjson
 
 VERSION = 1
 HEADER = struct.Struct(">IBBI")
@@ -60,17 +61,12 @@ class Frame:
             FrameError: it is not one.
         """
         try:
-            text = self.payload.decode()  # loads would take UTF-16 as well
-            value = json.loads(text, parse_constant=_refuse) if text else {}
+            value = lightjson.loads(self.payload.decode()) if self.payload else {}
         except (ValueError, RecursionError) as error:
             raise FrameError(f"frame of kind {self.kind} has no JSON payload") from error
         if not isinstance(value, dict):
             raise FrameError(f"frame of kind {self.kind} has a payload that is no object")
         return value
-
-
-def _refuse(constant: str) -> None:
-    raise ValueError(f"{constant} is no JSON")
 
 
 def encode(kind: int, channel: int = 0, payload: bytes | dict[str, object] = b"") -> bytes:
@@ -80,7 +76,7 @@ def encode(kind: int, channel: int = 0, payload: bytes | dict[str, object] = b""
         FrameError: the payload is over the bound.
     """
     if isinstance(payload, dict):
-        payload = json.dumps(payload, separators=(",", ":"), ensure_ascii=False).encode()
+        payload = lightjson.dumps(payload).encode()
     if len(payload) > MAX_PAYLOAD:
         raise FrameError(f"payload of {len(payload)} bytes is over {MAX_PAYLOAD}")
     return HEADER.pack(len(payload), VERSION, kind, channel) + payload

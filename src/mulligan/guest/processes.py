@@ -1,8 +1,8 @@
 """Finding and ending every process of an execution, by the mount namespace it cannot leave."""
 
 import os
-import signal
 import time
+from _signal import SIGCONT, SIGHUP, SIGKILL, SIGSTOP
 
 PASSES = 1000
 LOOKS = 20
@@ -64,7 +64,7 @@ def is_detached(pid: int, session: int) -> bool:
         with open(f"/proc/{pid}/status", encoding="ascii", errors="replace") as file:
             for line in file:
                 if line.startswith("SigIgn:"):
-                    return bool(int(line.split()[1], 16) & 1 << (signal.SIGHUP - 1))
+                    return bool(int(line.split()[1], 16) & 1 << (SIGHUP - 1))
     except (ProcessLookupError, FileNotFoundError):
         return False
     return False
@@ -123,7 +123,7 @@ def end_all(namespace: int, session: int | None = None) -> bool:
         return True
     before = {pid for pid in _everything() if _is_stopped(pid)}
     try:
-        os.kill(-1, signal.SIGSTOP)
+        os.kill(-1, SIGSTOP)
     except ProcessLookupError:
         return True  # process 1 is alone
     try:
@@ -131,11 +131,11 @@ def end_all(namespace: int, session: int | None = None) -> bool:
             doomed = _doomed(namespace, session)
             if not doomed:
                 return True
-            send(doomed, signal.SIGKILL)
+            send(doomed, SIGKILL)
             time.sleep(PAUSE_S)
         return False
     finally:
-        send([pid for pid in _everything() if pid not in before], signal.SIGCONT)
+        send([pid for pid in _everything() if pid not in before], SIGCONT)
 
 
 def _doomed(namespace: int, session: int | None) -> list[int]:
