@@ -198,7 +198,7 @@ def environment(python: str) -> list[str]:
     """What was measured on."""
     version = subprocess.run([python, "-V"], capture_output=True, text=True, check=True).stdout
     return [
-        f"- {os.cpu_count()} cores, Linux {platform.release()}, {version.strip()} ({python}); "
+        f"- {os.cpu_count()} cores, Linux {platform.release()}, {version.strip()}; "
         f"medians of {ROUNDS} (new VMs and other tools: {FEW}) runs taken in turn"
     ]
 
