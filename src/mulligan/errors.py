@@ -29,6 +29,8 @@ class VmExecutionError(Exception):
         self.detail = detail
         self.field = field
         self.remedy = remedy
+        if remedy is not None:
+            self.add_note(remedy)  # shown below the error where nobody catches it
         super().__init__(" ".join(self.template.format(detail).splitlines()))
 
     def to_wire(self) -> dict[str, str | int]:

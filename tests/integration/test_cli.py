@@ -69,7 +69,7 @@ def test_exit_codes_and_streams(data_dir: Path) -> None:
 BAD = {
     "unknown language": (("run", "-l", "cobol", "-c", "1"), "Language not supported: cobol"),
     "empty code": (("run", "-c", ""), "code is empty"),
-    "no code": (("run",), "give either a file or -c CODE"),
+    "no code": (("run",), "give either a file (- for stdin) or -c CODE"),
     "missing file": (("run", "/no/such.py"), "cannot read /no/such.py"),
     "unknown ending": (("run", "x.unknown"), "cannot tell the language"),
     "negative timeout": (("run", "--timeout", "-1", "-c", "1"), "--timeout must be positive"),

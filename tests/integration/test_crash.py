@@ -80,6 +80,7 @@ def test_sigterm_ends_running_executions_and_all_vms() -> None:
         assert host.wait_until(lambda: not host.alive(everything), 2)
         for thread in threads:
             thread.join(10)
+        assert "Traceback" not in server.log()
 
 
 def test_a_server_that_ignores_hang_ups_does_not_teach_programs_to() -> None:

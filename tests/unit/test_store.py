@@ -286,7 +286,7 @@ def other_process(directory: Path, url: str = "") -> Iterator[subprocess.Popen[s
 def test_the_lock_excludes_another_process(data_dir: Path, url: str, serving: str) -> None:
     with other_process(data_dir, url) as process:
         with pytest.raises(
-            ConfigError, match=f"{data_dir} is in use by process {process.pid}{serving}$"
+            ConfigError, match=f"(?m){data_dir} is in use by process {process.pid}{serving}$"
         ) as caught:
             DirectoryLock(data_dir)
         assert caught.value.field == "data_dir"
@@ -311,7 +311,7 @@ def test_the_lock_is_free_when_its_process_is_gone(data_dir: Path, end: str) -> 
 def test_release(data_dir: Path) -> None:
     directory = data_dir / "made" / "for it"
     lock = DirectoryLock(directory)
-    with pytest.raises(ConfigError, match=f"in use by process {os.getpid()}$"):
+    with pytest.raises(ConfigError, match=f"(?m)in use by process {os.getpid()}$"):
         DirectoryLock(directory)
     lock.release()
     assert holder(directory) is None
@@ -333,7 +333,7 @@ def test_a_holder_that_does_not_say_who_it_is(data_dir: Path, said: str) -> None
     with (data_dir / "lock").open() as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         assert holder(data_dir) is None
-        with pytest.raises(ConfigError, match=r"in use by another process$"):
+        with pytest.raises(ConfigError, match=r"(?m)in use by another process$"):
             DirectoryLock(data_dir)
 
 

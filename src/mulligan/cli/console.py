@@ -15,7 +15,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from mulligan.errors import VmExecutionError
+from mulligan.errors import ValidationFailed, VmExecutionError
 
 OWN_FAILURE = 125  # as docker(1) has it: the program did not get to run
 INTERRUPTED = 130
@@ -30,6 +30,12 @@ out = Console(
 err = Console(stderr=True, soft_wrap=True, highlight=False)
 
 Result = TypeVar("Result")
+
+
+class UsageError(ValidationFailed):
+    """What was typed cannot be meant."""
+
+    template = "{}"
 
 
 def fail(error: VmExecutionError) -> NoReturn:

@@ -32,7 +32,7 @@ for n in range(2, 100):
         sieve[n * n :: n] = [False] * len(sieve[n * n :: n])
 primes = [n for n in range(2, 10_000) if sieve[n]]
 print(len(primes), "primes; the last is", primes[-1])
-open("primes.txt", "w").write("\\n".join(map(str, primes)))
+open("primes.txt", "w").write("".join(f"{prime}\\n" for prime in primes))
 ```
 
 and this looks at the file it wrote:

@@ -65,20 +65,25 @@ def _findings(settings: Settings) -> Iterator[Finding]:
     release = os.uname()
     python = sys.version.split()[0]
     yield Finding(
-        "host", "ok", f"{release.sysname} {release.release}, Mulligan {__version__}, {python}"
+        "host",
+        "ok",
+        f"{release.sysname} {release.release}, Mulligan {__version__}, Python {python}",
     )
-    bwrap = _bubblewrap(settings)
-    yield bwrap
-    yield _namespaces(settings) if bwrap.state == "ok" else _skipped("namespaces")
     data = _data_dir(settings)
     yield data
+    if data.state == "ok":
+        bwrap = _bubblewrap(settings)
+        yield bwrap
+        yield _namespaces(settings) if bwrap.state == "ok" else _skipped("namespaces", bwrap)
+    else:
+        yield _skipped("bubblewrap and namespaces", data)
     yield from _languages(settings)
-    if bwrap.state == data.state == "ok":
+    if data.state == "ok" and bwrap.state == "ok":
         yield _boot(settings)
 
 
-def _skipped(check: str) -> Finding:
-    return Finding(check, "fail", "not tried: bubblewrap is missing")
+def _skipped(check: str, missing: Finding) -> Finding:
+    return Finding(check, "note", f"not tried without {missing.check}")
 
 
 def _failed(check: str, error: VmExecutionError) -> Finding:
@@ -87,7 +92,6 @@ def _failed(check: str, error: VmExecutionError) -> Finding:
 
 def _bubblewrap(settings: Settings) -> Finding:
     try:
-        make_directory(settings.data_dir)
         path = preflight.reachable(preflight.find_bwrap(), settings.data_dir)
         said = subprocess.run(
             [path, "--version"], capture_output=True, text=True, timeout=10, check=True

@@ -8,10 +8,9 @@ from typing import Annotated
 
 import typer
 
-from mulligan.cli.console import err, out, run_async
+from mulligan.cli.console import UsageError, err, out, run_async
 from mulligan.cli.options import DEFAULT_AGENT, DataDirOption, JsonOption, ServerOption
 from mulligan.cli.session import open_session
-from mulligan.errors import ValidationFailed
 from mulligan.languages import EXTENSIONS
 from mulligan.models import VmExecuteRequest, VmExecuteResponse
 
@@ -29,7 +28,13 @@ def run(
     ] = None,
     agent: Annotated[str, typer.Option("--agent", help="Whose VM it runs in.")] = DEFAULT_AGENT,
     vm: Annotated[str | None, typer.Option("--vm", help="The VM, by its id.")] = None,
-    timeout: Annotated[int | None, typer.Option("--timeout", help="Time limit in seconds.")] = None,
+    timeout: Annotated[
+        int | None,
+        typer.Option(
+            "--timeout",
+            help="Time limit in seconds, times 1.5 for Bash and 3 for Rust. Default: 30.",
+        ),
+    ] = None,
     cwd: Annotated[
         str | None, typer.Option("--cwd", help="Working directory in the VM. Default: /workspace.")
     ] = None,
@@ -58,42 +63,49 @@ def run(
         env=_environment(env or []),
         stdin=_stdin(stdin, file),
     )
-    response = run_async(_execute(request, server, data_dir, show=not json))
+    response, stays = run_async(_execute(request, server, data_dir, show=not json))
     if json:
         out.print(response.model_dump_json(indent=2), markup=False)
     else:
-        _report(response)
+        _report(response, stays=stays)
     raise typer.Exit(response.exit_code if 0 <= response.exit_code <= 255 else 255)  # noqa: PLR2004
 
 
 async def _execute(
     request: VmExecuteRequest, server: str | None, data_dir: Path | None, *, show: bool
-) -> VmExecuteResponse:
+) -> tuple[VmExecuteResponse, bool]:
+    """The response, and whether the VM goes on after this command."""
     async with open_session(server, data_dir) as session:
-        return await session.execute(request, show=show)
+        return await session.execute(request, show=show), session.served
 
 
-def _report(response: VmExecuteResponse) -> None:
+def _report(response: VmExecuteResponse, *, stays: bool) -> None:
     """Says on stderr what the program's own output does not."""
     if response.error:
         err.print(f"[red]{response.error}[/red]")
     if response.truncated:
         total = response.stdout_bytes + response.stderr_bytes
-        err.print(f"[yellow]output cut: the program wrote {total} bytes[/yellow]")
+        err.print(
+            f"[yellow]output cut: the program wrote {total} bytes, more than is kept of a stream "
+            "(MULLIGAN_OUTPUT_LIMIT_BYTES)[/yellow]"
+        )
     if response.background_processes:
         count = response.background_processes
-        err.print(f"[dim]{count} process(es) left running in {response.vm_id}[/dim]")
+        where = f"left running in {response.vm_id}"
+        if not stays:
+            where = "left in the background ended with this command; a server keeps them"
+        err.print(f"[dim]{count} process(es) {where}[/dim]")
 
 
 def _timeout(seconds: int | None) -> int | None:
     if seconds is not None and seconds < 0:
-        raise ValidationFailed(f"--timeout must be positive, not {seconds}", field="timeout")
+        raise UsageError(f"--timeout must be positive, not {seconds}", field="timeout")
     return seconds
 
 
 def _code(file: Path | None, code: str | None) -> str:
     if (file is None) == (code is None):
-        raise ValidationFailed("give either a file or -c CODE", field="code")
+        raise UsageError("give either a file (- for stdin) or -c CODE", field="code")
     if code is not None:
         return code
     assert file is not None
@@ -101,9 +113,9 @@ def _code(file: Path | None, code: str | None) -> str:
         data = sys.stdin.buffer.read() if str(file) == "-" else file.read_bytes()
         return data.decode()
     except OSError as error:
-        raise ValidationFailed(f"cannot read {file}: {error.strerror}", field="file") from None
+        raise UsageError(f"cannot read {file}: {error.strerror}", field="file") from None
     except UnicodeDecodeError as error:
-        raise ValidationFailed(
+        raise UsageError(
             f"{file} is not UTF-8: byte {error.object[error.start]:#04x} at {error.start}",
             field="file",
         ) from None
@@ -114,7 +126,7 @@ def _language_of(file: Path | None) -> str:
         return "python"
     language = EXTENSIONS.get(file.suffix.removeprefix(".").lower())
     if language is None:
-        raise ValidationFailed(
+        raise UsageError(
             f"cannot tell the language of {file.name}", field="language", remedy="say -l LANGUAGE"
         )
     return language
@@ -123,7 +135,7 @@ def _language_of(file: Path | None) -> str:
 def _environment(pairs: list[str]) -> dict[str, str] | None:
     for pair in pairs:
         if "=" not in pair:
-            raise ValidationFailed(f"--env takes NAME=VALUE, not {pair[:100]!r}", field="env")
+            raise UsageError(f"--env takes NAME=VALUE, not {pair[:100]!r}", field="env")
     return dict(pair.split("=", 1) for pair in pairs) or None
 
 
@@ -131,11 +143,11 @@ def _stdin(source: Path | None, file: Path | None) -> str | None:
     if source is None:
         return None
     if str(source) == "-" and file is not None and str(file) == "-":
-        raise ValidationFailed("stdin cannot be the program and its input too", field="stdin")
+        raise UsageError("stdin cannot be the program and its input too", field="stdin")
     try:
         data = sys.stdin.buffer.read() if str(source) == "-" else source.read_bytes()
         return data.decode()
     except OSError as error:
-        raise ValidationFailed(f"cannot read {source}: {error.strerror}", field="stdin") from None
+        raise UsageError(f"cannot read {source}: {error.strerror}", field="stdin") from None
     except UnicodeDecodeError:
-        raise ValidationFailed(f"{source} is not UTF-8", field="stdin") from None
+        raise UsageError(f"{source} is not UTF-8", field="stdin") from None

@@ -48,7 +48,13 @@ def _serve(settings: Settings, listener: socket.socket) -> None:
     app = create_app(settings, lock)
 
     class Server(uvicorn.Server):
-        """Says where it serves once it really does."""
+        """Says where it serves once it does; when it stops, ends executions first."""
+
+        async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+            engine = getattr(app.state, "engine", None)
+            if engine is not None:
+                await engine.close()
+            await super().shutdown(sockets)
 
         async def startup(self, sockets: list[socket.socket] | None = None) -> None:
             await super().startup(sockets)

@@ -22,6 +22,7 @@ class Session:
     def __init__(self, backend: Backend, engine: object | None = None) -> None:
         self.backend = backend
         self._engine = engine
+        self.served = engine is None
 
     async def execute(self, request: VmExecuteRequest, *, show: bool) -> VmExecuteResponse:
         """Runs code; with ``show`` its output goes to this process's stdout and stderr."""
@@ -72,7 +73,10 @@ async def _embedded(settings: settings_module.Settings) -> AsyncIterator[Session
 
     def on_wait(other: lock.Holder | None) -> None:
         who = f"process {other.pid}" if other else "another process"
-        err.print(f"waiting for {who}, which uses {settings.data_dir}")
+        err.print(
+            f"waiting for {who}, which uses {settings.data_dir} "
+            "(with `mulligan serve` running, commands work side by side)"
+        )
 
     held = await lock.take(settings.data_dir, LOCK_WAIT_S, on_wait)
     backend = DirectBackend(settings, held)

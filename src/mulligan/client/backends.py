@@ -176,7 +176,6 @@ def _error_of(response: httpx.Response) -> VmExecutionError:
     try:
         body = response.json()
         error = from_wire(body["error"])
-        error.field, error.remedy = body.get("field"), body.get("remedy")
-        return error
+        return type(error)(error.detail, field=body.get("field"), remedy=body.get("remedy"))
     except (ValueError, KeyError, TypeError, AttributeError):
         return ApiError(f"HTTP {response.status_code}: {response.text[:500]}")

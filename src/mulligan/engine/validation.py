@@ -61,7 +61,7 @@ def _check_code(code: str, most: int) -> None:
         raise ValidationFailed(
             f"code exceeds maximum length of {most} characters (it has {len(code)})",
             field="code",
-            remedy="shorten it, or raise max_code_length in the settings",
+            remedy="shorten it, or raise max_code_length (MULLIGAN_MAX_CODE_LENGTH)",
         )
     _check_text(code, "code")
 

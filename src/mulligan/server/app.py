@@ -52,6 +52,8 @@ def create_app(settings: Settings, lock: DirectoryLock | None = None) -> FastAPI
         version=__version__,
         summary="Runs the code language models write, each agent in an isolated VM of its own.",
         lifespan=lifespan,
+        docs_url=None,  # they load their scripts from elsewhere
+        redoc_url=None,
     )
     answers.install(app)
     app.add_exception_handler(TooLarge, lambda *_: refusal(settings.max_request_bytes))

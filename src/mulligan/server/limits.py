@@ -25,7 +25,7 @@ def refusal(most: int) -> JSONResponse:
     error = ValidationFailed(
         f"the request is over {most} bytes",
         field="body",
-        remedy="send less, or raise max_request_bytes in the settings",
+        remedy="send less, or raise max_request_bytes (MULLIGAN_MAX_REQUEST_BYTES)",
     )
     response = answer(error, status=413)
     response.headers["connection"] = "close"
