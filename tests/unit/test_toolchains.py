@@ -153,3 +153,17 @@ def test_chatty_tools_are_heard_out(path: Path) -> None:
     install(path, "python3", f'#!/bin/sh\necho hello\nexec {real} "$@"\n')
     install(path, "node", "#!/bin/sh\nprintf '\\377\\n'\n")
     assert set(toolchains.find_all()) == {"python"}
+
+
+def test_rustup_is_found_from_another_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As with sudo, or a service: HOME is not where rustup was installed."""
+    chain = tmp_path / "user" / ".rustup" / "toolchains" / "stable"
+    install(chain / "bin", "rustc", "#!/bin/sh\n")
+    answer = f'#!/bin/sh\n[ "$RUSTUP_HOME" = {tmp_path}/user/.rustup ] && echo {chain}\n'
+    install(tmp_path / "user" / ".cargo" / "bin", "rustc", answer)
+    monkeypatch.setenv("HOME", str(tmp_path / "other"))
+    monkeypatch.delenv("RUSTUP_HOME", raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path / "user" / ".cargo" / "bin"))
+    found = toolchains.find("rust")
+    assert found is not None
+    assert (found.program, found.tree) == (chain / "bin" / "rustc", chain)

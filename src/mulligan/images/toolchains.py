@@ -63,14 +63,15 @@ def find_all() -> dict[str, Toolchain]:
     return {language: toolchain for language, toolchain in found.items() if toolchain}
 
 
-def _ask(command: str, *arguments: str) -> str | None:
-    """The last line a program on PATH answers with, or None."""
+def _ask(command: str, *arguments: str, **more: str) -> str | None:
+    """The last line a program on PATH answers with, or None; ``more`` goes into its environment."""
     program = shutil.which(command, path=search_path())
     if program is None:
         return None
     env = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
     env["PATH"] = search_path()
     env.pop("VIRTUAL_ENV", None)
+    env |= more
     try:
         done = subprocess.run(
             [program, *arguments],
@@ -137,7 +138,13 @@ def _bash() -> Toolchain | None:
 
 
 def _rust() -> Toolchain | None:
-    sysroot = Path(_ask("rustc", "--print", "sysroot") or "")
+    answer = _ask("rustc", "--print", "sysroot")
+    found = shutil.which("rustc", path=search_path())
+    if answer is None and found is not None:
+        # rustup's stand-in looks for its toolchains in HOME, which need not be where it lies.
+        home = Path(found).parent.parent.parent / ".rustup"
+        answer = _ask("rustc", "--print", "sysroot", RUSTUP_HOME=str(home))
+    sysroot = Path(answer or "")
     program = sysroot / "bin" / "rustc"
     if not program.is_absolute() or not program.is_file() or not os.access(program, os.X_OK):
         return None
