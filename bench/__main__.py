@@ -18,7 +18,7 @@ from bench.measure import Action, CleanUp, Times, in_turn, pss_kib
 from mulligan import settings as settings_module
 from mulligan.drivers.bubblewrap import preflight
 from mulligan.engine.engine import Engine
-from mulligan.engine.store import PASS_THROUGH, remove_tree
+from mulligan.layers.directories import PASS_THROUGH, remove_tree
 from mulligan.models import VmCreateRequest, VmExecuteRequest
 
 ROUNDS = 40

@@ -59,6 +59,20 @@ class VmType(BaseModel):
     image: Literal["host"] = "host"
 
 
+class HistorySettings(BaseModel):
+    """History, and what is kept of the states executions started from and left."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    enabled: bool = True
+    snapshot_on_execution: bool = False
+    snapshot_on_failure: bool = True
+    auto_rollback_on_failure: bool = False
+    max_history_entries: int = Field(default=100, ge=1)
+    persist_history: bool = True
+    integration_mode: Literal["http", "direct"] = "http"
+
+
 class Settings(BaseSettings):
     """Mulligan's settings. Sizes are in bytes and times in the unit of their name."""
 
@@ -81,6 +95,9 @@ class Settings(BaseSettings):
     boot_timeout_seconds: float = Field(default=20.0, gt=0)
     guest_uid: int = Field(default=61000, ge=1, le=2**32 - 2)
     guest_gid: int = Field(default=61000, ge=1, le=2**32 - 2)
+    durability: Literal["process", "power"] = "process"
+    database_url: str | None = None
+    history: HistorySettings = Field(default_factory=HistorySettings)
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
     @field_validator("data_dir")

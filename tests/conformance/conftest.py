@@ -10,9 +10,11 @@ from mulligan.drivers.bubblewrap.driver import BubblewrapDriver
 from mulligan.drivers.interface import BootSpec, Driver
 from mulligan.engine.connection import OutputCallback, Program, ProgramResult
 from mulligan.engine.programs import steps_for
-from mulligan.engine.store import VmRecord, VmStore, make_directory, new_id
-from mulligan.engine.vm import Vm
+from mulligan.engine.store import VmRecord, VmStore, new_id
+from mulligan.engine.vm import Stores, Vm
 from mulligan.images.host import WORKSPACE, HostImage, prepare
+from mulligan.layers.directories import make_directory
+from mulligan.layers.store import LayerStore
 from mulligan.models import utc_now
 from support import host
 
@@ -72,8 +74,10 @@ async def machine(request: pytest.FixtureRequest) -> AsyncIterator[Machine]:
             driver=driver.name,
             created_at=utc_now(),
         )
-        store.create(record)
-        vm = Vm(record, driver, BootSpec(record.id, image, store.disk(record.id)), 20.0)
+        state = store.create(record)
+        layers = LayerStore(directory / "layers", driver.disk_owner())
+        spec = BootSpec(record.id, image, layers.family("tester"), store.disk(record.id))
+        vm = Vm(record, state, driver, spec, Stores(store, layers), 20.0)
         yield Machine(vm, image, driver)
         await vm.stop()
     assert not host.descendants(os.getpid()) - before

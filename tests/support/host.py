@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from mulligan.engine.store import PASS_THROUGH, remove_tree
+from mulligan.layers.directories import PASS_THROUGH, remove_tree
 
 
 @contextmanager

@@ -17,9 +17,9 @@ from rich.markup import escape
 from mulligan import settings as settings_module
 from mulligan.cli.console import out, printable, run_async
 from mulligan.engine.engine import Engine
-from mulligan.engine.store import PASS_THROUGH, remove_tree
 from mulligan.extraction.fences import fenced_blocks
 from mulligan.images.toolchains import find
+from mulligan.layers.directories import PASS_THROUGH, remove_tree
 from mulligan.models import VmExecuteRequest, VmExecuteResponse
 
 ANSWER = """\

@@ -19,10 +19,10 @@ from mulligan import settings as settings_module
 from mulligan.cli.console import out, printable, spinner
 from mulligan.cli.options import DataDirOption, JsonOption
 from mulligan.drivers.bubblewrap import preflight
-from mulligan.engine.store import make_directory, remove_tree
 from mulligan.errors import ConfigError, VmExecutionError
 from mulligan.images import toolchains
 from mulligan.languages import INSTALL_HINTS
+from mulligan.layers.directories import make_directory, remove_tree
 from mulligan.models import VmExecuteRequest
 from mulligan.settings import Settings
 from mulligan.version import __version__

@@ -37,12 +37,15 @@ class BootSpec:
     Attributes:
         vm_id: for logs and error texts.
         image: what its disk starts from.
-        disk: directory of the VM's own, with ``upper`` and ``work`` in it.
+        layers: directory with the layers its disk is stacked on.
+        disk: directory of the VM's own, with a directory for each generation of its disk in it;
+            None for a VM that runs no programs and may write to ``layers`` instead.
     """
 
     vm_id: str
     image: HostImage
-    disk: Path
+    layers: Path
+    disk: Path | None
 
 
 class Machine(Protocol):
@@ -54,7 +57,7 @@ class Machine(Protocol):
 
     @property
     def boot_frame(self) -> dict[str, object]:
-        """Body of the BOOT frame: where, inside the VM, the agent finds its directories."""
+        """The driver's part of the BOOT frame: ``binds``, as ``guest.root.Roots`` takes them."""
 
     @property
     def pid(self) -> int:

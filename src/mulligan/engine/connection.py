@@ -18,6 +18,7 @@ from mulligan.guest import frames
 AGENT_MAX_PAYLOAD = 1024 * 1024
 BACKSTOP_S = 5.0
 UNREAD_S = 0.1
+ASK_S = 30.0
 OutputCallback = Callable[[str, bytes], None]
 STREAM_NAMES = {frames.STDOUT: "stdout", frames.STDERR: "stderr"}
 
@@ -35,6 +36,7 @@ class Program:
         timeout_ms: everything is ended then.
         output_limit: bytes of each of stdout and stderr that are kept.
         stdin: what the program reads; None for an empty input.
+        job: with the runtime "job", what the agent itself is to do, as ``guest.jobs`` takes it.
     """
 
     runtime: str
@@ -45,6 +47,7 @@ class Program:
     timeout_ms: int
     output_limit: int
     stdin: bytes | None = None
+    job: dict[str, object] | None = None
 
     def body(self) -> dict[str, object]:
         """Body of the START frame."""
@@ -57,6 +60,7 @@ class Program:
             "timeout_ms": self.timeout_ms,
             "output_limit": self.output_limit,
             "stdin": self.stdin is not None,
+            "job": self.job,
         }
 
 
@@ -85,8 +89,11 @@ class ProgramResult:
 
 
 @dataclass
-class _Running:
-    limit: int
+class Running:
+    """A program that was started."""
+
+    channel: int
+    program: Program
     done: asyncio.Future[ProgramResult]
     on_output: OutputCallback | None
     failure: Exception | None = None
@@ -104,7 +111,8 @@ class AgentConnection(asyncio.Protocol):
         self._decoder = frames.Decoder(frames.FROM_AGENT, AGENT_MAX_PAYLOAD)
         self._transport: asyncio.Transport | None = None
         self._ready: asyncio.Future[None] = loop.create_future()
-        self._running: dict[int, _Running] = {}
+        self._running: dict[int, Running] = {}
+        self._answers: dict[int, asyncio.Future[dict[str, Any]]] = {}
         self._last_channel = 0
         self._can_write = asyncio.Event()
         self._can_write.set()
@@ -169,30 +177,51 @@ class AgentConnection(asyncio.Protocol):
                 running.done.set_exception(ExecutionFailed(f"the VM ended: {why}"))
                 running.done.exception()
         self._running.clear()
+        for answer in self._answers.values():
+            if not answer.done():
+                answer.set_exception(ExecutionFailed(f"the VM ended: {why}"))
+                answer.exception()
         self._on_lost(why)
 
     # Executions
 
     async def run(self, program: Program, on_output: OutputCallback | None = None) -> ProgramResult:
-        """Runs a program to its end. Cancelling this ends the program.
+        """``start`` and ``finish`` in one."""
+        return await self.finish(self.start(program, on_output))
+
+    def start(self, program: Program, on_output: OutputCallback | None = None) -> Running:
+        """Has a program started; ``finish`` has to follow at once.
 
         Args:
             program: what to run.
             on_output: called with "stdout" or "stderr" and each piece as it comes.
 
         Raises:
-            ExecutionFailed: the VM ended under it.
+            ExecutionFailed: the VM has ended.
             ValidationFailed: the program is too large for a frame.
-            Exception: what ``on_output`` raised; the program was ended.
         """
-        if self._lost is not None:
-            raise ExecutionFailed(f"the VM ended: {self._lost}")
-        self._last_channel = channel = self._last_channel % (2**32 - 1) + 1
+        channel = self._new_channel()
         start = _start_frame(channel, program)
         done: asyncio.Future[ProgramResult] = asyncio.get_running_loop().create_future()
-        running = self._running[channel] = _Running(program.output_limit, done, on_output)
+        running = self._running[channel] = Running(channel, program, done, on_output)
+        self._write(start)
+        return running
+
+    def _new_channel(self) -> int:
+        if self._lost is not None:
+            raise ExecutionFailed(f"the VM ended: {self._lost}")
+        self._last_channel = self._last_channel % (2**32 - 1) + 1
+        return self._last_channel
+
+    async def finish(self, running: Running) -> ProgramResult:
+        """Waits for a program's end. Cancelling this ends the program.
+
+        Raises:
+            ExecutionFailed: the VM ended under it.
+            Exception: what ``on_output`` raised; the program was ended.
+        """
+        program, channel, done = running.program, running.channel, running.done
         try:
-            self._write(start)
             async with asyncio.timeout(program.timeout_ms / 1000 + BACKSTOP_S):
                 if program.stdin is not None:
                     await self._feed(channel, program.stdin, done)
@@ -233,6 +262,61 @@ class AgentConnection(asyncio.Protocol):
         if self._transport is not None and self._lost is None:
             self._transport.write(data)
 
+    async def end(self, running: list[Running]) -> None:
+        """Ends programs, and waits until they have ended."""
+        for each in running:
+            if not each.done.done():
+                self._write(frames.encode(frames.KILL, each.channel))
+        pending = [each.done for each in running if not each.done.done()]
+        if pending and (await asyncio.wait(pending, timeout=BACKSTOP_S))[1]:
+            self.give_up("it did not end a cancelled execution")
+
+    # The VM's disk
+
+    async def move(self, layers: list[str], generation: int, *, end: bool) -> bool:
+        """Has the VM go on with another disk.
+
+        Args:
+            layers: trees it is stacked on, as ``LayerStore.stack`` gives them.
+            generation: directory of the VM's disk that takes what is written.
+            end: whether everything that runs is ended first.
+
+        Returns:
+            Whether it did; false where something runs and was not to be ended.
+
+        Raises:
+            ExecutionFailed: it could not, and the VM ended.
+        """
+        body = {"layers": layers, "generation": str(generation), "end": end}
+        answer = await self._ask(frames.ROOT, body)
+        if answer.get("error") is not None:
+            why = f"its disk: {str(answer['error'])[:500]}"
+            self.give_up(why)
+            raise ExecutionFailed(f"the VM ended: {why}")
+        return answer.get("busy") is False
+
+    async def pause(self) -> bool:
+        """Brings every process of the VM to a halt; false where one would not."""
+        return (await self._ask(frames.PAUSE, {})).get("holds") is True
+
+    def resume(self) -> None:
+        """Ends a pause."""
+        self._write(frames.encode(frames.RESUME))
+
+    async def _ask(self, kind: int, body: dict[str, object]) -> dict[str, Any]:
+        channel = self._new_channel()
+        answer: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
+        self._answers[channel] = answer
+        try:
+            self._write(frames.encode(kind, channel, body))
+            await asyncio.wait({answer}, timeout=ASK_S)
+            if not answer.done():
+                self.give_up("it does not answer")
+                raise ExecutionFailed("the VM ended: it does not answer")
+            return answer.result()
+        finally:
+            self._answers.pop(channel, None)
+
     # Frames
 
     def _handle(self, frame: frames.Frame) -> None:
@@ -246,13 +330,15 @@ class AgentConnection(asyncio.Protocol):
             self._on_output(frame)
         elif frame.kind == frames.EXIT:
             self._on_exit(frame)
+        elif (answer := self._answers.get(frame.channel)) is not None and not answer.done():
+            answer.set_result(frame.body())
 
     def _on_output(self, frame: frames.Frame) -> None:
         running = self._running.get(frame.channel)
         if running is None:
             return  # the last words of an execution that was given up
         output = running.output[frame.kind]
-        if len(output) + len(frame.payload) > running.limit:
+        if len(output) + len(frame.payload) > running.program.output_limit:
             raise frames.FrameError("more output than it was told to send")
         output += frame.payload
         if running.on_output is None:
@@ -277,7 +363,7 @@ def _start_frame(channel: int, program: Program) -> bytes:
         raise ValidationFailed(f"code and env are too large: {error}", field="code") from None
 
 
-def _result(body: dict[str, Any], running: _Running) -> ProgramResult:
+def _result(body: dict[str, Any], running: Running) -> ProgramResult:
     """Reads an EXIT frame, trusting none of it."""
     reason = body.get("reason")
     if reason not in ("exit", "timeout", "cancel", "setup"):

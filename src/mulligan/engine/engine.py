@@ -17,10 +17,14 @@ from mulligan.drivers.bubblewrap.driver import BubblewrapDriver
 from mulligan.drivers.interface import BootSpec, Driver
 from mulligan.engine.connection import OutputCallback, Program, ProgramResult
 from mulligan.engine.lock import DirectoryLock
+from mulligan.engine.maintenance import Maintenance
+from mulligan.engine.past import Past
 from mulligan.engine.programs import steps_for
-from mulligan.engine.store import VmRecord, VmStore, make_directory, new_id
+from mulligan.engine.recording import Recording
+from mulligan.engine.store import StoredVm, VmRecord, VmStore, new_id
+from mulligan.engine.timemachine import TimeMachine
 from mulligan.engine.validation import check_agent_id, check_request
-from mulligan.engine.vm import Vm
+from mulligan.engine.vm import Stores, Vm
 from mulligan.errors import (
     ConfigError,
     ExecutionFailed,
@@ -28,8 +32,11 @@ from mulligan.errors import (
     ValidationFailed,
     VmNotAvailable,
 )
+from mulligan.history import HistoryStore
 from mulligan.images.host import WORKSPACE, HostImage, prepare
 from mulligan.languages import LANGUAGES
+from mulligan.layers.directories import make_directory
+from mulligan.layers.store import LayerStore
 from mulligan.log import get_logger
 from mulligan.models import (
     VmCreateRequest,
@@ -55,10 +62,14 @@ class Engine:
         """Takes settings, and the lock of their data directory if the caller has it already."""
         self.settings = settings
         self._lock = lock
-        self._parts: tuple[HostImage, Driver, VmStore] | None = None
+        self._parts: tuple[HostImage, Driver, Stores] | None = None
         self._vms: dict[str, Vm] = {}
         self._creating: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._history: HistoryStore | None = None
+        self._maintenance: Maintenance | None = None
+        self._machine: TimeMachine | None = None
+        self._past: Past | None = None
         self._closing = False
 
     async def __aenter__(self) -> Engine:
@@ -85,12 +96,37 @@ class Engine:
                 log.warning("leftovers_ended", pids=swept)
             make_directory(directory / "images")
             image = await asyncio.to_thread(prepare, directory / "images", driver.disk_owner())
-            store = VmStore(directory / "vms", driver.disk_owner())
-            records, complaints = await asyncio.to_thread(store.load)
+            durable = self.settings.durability == "power"
+            layers = LayerStore(directory / "layers", driver.disk_owner(), durable=durable)
+            for complaint in await asyncio.to_thread(layers.load):
+                log.error("layer_damaged", detail=complaint)
+            store = VmStore(directory / "vms", driver.disk_owner(), durable=durable)
+            found, complaints = await asyncio.to_thread(store.load, layers)
             for complaint in complaints:
                 log.error("vm_unreadable", detail=complaint)
-            self._parts = (image, driver, store)
-            self._vms = {record.id: self._vm(record) for record in records}
+            stores = Stores(store, layers)
+            self._history = HistoryStore(
+                directory / "history",
+                url=self.settings.database_url,
+                durability=self.settings.durability,
+                persist=self.settings.history.persist_history,
+            )
+            lost = await asyncio.to_thread(self._history.open)
+            if lost:
+                log.warning("executions_lost", execution_ids=lost)
+            self._parts = (image, driver, stores)
+            self._vms = {vm.record.id: self._vm(vm) for vm in found}
+            self._maintenance = Maintenance(driver, image, stores, self._layers_in_use)
+            self._machine = TimeMachine(self._history, self._maintenance)
+            self._past = Past(
+                self._history,
+                self._machine,
+                self._maintenance,
+                find=self._find,
+                owned=self._owned,
+                add=self._fork,
+                enabled=lambda: self.settings.history.enabled,
+            )
         except BaseException:
             self._release()
             raise
@@ -105,6 +141,8 @@ class Engine:
         await self._owned(self._close())
 
     async def _close(self) -> None:
+        if self._maintenance is not None:
+            await self._maintenance.close()
         await asyncio.gather(*(vm.close() for vm in self._vms.values()))
         others = self._tasks - {asyncio.current_task()}
         if others:
@@ -112,6 +150,31 @@ class Engine:
         self._vms.clear()
         self._parts = None
         self._release()
+
+    @property
+    def past(self) -> Past:
+        """History, snapshots, rollback, fork and diff."""
+        self._opened()
+        assert self._past is not None
+        return self._past
+
+    async def settle(self) -> None:
+        """Waits until nothing is left to do in the background."""
+        self._opened()
+        assert self._maintenance is not None
+        await self._maintenance.settle()
+
+    def _layers_in_use(self, agent_id: str) -> tuple[set[str], set[str]]:
+        """Of an agent: layers its VMs and snapshots stand on, and trees its VMs have mounted."""
+        assert self._history is not None
+        tops = {layer for owner, layer in self._history.referenced_layers() if owner == agent_id}
+        used: set[str] = set()
+        for vm in list(self._vms.values()):
+            if vm.record.agent_id == agent_id:
+                used.update(vm.stack_in_use)
+                if vm.state.base is not None:
+                    tops.add(vm.state.base)
+        return tops, used
 
     async def _owned(self, work: Coroutine[Any, Any, Result]) -> Result:
         """Does something to its end, even if whoever asked for it is cancelled meanwhile."""
@@ -121,6 +184,9 @@ class Engine:
         return await asyncio.shield(task)
 
     def _release(self) -> None:
+        if self._history is not None:
+            self._history.close()
+            self._history = None
         if self._lock is not None:
             self._lock.release()
             self._lock = None
@@ -149,12 +215,21 @@ class Engine:
         language = check_request(request, self.settings)
         program = self._program(request, language, image)
         vm = await self._vm_for(request.agent_id, request.vm_id)
+        execution_id = new_id("exec")
+        recording = self._recording(vm, request, execution_id, language)
         started_at = utc_now()
         start = time.monotonic()
-        result = await vm.run(program, on_output)
-        duration_ms = int((time.monotonic() - start) * 1000)
-        _raise_setup_failure(result)
-        response = _response(vm.record.id, program, result, started_at, duration_ms)
+        try:
+            result = await vm.run(
+                program, on_output, execution_id=execution_id, prepare=recording.begin
+            )
+            duration_ms = int((time.monotonic() - start) * 1000)
+            _raise_setup_failure(result)
+        except BaseException as error:
+            await self._owned(recording.fail(error))
+            raise
+        response = _response(execution_id, vm.record.id, program, result, started_at, duration_ms)
+        response = await self._owned(recording.finish(response))
         log.info(
             "executed",
             execution_id=response.execution_id,
@@ -166,6 +241,23 @@ class Engine:
             duration_ms=duration_ms,
         )
         return response
+
+    def _recording(
+        self, vm: Vm, request: VmExecuteRequest, execution_id: str, language: str
+    ) -> Recording:
+        assert self._history is not None
+        assert self._machine is not None
+        assert self._maintenance is not None
+        return Recording(
+            self.settings.history,
+            self._history,
+            self._machine,
+            self._maintenance,
+            vm,
+            request,
+            execution_id,
+            language,
+        )
 
     def _program(self, request: VmExecuteRequest, language: str, image: HostImage) -> Program:
         runtime, steps, file = steps_for(language, image)
@@ -223,14 +315,19 @@ class Engine:
             VmNotAvailable: there is none.
         """
         vm = self._find(vm_id, agent_id)
-        _, _, store = self._opened()
+        _, _, stores = self._opened()
         del self._vms[vm_id]
-        await self._owned(self._delete(vm, store))
+        await self._owned(self._delete(vm, stores))
         log.info("vm_deleted", vm_id=vm_id, agent_id=vm.record.agent_id)
 
-    async def _delete(self, vm: Vm, store: VmStore) -> None:
+    async def _delete(self, vm: Vm, stores: Stores) -> None:
         await vm.close()
-        await asyncio.to_thread(store.delete, vm.record.id)
+        await asyncio.to_thread(stores.vms.delete, vm.record.id)
+        if self._history is not None and self._machine is not None:
+            await asyncio.to_thread(self._history.delete_vm, vm.record.id)
+            self._machine.forget(vm.record.id)
+        if self._maintenance is not None:
+            self._maintenance.look_at(vm.record.agent_id)
 
     async def _vm_for(self, agent_id: str, vm_id: str | None) -> Vm:
         """The VM an execution goes to: the one named, else the agent's, else a new one."""
@@ -252,7 +349,7 @@ class Engine:
             )
 
     async def _create(self, agent_id: str, name: str, vm_type: str) -> Vm:
-        _, driver, store = self._opened()
+        _, driver, stores = self._opened()
         try:
             self.settings.vm_type(vm_type)
         except ConfigError as error:
@@ -266,26 +363,39 @@ class Engine:
             driver=driver.name,
             created_at=utc_now(),
         )
-        return await self._owned(self._add(record, store))
+        return await self._owned(self._add(record, stores))
 
-    async def _add(self, record: VmRecord, store: VmStore) -> Vm:
+    async def _fork(self, vm: Vm, name: str, base: str | None) -> Vm:
+        """A VM of the same agent and type that goes on from a layer."""
+        _, _, stores = self._opened()
+        changes = {"id": new_id("vm"), "name": name, "created_at": utc_now()}
+        return await self._add(vm.record.model_copy(update=changes), stores, base)
+
+    async def _add(self, record: VmRecord, stores: Stores, base: str | None = None) -> Vm:
         try:
-            await asyncio.to_thread(store.create, record)
+            state = await asyncio.to_thread(stores.vms.create, record, base)
         except OSError as error:
             raise ConfigError(
                 f"cannot make a VM in {self.settings.data_dir}: {error.strerror}", field="data_dir"
             ) from None
-        vm = self._vms[record.id] = self._vm(record)
+        vm = self._vms[record.id] = self._vm(StoredVm(record, state))
         if self._closing:
             await vm.close()  # it was made while the others were closed
         log.info("vm_created", vm_id=record.id, agent_id=record.agent_id, vm_type=record.vm_type)
         return vm
 
-    def _vm(self, record: VmRecord) -> Vm:
+    def _vm(self, stored: StoredVm) -> Vm:
         assert self._parts is not None
-        image, driver, store = self._parts
-        spec = BootSpec(vm_id=record.id, image=image, disk=store.disk(record.id))
-        return Vm(record, driver, spec, self.settings.boot_timeout_seconds)
+        image, driver, stores = self._parts
+        record = stored.record
+        spec = BootSpec(
+            vm_id=record.id,
+            image=image,
+            layers=stores.layers.family(record.agent_id),
+            disk=stores.vms.disk(record.id),
+        )
+        timeout = self.settings.boot_timeout_seconds
+        return Vm(record, stored.state, driver, spec, stores, timeout)
 
     def _find(self, vm_id: str, agent_id: str | None) -> Vm:
         vm = self._vms.get(vm_id)
@@ -293,7 +403,7 @@ class Engine:
             raise VmNotAvailable(vm_id[:100], field="vm_id")
         return vm
 
-    def _opened(self) -> tuple[HostImage, Driver, VmStore]:
+    def _opened(self) -> tuple[HostImage, Driver, Stores]:
         if self._closing:
             raise ExecutionFailed("Mulligan is shutting down")
         if self._parts is None:
@@ -320,6 +430,7 @@ def _raise_setup_failure(result: ProgramResult) -> None:
 
 
 def _response(
+    execution_id: str,
     vm_id: str,
     program: Program,
     result: ProgramResult,
@@ -328,7 +439,7 @@ def _response(
 ) -> VmExecuteResponse:
     exit_code, outcome, error = _judge(program, result)
     return VmExecuteResponse(
-        execution_id=new_id("exec"),
+        execution_id=execution_id,
         vm_id=vm_id,
         exit_code=exit_code,
         stdout=result.stdout.decode(errors="replace"),

@@ -11,8 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from mulligan.engine.store import make_directory, not_writable
 from mulligan.errors import ConfigError
+from mulligan.layers.directories import make_directory, not_writable
 
 POLL_S = 0.05
 LOOKS = 5

@@ -2,10 +2,14 @@
 
 ::
 
-    <data_dir>/lock              held by the process that serves this directory
-    <data_dir>/vms/<id>/vm.json  the record, the server's
-    <data_dir>/vms/<id>/disk/    the VM's own, shown to its agent alone
-        upper/  work/            what its programs wrote, and overlayfs' scratch
+    <data_dir>/lock                  held by the process that serves this directory
+    <data_dir>/vms/<id>/vm.json      the record, the server's
+    <data_dir>/vms/<id>/state.json   which layer its disk is stacked on, and which generation it is
+    <data_dir>/vms/<id>/disk/        the VM's own, shown to its agent alone
+        <generation>/upper/  work/   what its programs wrote since, and overlayfs' scratch
+
+Replacing ``state.json`` is the one step that takes a VM from one state to another. The exception
+is a frozen ``upper``: a VM whose upper has become a layer is simply one generation further.
 """
 
 from __future__ import annotations
@@ -13,14 +17,16 @@ from __future__ import annotations
 import os
 import secrets
 import stat
+from dataclasses import dataclass
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, StrictStr, ValidationError
+from pydantic import BaseModel, ConfigDict, StrictInt, StrictStr, ValidationError
 
-from mulligan.errors import ConfigError
+from mulligan.errors import ExecutionFailed
+from mulligan.layers.directories import make_directory, remove_tree, replace_file, sync_directory
+from mulligan.layers.store import LayerStore
 from mulligan.models import UtcTime
 
-PASS_THROUGH = 0o711  # to enter, not to list
 NEW = ".new-"
 GONE = ".gone-"
 
@@ -43,25 +49,45 @@ def new_id(prefix: str) -> str:
     return f"{prefix}-{secrets.token_hex(8)}"
 
 
+class VmState(BaseModel):
+    """Where a VM's disk stands: ``base`` is the layer its upper is on, None for the image."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    base: StrictStr | None = None
+    generation: StrictInt = 0
+
+
+@dataclass(frozen=True)
+class StoredVm:
+    """A VM as it was found on disk."""
+
+    record: VmRecord
+    state: VmState
+
+
 class VmStore:
     """The directory of VMs.
 
     Args:
         directory: made if it is missing.
         owner: uid and gid VMs' programs have on the host.
+        durable: whether a state also outlives a power cut.
     """
 
-    def __init__(self, directory: Path, owner: tuple[int, int]) -> None:
+    def __init__(self, directory: Path, owner: tuple[int, int], *, durable: bool = False) -> None:
         self._directory = directory
         self._owner = owner
+        self._durable = durable
         make_directory(directory)
 
-    def load(self) -> tuple[list[VmRecord], list[str]]:
+    def load(self, layers: LayerStore) -> tuple[list[StoredVm], list[str]]:
         """All VMs, oldest first, and a line for each directory that could not be read.
 
-        Also finishes what was interrupted: half-made VMs and half-deleted ones are removed.
+        Also finishes what was interrupted: half-made VMs, half-deleted ones and abandoned
+        generations are removed, and a VM whose upper has been frozen goes on above it.
         """
-        records, complaints = [], []
+        found, complaints = [], []
         for path in sorted(self._directory.iterdir()):
             if path.name.startswith((NEW, GONE)):
                 try:
@@ -70,33 +96,115 @@ class VmStore:
                     complaints.append(f"{path} is left over and cannot be removed: {error}")
                 continue
             try:
-                records.append(VmRecord.model_validate_json((path / "vm.json").read_bytes()))
-            except (OSError, ValidationError) as error:
+                record = VmRecord.model_validate_json((path / "vm.json").read_bytes())
+                state = VmState.model_validate_json((path / "state.json").read_bytes())
+                found.append(StoredVm(record, self._recover(record, state, layers)))
+            except (OSError, ValidationError, ExecutionFailed) as error:
                 reason = str(error).splitlines()[0]
                 complaints.append(f"{path} is no readable VM and was left alone: {reason}")
-        return sorted(records, key=lambda record: record.created_at), complaints
+        return sorted(found, key=lambda vm: vm.record.created_at), complaints
 
-    def create(self, record: VmRecord) -> None:
-        """Makes a VM's directory."""
+    def _recover(self, record: VmRecord, state: VmState, layers: LayerStore) -> VmState:
+        disk = self.disk(record.id)
+        known = state
+        while not (disk / str(state.generation) / "upper").is_dir():
+            layer = layer_name(record.id, state.generation)
+            if layers.has(record.agent_id, layer):
+                state = VmState(base=layer, generation=state.generation + 1)
+            elif state != known:
+                self.make_generation(record.id, state.generation)
+            else:
+                raise ExecutionFailed(f"{disk / str(state.generation)} is missing")
+        if state != known:
+            self.set_state(record.id, state)
+        for path in disk.iterdir():
+            if path.name != str(state.generation):
+                remove_tree(path)
+        return state
+
+    def create(self, record: VmRecord, base: str | None = None) -> VmState:
+        """Makes a VM's directory, its disk stacked on a layer or on the image."""
         staging = self._directory / f"{NEW}{record.id}"
+        state = VmState(base=base)
         try:
             make_directory(staging)
-            disk = staging / "disk"
-            for path in (disk, disk / "upper", disk / "work"):
-                path.mkdir(mode=0o700)
-                self._give(path)
-            # The root directory of the VM's programs takes its mode from here.
-            (disk / "upper").chmod(0o755)
+            (staging / "disk").mkdir(mode=0o700)
+            self._give(staging / "disk")
+            self._make_generation(staging / "disk" / str(state.generation))
             (staging / "vm.json").write_text(record.model_dump_json(indent=2))
+            (staging / "state.json").write_text(state.model_dump_json())
+            if self._durable:
+                os.sync()
             staging.rename(self._directory / record.id)
+            if self._durable:
+                sync_directory(self._directory)
         except BaseException:
             if staging.exists():
                 remove_tree(staging)
             raise
+        return state
+
+    def set_state(self, vm_id: str, state: VmState) -> None:
+        """Has a VM be in another state from now on."""
+        path = self._directory / vm_id / "state.json"
+        replace_file(path, state.model_dump_json(), durable=self._durable)
 
     def disk(self, vm_id: str) -> Path:
-        """The directory a VM sees as /vm."""
+        """The directory a VM's agent sees as its disk."""
         return self._directory / vm_id / "disk"
+
+    def upper(self, vm_id: str, generation: int) -> Path:
+        """What a VM's programs wrote since its disk was last frozen."""
+        return self.disk(vm_id) / str(generation) / "upper"
+
+    def changed(self, vm_id: str, generation: int) -> bool:
+        """Whether anything was written in a generation."""
+        with os.scandir(self.upper(vm_id, generation)) as entries:
+            return next(entries, None) is not None
+
+    def make_generation(self, vm_id: str, generation: int, like: Path | None = None) -> None:
+        """Makes the directories of a generation, anew if they are left from an attempt.
+
+        Args:
+            vm_id: the VM.
+            generation: its number.
+            like: an upper whose mode the root directory of the VM's programs keeps.
+        """
+        path = self.disk(vm_id) / str(generation)
+        if path.exists():
+            remove_tree(path)
+        self._make_generation(path, like)
+
+    def _make_generation(self, path: Path, like: Path | None = None) -> None:
+        for each in (path, path / "upper", path / "work"):
+            each.mkdir(mode=0o700)
+            self._give(each)
+        # The root directory of the VM's programs takes its mode from here.
+        (path / "upper").chmod(stat.S_IMODE(like.stat().st_mode) if like else 0o755)
+
+    def renew_work(self, vm_id: str, generation: int) -> None:
+        """Gives a generation an empty scratch directory: overlayfs takes none it had before."""
+        work = self.disk(vm_id) / str(generation) / "work"
+        if work.exists():
+            remove_tree(work)
+        work.mkdir(mode=0o700)
+        self._give(work)
+
+    def discard_generation(self, vm_id: str, generation: int) -> None:
+        """Removes a generation that is no longer the VM's."""
+        path = self.disk(vm_id) / str(generation)
+        if path.exists():
+            remove_tree(path)
+
+    def make_place(self, vm_id: str, name: str) -> None:
+        """Makes an empty directory in the disk for the VM's agent to copy into."""
+        path = self.disk(vm_id) / name
+        path.mkdir(mode=0o700)
+        self._give(path)
+
+    def discard_place(self, vm_id: str, name: str) -> None:
+        """Removes a directory ``make_place`` made, with what is in it."""
+        remove_tree(self.disk(vm_id) / name)
 
     def delete(self, vm_id: str) -> None:
         """Removes a VM and everything it wrote; it is gone for good once this has begun."""
@@ -109,68 +217,6 @@ class VmStore:
             os.chown(path, *self._owner)
 
 
-def make_directory(path: Path) -> None:
-    """Makes a directory that others may pass through but not list.
-
-    Raises:
-        ConfigError: it cannot be made or written.
-    """
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        if stat.S_IMODE(path.stat().st_mode) != PASS_THROUGH:
-            path.chmod(PASS_THROUGH)
-    except OSError as error:
-        raise not_writable(path, error.strerror) from None
-    if not os.access(path, os.W_OK | os.X_OK):
-        raise not_writable(path, "no permission")
-
-
-def not_writable(path: Path, why: str | None) -> ConfigError:
-    """The error for a data directory that takes nothing."""
-    return ConfigError(
-        f"data directory {path} is not writable: {why}",
-        field="data_dir",
-        remedy="choose another with --data-dir or MULLIGAN_DATA_DIR, or give this user the right",
-    )
-
-
-def remove_tree(path: Path) -> None:
-    """Removes a tree of a VM, whatever its programs made of it; follows no link.
-
-    Directories may be locked (no permissions) and nested deeper than paths and recursion reach:
-    each is opened up, moved to the top and emptied there. Nothing else may write to the tree.
-
-    Raises:
-        OSError: something could not be removed; what was is gone.
-    """
-    if not stat.S_ISDIR(path.lstat().st_mode):
-        path.unlink()
-        return
-    path.chmod(0o700)
-    top = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-    try:
-        _empty(top, top)
-        while names := os.listdir(top):  # noqa: PTH208  (a descriptor, no path)
-            for name in names:
-                directory = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=top)
-                try:
-                    _empty(directory, top)
-                finally:
-                    os.close(directory)
-                os.rmdir(name, dir_fd=top)
-    finally:
-        os.close(top)
-    path.rmdir()
-
-
-def _empty(directory: int, top: int) -> None:
-    """Unlinks the files of a directory and moves its directories up, opened, under new names."""
-    with os.scandir(directory) as entries:
-        found = [(entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries]
-    for name, is_directory in found:
-        if not is_directory:
-            os.unlink(name, dir_fd=directory)
-            continue
-        os.chmod(name, 0o700, dir_fd=directory)
-        new = f".lifted-{secrets.token_hex(8)}"
-        os.rename(name, new, src_dir_fd=directory, dst_dir_fd=top)
+def layer_name(vm_id: str, generation: int) -> str:
+    """The layer a generation of a VM becomes when it is frozen."""
+    return f"{vm_id}.{generation}"

@@ -1,18 +1,36 @@
-"""One VM: its record, and the machine that runs it while there is one."""
+"""One VM: its record, its disk, and the machine that runs it while there is one."""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from datetime import datetime
 
 from mulligan.drivers.interface import BootSpec, Driver, Machine
-from mulligan.engine.connection import AgentConnection, OutputCallback, Program, ProgramResult
-from mulligan.engine.store import VmRecord
+from mulligan.engine.connection import (
+    AgentConnection,
+    OutputCallback,
+    Program,
+    ProgramResult,
+    Running,
+)
+from mulligan.engine.store import VmRecord, VmState, VmStore, new_id
 from mulligan.errors import ConfigError, ExecutionFailed, VmNotAvailable
+from mulligan.layers.store import LayerStore
 from mulligan.log import get_logger
 from mulligan.models import VmInstance, utc_now
 
 log = get_logger()
+
+
+@dataclass(frozen=True)
+class Stores:
+    """Where VMs and their layers are kept."""
+
+    vms: VmStore
+    layers: LayerStore
 
 
 class Vm:
@@ -20,22 +38,36 @@ class Vm:
 
     What holds under concurrency: one boot at a time; any number of executions beside each other;
     ``stop`` fails the executions that run and returns when no process of the VM is left; an
-    execution after that boots it again.
+    execution after that boots it again. Whoever holds the VM ``steady`` can change its disk:
+    nothing starts meanwhile, and what runs already goes on.
     """
 
     def __init__(
-        self, record: VmRecord, driver: Driver, spec: BootSpec, boot_timeout: float
+        self,
+        record: VmRecord,
+        state: VmState,
+        driver: Driver,
+        spec: BootSpec,
+        stores: Stores,
+        boot_timeout: float,
     ) -> None:
         self.record = record
+        self.state = state
         self.last_activity: datetime | None = None
+        self.stack_in_use: list[str] = []
         self._driver = driver
         self._spec = spec
+        self.stores = stores
         self._boot_timeout = boot_timeout
         self._lock = asyncio.Lock()
+        self._booting = False
         self._machine: Machine | None = None
         self._connection: AgentConnection | None = None
         self._endings: set[asyncio.Task[None]] = set()
         self._executing = 0
+        self._beginnings: set[asyncio.Task[tuple[AgentConnection, Running]]] = set()
+        self._running: dict[str, Running] = {}
+        self.cancelled_for: dict[str, str] = {}
         self._closed = False
 
     @property
@@ -43,12 +75,22 @@ class Vm:
         """ "stopped", "booting", "ready" (nothing runs) or "running"."""
         if self._connection is not None:
             return "running" if self._executing else "ready"
-        return "booting" if self._lock.locked() else "stopped"
+        return "booting" if self._booting else "stopped"
 
     @property
     def busy(self) -> bool:
         """Whether an execution runs."""
         return self._executing > 0
+
+    @property
+    def running(self) -> list[str]:
+        """The ids of the executions that were started and have not ended."""
+        return list(self._running)
+
+    @property
+    def connection(self) -> AgentConnection | None:
+        """The stream to the agent, while the VM is up."""
+        return self._connection
 
     def instance(self) -> VmInstance:
         """The VM as its users see it."""
@@ -63,42 +105,130 @@ class Vm:
             driver=self.record.driver,
         )
 
-    async def run(self, program: Program, on_output: OutputCallback | None = None) -> ProgramResult:
-        """Runs a program, booting the VM first where it is not up. See ``AgentConnection.run``."""
+    async def run(
+        self,
+        program: Program,
+        on_output: OutputCallback | None = None,
+        *,
+        execution_id: str | None = None,
+        prepare: Callable[[], Awaitable[None]] | None = None,
+    ) -> ProgramResult:
+        """Runs a program, booting the VM first where it is not up. See ``AgentConnection``.
+
+        Args:
+            program: what to run.
+            on_output: called with each piece of output.
+            execution_id: what it is called in ``running``.
+            prepare: awaited when the VM is up, before the program starts; nothing else starts
+                and nothing changes the VM's disk in between.
+        """
         self._executing += 1
         self.last_activity = utc_now()
+        execution_id = execution_id or new_id("run")
+        wanted = asyncio.Event()
+        wanted.set()
+        task = asyncio.create_task(self._begin(program, on_output, execution_id, prepare, wanted))
+        self._beginnings.add(task)
+        task.add_done_callback(self._begun)
         try:
-            connection = await self.start()
-            return await connection.run(program, on_output)
+            try:
+                connection, running = await asyncio.shield(task)
+            except asyncio.CancelledError:
+                wanted.clear()  # what was begun with the disk goes on to its end
+                if task.done() and not task.cancelled() and task.exception() is None:
+                    connection, running = task.result()
+                    await connection.end([running])
+                raise
+            return await connection.finish(running)
         finally:
+            self._running.pop(execution_id, None)
             self._executing -= 1
             self.last_activity = utc_now()
 
-    async def start(self) -> AgentConnection:
-        """Boots the VM unless it is up.
+    def _begun(self, task: asyncio.Task[tuple[AgentConnection, Running]]) -> None:
+        self._beginnings.discard(task)
+        if not task.cancelled():
+            task.exception()  # seen, also where nobody waits for it any more
+
+    async def _begin(
+        self,
+        program: Program,
+        on_output: OutputCallback | None,
+        execution_id: str,
+        prepare: Callable[[], Awaitable[None]] | None,
+        wanted: asyncio.Event,
+    ) -> tuple[AgentConnection, Running]:
+        """Boots, prepares and starts, unless it is no longer wanted by then."""
+        async with self._lock:
+            connection = await self.up()
+            if prepare is not None:
+                await prepare()
+                connection = await self.up()  # it may have been given up meanwhile
+            if not wanted.is_set():
+                raise ExecutionFailed("it was cancelled before it started")
+            running = connection.start(program, on_output)
+            self._running[execution_id] = running
+            return connection, running
+
+    async def cancel_all(self, why: str) -> list[str]:
+        """Ends what runs, and returns what it was; for the holder of ``steady``.
+
+        ``cancelled_for`` says ``why`` from then on, for whoever waits for one of them.
+        """
+        running = dict(self._running)
+        self.cancelled_for.update(dict.fromkeys(running, why))
+        if running and self._connection is not None:
+            await self._connection.end(list(running.values()))
+        return list(running)
+
+    @asynccontextmanager
+    async def steady(self) -> AsyncIterator[None]:
+        """Keeps executions from starting, and the VM from booting and stopping.
+
+        Raises:
+            VmNotAvailable: it was closed.
+        """
+        async with self._lock:
+            if self._closed:
+                raise VmNotAvailable(self.record.id, field="vm_id")
+            yield
+
+    async def start(self) -> None:
+        """Boots the VM unless it is up. See ``up``."""
+        async with self._lock:
+            await self.up()
+
+    async def up(self) -> AgentConnection:
+        """Boots the VM unless it is up; for the holder of ``steady``.
 
         Raises:
             VmNotAvailable: it was closed.
             ConfigError: this host cannot boot it.
             ExecutionFailed: it did not come up.
         """
-        async with self._lock:
-            if self._closed:
-                raise VmNotAvailable(self.record.id, field="vm_id")
-            if self._connection is None:
+        if self._closed:
+            raise VmNotAvailable(self.record.id, field="vm_id")
+        if self._connection is None:
+            self._booting = True
+            try:
                 self._connection = await self._boot()
-            return self._connection
+            finally:
+                self._booting = False
+        return self._connection
 
     async def _boot(self) -> AgentConnection:
+        if self._endings:  # what is left of it may still write to its disk
+            await asyncio.wait(self._endings)
         try:
+            disk = await asyncio.to_thread(self._disk)
             machine = await self._driver.boot(self._spec)
-        except OSError as error:  # out of descriptors, processes or memory
+        except OSError as error:  # out of descriptors, processes, memory or space
             raise ExecutionFailed(f"the VM could not boot: {error.strerror}") from None
         loop = asyncio.get_running_loop()
         connection = AgentConnection(lambda why: self._on_lost(machine, why))
         try:
             await loop.create_connection(lambda: connection, sock=machine.connection)
-            await connection.boot(machine.boot_frame, self._boot_timeout)
+            await connection.boot(machine.boot_frame | disk, self._boot_timeout)
         except BaseException as error:
             connection.give_up("it was not wanted any more")
             # Not left to a caller that may be cancelled again: stop and close wait for it.
@@ -109,6 +239,15 @@ class Vm:
             raise
         self._machine = machine
         return connection
+
+    def _disk(self) -> dict[str, object]:
+        """The disk's part of the BOOT frame; its scratch directory is made anew."""
+        if self._spec.disk is None:
+            return {"layers": [], "generation": None}
+        stack = self.stores.layers.stack(self.record.agent_id, self.state.base)
+        self.stores.vms.renew_work(self.record.id, self.state.generation)
+        self.stack_in_use = stack
+        return {"layers": stack, "generation": str(self.state.generation)}
 
     def _on_lost(self, machine: Machine, why: str) -> None:
         """The connection is gone; the machine behind it has to go too."""
@@ -139,14 +278,19 @@ class Vm:
     async def stop(self) -> None:
         """Ends the VM's processes; its disk stays. Nothing of it runs when this returns."""
         async with self._lock:
-            machine, self._machine = self._machine, None
-            connection, self._connection = self._connection, None
-            if connection is not None:
-                connection.give_up("it was stopped")
-            if machine is not None:
-                self._end(machine)
-            if self._endings:
-                await asyncio.wait(self._endings)
+            await self.down()
+
+    async def down(self) -> None:
+        """``stop`` for the holder of ``steady``."""
+        machine, self._machine = self._machine, None
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.give_up("it was stopped")
+        if machine is not None:
+            self._end(machine)
+        if self._endings:
+            await asyncio.wait(self._endings)
+        self.stack_in_use = []
 
     async def close(self) -> None:
         """Ends the VM's processes for good: it boots no more."""

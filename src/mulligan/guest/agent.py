@@ -16,11 +16,12 @@ from _signal import SIGCHLD, SIGKILL, set_wakeup_fd
 from _signal import signal as set_handler
 from _socket import AF_UNIX, SOCK_STREAM, socket
 
-from mulligan.guest import frames, launch, processes, root, spawn, zygotes
+from mulligan.guest import frames, launch, processes, spawn, zygotes
 from mulligan.guest.captures import Capture, Feed, open_pipes
 from mulligan.guest.execution import DRAIN_READS, Execution
 from mulligan.guest.forkserver import ENDED, FORKED
 from mulligan.guest.loop import Loop
+from mulligan.guest.vm import Vm
 
 TYPE_CHECKING = False  # importing typing for it would cost every VM milliseconds
 if TYPE_CHECKING:
@@ -31,7 +32,6 @@ OUTGOING_HIGH = 1024 * 1024
 OUTGOING_LOW = 256 * 1024
 LINGER_TICK_S = 0.01
 PATIENCE_S = 0.5
-IDLE_S = 3600.0
 
 
 class Agent:
@@ -49,7 +49,7 @@ class Agent:
         self._zygote: zygotes.Zygote | None = zygote
         self._env = env
         self._nofile = resource.getrlimit(resource.RLIMIT_NOFILE)
-        self._root = -1
+        self._vm = Vm(self._send)
 
     def run(self) -> None:
         """Serves the host until it is gone."""
@@ -65,15 +65,17 @@ class Agent:
         gc.freeze()  # what is here now stays; children should not copy it to look at it
         while True:
             self._loop.step(self._timeout())
-            self._on_time()
+            if not self._vm.paused:
+                self._on_time()
+            self._vm.on_time()
             self._flush()
-
-    # Time
 
     def _timeout(self) -> float:
         """Seconds until something is due."""
         now = time.monotonic()
-        due = IDLE_S
+        due = self._vm.timeout()
+        if self._vm.paused:
+            return due
         for execution in self._executions.values():
             if execution.linger_until is not None:
                 due = min(due, LINGER_TICK_S)
@@ -99,19 +101,33 @@ class Agent:
             self._handle(frame)
 
     def _handle(self, frame: frames.Frame) -> None:
-        if frame.kind == frames.BOOT:
-            self._boot(frame.body())
-        elif frame.kind == frames.START:
+        if self._vm.postpones(frame):
+            return
+        if frame.kind == frames.START:
             self._start(frame.channel, frame.body())
+        elif (execution := self._executions.get(frame.channel)) is not None:
+            self._on_frame(execution, frame)
+        elif frame.kind == frames.BOOT:
+            self._vm.boot(frame.body())
+        elif frame.kind == frames.ROOT:
+            spared = {self._zygote.pid} if self._zygote is not None else set()
+            self._vm.move(frame.channel, frame.body(), spared, busy=bool(self._executions))
+        elif frame.kind == frames.PAUSE:
+            self._vm.pause(frame.channel)
+        elif frame.kind == frames.RESUME:
+            for postponed in self._vm.resume():
+                self._handle(postponed)
         elif frame.kind == frames.PING:
             self._send(frames.PONG, frame.channel)
-        elif (execution := self._executions.get(frame.channel)) is not None:
-            if frame.kind == frames.KILL:
-                self._end(execution, "cancel")
-            elif execution.stdin is not None:
-                execution.stdin.pending += frame.payload
-                execution.stdin.ended |= frame.kind == frames.STDIN_END
-                self._on_stdin(execution)
+
+    def _on_frame(self, execution: Execution, frame: frames.Frame) -> None:
+        """A frame for an execution that has not ended."""
+        if frame.kind == frames.KILL:
+            self._end(execution, "cancel")
+        elif execution.stdin is not None:
+            execution.stdin.pending += frame.payload
+            execution.stdin.ended |= frame.kind == frames.STDIN_END
+            self._on_stdin(execution)
 
     def _send(self, kind: int, channel: int = 0, payload: bytes | dict[str, object] = b"") -> None:
         self._outgoing += frames.encode(kind, channel, payload)
@@ -130,17 +146,6 @@ class Agent:
             self._loop.also_write(self._host.fileno(), self._writing)
         if len(self._outgoing) < OUTGOING_LOW:
             self._loop.release()
-
-    # Boot
-
-    def _boot(self, body: dict[str, Any]) -> None:
-        """Makes the VM ready for programs, and says so."""
-        try:
-            self._root = root.assemble(body["lower"], body["upper"], body["work"], body["binds"])
-        except OSError as error:
-            self._send(frames.FATAL, 0, {"message": str(error)})
-            return
-        self._send(frames.READY, 0, {"pid": os.getpid(), "python": sys.version.split()[0]})
 
     # Executions
 
@@ -163,13 +168,7 @@ class Agent:
         self._loop.watch(report, lambda: self._on_report(execution))
         if stdin is not None:
             execution.stdin = Feed(stdin)
-        job = {
-            "files": {name: text.encode() for name, text in body["files"].items()},
-            "cwd": body["cwd"],
-            "env": self._env | body["env"],
-            "steps": body["steps"],
-            "nofile": self._nofile,
-        }
+        job = launch.job(body, self._env, self._nofile)
         streams = (stdin_inner, stdout_inner, stderr_inner)
         try:
             if body["runtime"] != "python" or not self._request(
@@ -198,7 +197,7 @@ class Agent:
             if self._zygote is None:
                 self._zygote = zygotes.Zygote(*spawn.zygote(sys.executable, self._env))
                 self._loop.watch(self._zygote.control.fileno(), self._on_zygote)
-            self._zygote.request(channel, job, [*streams, report, self._root])
+            self._zygote.request(channel, job, [*streams, report, self._vm.root])
         except OSError:
             return False
         return True
@@ -208,7 +207,9 @@ class Agent:
     ) -> None:
         pid = os.fork()
         if pid == 0:
-            launch.run_steps(job, self._root, streams, report)
+            if job["job"] is not None:
+                launch.run_job(job["job"], streams)
+            launch.run_steps(job, self._vm.root, streams, report)
         self._started(execution, pid)
 
     def _started(self, execution: Execution, pid: int) -> None:

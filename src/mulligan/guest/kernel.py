@@ -26,6 +26,10 @@ MS_BIND = 4096
 MS_REC = 16384
 MS_PRIVATE = 1 << 18
 MNT_DETACH = 2
+OPEN_TREE_CLONE = 1
+AT_RECURSIVE = 0x8000
+O_CLOEXEC = 0o2000000
+MOVE_MOUNT_F_EMPTY_PATH = 4
 
 _PR_SET_DUMPABLE = 4
 _PR_CAPBSET_DROP = 24
@@ -61,14 +65,16 @@ _libc = dlopen(None, 0)  # type: ignore[arg-type]  # None: this program itself
 _functions: dict[str, _Function] = {}
 
 
-def _call(name: str, *arguments: bytes | int | None) -> None:
+def _call(name: str, *arguments: bytes | int | None) -> int:
     """Calls a function of the C library; raises OSError where it returns -1."""
     function = _functions.get(name)
     if function is None:
         function = _functions[name] = _Function(dlsym(_libc, name))
-    if function(*arguments) == -1:
+    result: int = function(*arguments)
+    if result == -1:
         number = get_errno()
         raise OSError(number, f"{name}: {os.strerror(number)}")
+    return result
 
 
 def unshare(flags: int) -> None:
@@ -100,12 +106,32 @@ def pivot_into(directory: str) -> None:
     is stacked on the new one and then detached, so no directory is needed to put it in.
     """
     os.chdir(directory)
-    _call("syscall", _PIVOT_ROOT[os.uname().machine], b".", b".")
-    _call("umount2", b".", MNT_DETACH)
-    os.chdir("/")
+    pivot_here()
 
 
 _PIVOT_ROOT = {"x86_64": 155, "aarch64": 41}
+_OPEN_TREE = 428  # these two have one number everywhere
+_MOVE_MOUNT = 429
+_AT_FDCWD = -100
+
+
+def open_tree(path: str) -> int:
+    """A descriptor of a copy of the mounts at ``path``, attached nowhere (open_tree(2))."""
+    flags = OPEN_TREE_CLONE | O_CLOEXEC | AT_RECURSIVE
+    return _call("syscall", _OPEN_TREE, _AT_FDCWD, os.fsencode(path), flags)
+
+
+def move_mount(tree: int, path: str) -> None:
+    """Attaches what ``open_tree`` gave at ``path`` (move_mount(2))."""
+    flags = MOVE_MOUNT_F_EMPTY_PATH
+    _call("syscall", _MOVE_MOUNT, tree, b"", _AT_FDCWD, os.fsencode(path), flags)
+
+
+def pivot_here() -> None:
+    """Makes the working directory, a mount point, the root and leaves nothing of the old one."""
+    _call("syscall", _PIVOT_ROOT[os.uname().machine], b".", b".")
+    _call("umount2", b".", MNT_DETACH)
+    os.chdir("/")
 
 
 def leave_keyrings() -> None:

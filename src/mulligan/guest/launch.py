@@ -26,6 +26,18 @@ SETUP_FAILED = 126
 MOST_DESCRIPTORS = 1 << 20
 
 
+def job(body: dict[str, Any], env: dict[str, str], nofile: tuple[int, int]) -> dict[str, Any]:
+    """What a child needs to know of an execution, from the body of its START frame."""
+    return {
+        "files": {name: text.encode() for name, text in body["files"].items()},
+        "cwd": body["cwd"],
+        "env": env | body["env"],
+        "steps": body["steps"],
+        "nofile": nofile,
+        "job": body["job"] if body["runtime"] == "job" else None,
+    }
+
+
 def enter(job: dict[str, Any], root: int, report: int) -> None:
     """Turns this fresh child into the one that becomes the program.
 
@@ -86,6 +98,22 @@ def run_steps(job: dict[str, Any], root: int, streams: tuple[int, int, int], rep
             refuse(report, error)
         os.write(2, f"{error}\n".encode(errors="replace"))
         os._exit(SETUP_FAILED)
+
+
+def run_job(arguments: dict[str, Any], streams: tuple[int, int, int]) -> None:
+    """In a child of the agent: does work of the agent's own on trees of files. Never returns."""
+    try:
+        for target, descriptor in enumerate(streams):
+            os.dup2(descriptor, target, inheritable=True)
+        restore_signals()
+        close_all_but(())
+        from mulligan.guest import jobs
+
+        jobs.main(arguments)
+        os._exit(0)
+    except BaseException as error:
+        os.write(2, f"{error or type(error).__name__}\n".encode(errors="replace"))
+        os._exit(1)
 
 
 def _run_step(step: list[str], env: dict[str, str], report: int) -> None:

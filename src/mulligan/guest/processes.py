@@ -1,8 +1,14 @@
 """Finding and ending every process of an execution, by the mount namespace it cannot leave."""
 
+from __future__ import annotations
+
 import os
 import time
 from _signal import SIGCONT, SIGHUP, SIGKILL, SIGSTOP
+
+TYPE_CHECKING = False  # importing typing for it would cost every VM milliseconds
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 PASSES = 1000
 LOOKS = 20
@@ -111,9 +117,6 @@ def send(pids: list[int], number: int) -> None:
 def end_all(namespace: int, session: int | None = None) -> bool:
     """Ends the processes of an execution; true where none is left.
 
-    Every process of the VM is stopped first, in one call the kernel keeps forks out of: what is
-    there then is all there will be. Those of the execution are killed, the others go on.
-
     Args:
         namespace: inode number of the execution's mount namespace.
         session: where given, what was detached from it on purpose is spared.
@@ -121,21 +124,65 @@ def end_all(namespace: int, session: int | None = None) -> bool:
     last = _last_pid()
     if not _doomed(namespace, session) and _last_pid() == last:
         return True
-    before = {pid for pid in _everything() if _is_stopped(pid)}
+    return _end(lambda: _doomed(namespace, session))
+
+
+def end_everything(spared: set[int]) -> bool:
+    """Ends every process of the VM but this one and ``spared``; true where none is left."""
+    if not others(spared):
+        return True
+    return _end(lambda: others(spared))
+
+
+def _end(doomed: Callable[[], list[int]]) -> bool:
+    """Kills what ``doomed`` names until it names nothing.
+
+    Every process of the VM is stopped first, in one call the kernel keeps forks out of: what is
+    there then is all there will be. Those named are killed, the others go on.
+    """
+    before = {pid for pid in everything() if _is_stopped(pid)}
     try:
         os.kill(-1, SIGSTOP)
     except ProcessLookupError:
         return True  # process 1 is alone
     try:
         for _ in range(PASSES):
-            doomed = _doomed(namespace, session)
-            if not doomed:
+            found = doomed()
+            if not found:
                 return True
-            send(doomed, SIGKILL)
+            send(found, SIGKILL)
             time.sleep(PAUSE_S)
         return False
     finally:
-        send([pid for pid in _everything() if pid not in before], SIGCONT)
+        send([pid for pid in everything() if pid not in before], SIGCONT)
+
+
+def others(spared: set[int]) -> list[int]:
+    """The living processes of the VM but this one and ``spared``."""
+    return [pid for pid in everything() if pid not in spared and not _is_over(pid)]
+
+
+class Pause:
+    """All processes of the VM, stopped where they stand."""
+
+    def __init__(self) -> None:
+        self._before = {pid for pid in everything() if _is_stopped(pid)}
+        try:
+            os.kill(-1, SIGSTOP)
+        except ProcessLookupError:
+            return  # process 1 is alone
+
+    def holds(self) -> bool:
+        """Whether every thread has come to a halt by now."""
+        return all(
+            _state(f"{pid}/task/{thread}") in ("T", "t", "Z", "X", "")
+            for pid in everything()
+            for thread in _threads(pid)
+        )
+
+    def end(self) -> None:
+        """Has everything go on that was not stopped before."""
+        send([pid for pid in everything() if pid not in self._before], SIGCONT)
 
 
 def _doomed(namespace: int, session: int | None) -> list[int]:
@@ -143,14 +190,32 @@ def _doomed(namespace: int, session: int | None) -> list[int]:
     return found if session is None else [p for p in found if not is_detached(p, session)]
 
 
-def _everything() -> list[int]:
+def everything() -> list[int]:
+    """Every process of the VM but this one."""
     own = os.getpid()
     return [int(name) for name in os.listdir("/proc") if name.isdigit() and int(name) != own]
 
 
-def _is_stopped(pid: int) -> bool:
+def _threads(pid: int) -> list[str]:
     try:
-        with open(f"/proc/{pid}/stat", encoding="ascii", errors="replace") as file:
-            return file.read().rpartition(")")[2].split()[0] == "T"
+        return os.listdir(f"/proc/{pid}/task")
     except (FileNotFoundError, ProcessLookupError):
-        return False
+        return []
+
+
+def _state(path: int | str) -> str:
+    """The state letter of a process or thread, as in proc_pid_stat(5); "" where it is gone."""
+    try:
+        with open(f"/proc/{path}/stat", encoding="ascii", errors="replace") as file:
+            return file.read().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
+
+
+def _is_stopped(pid: int) -> bool:
+    return _state(pid) == "T"
+
+
+def _is_over(pid: int) -> bool:
+    """Whether nothing of a process runs any more: its first thread may end before the others."""
+    return _state(pid) in ("Z", "X", "") and len(_threads(pid)) <= 1

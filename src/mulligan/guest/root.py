@@ -3,9 +3,14 @@
 The agent lives outside it, in the tree bubblewrap made (its ``/.mulligan``, the host's ``/usr``).
 A root is a mount namespace of its own, held by a descriptor: nothing but that descriptor and the
 processes inside keep it alive, so an abandoned one is collected by the kernel.
+
+A disk is a stack of layers, frozen for good, and one directory on top that takes what is written.
+Keeping a state is putting a new directory on top; going back is building another stack. Either way
+the VM moves to a new root, and no byte is copied.
 """
 
 import os
+from errno import EBUSY
 
 from mulligan.guest import kernel
 
@@ -14,6 +19,7 @@ BASE = "/.mulligan"
 IMAGE = f"{BASE}/image"
 AGENT = f"{BASE}/agent"
 DISK = f"{BASE}/vm"
+LAYERS = f"{BASE}/layers"
 MOUNT_POINT = f"{BASE}/root"
 EXECUTION_DIR = "/run/mulligan"
 # Files of /proc that say things of the host which no program needs: names of its keys, addresses
@@ -26,70 +32,112 @@ MASKED = (
     "/proc/key-users",
     "/proc/keys",
 )
+MOUNT_FLAGS = kernel.MS_NOSUID | kernel.MS_NODEV
+LOST = 71
 
 
-def assemble(lower: str, upper: str, work: str, binds: list[str]) -> int:
-    """Builds a root and returns a descriptor of its mount namespace.
+class Roots:
+    """Builds roots.
 
     Args:
-        lower: the image's directory, read-only.
-        upper, work: directories of the VM's disk, of one file system.
-        binds: absolute paths shown read-only in the root where the agent has them.
-
-    Raises:
-        OSError: a mount was refused; the text names the step.
+        binds: absolute paths shown read-only in every root where the agent has them.
     """
-    read_end, write_end = os.pipe2(os.O_CLOEXEC)
-    hold_read, hold_write = os.pipe2(os.O_CLOEXEC)
-    pid = os.fork()
-    if pid == 0:
-        _build(lower, upper, work, binds, write_end, hold_read, hold_write)
-    try:
-        os.close(write_end)
-        os.close(hold_read)
-        message = _read_all(read_end)
-        if message != b"ok":
-            raise OSError(message.decode(errors="replace") or "the root's builder died")
-        return os.open(f"/proc/{pid}/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
-    finally:
-        os.close(read_end)
-        os.close(hold_write)
-        os.waitpid(pid, 0)
 
-
-def _build(
-    lower: str,
-    upper: str,
-    work: str,
-    binds: list[str],
-    report: int,
-    hold_read: int,
-    hold_write: int,
-) -> None:
-    """In the child: mounts everything, then waits until its namespace has been opened."""
-    os.close(hold_write)
-    try:
-        kernel.unshare(kernel.CLONE_NEWNS)
+    def __init__(self, binds: list[str]) -> None:
+        kernel.unshare(kernel.CLONE_NEWNS)  # bubblewrap's belongs to a user above ours
         kernel.mount(None, "/", None, kernel.MS_REC | kernel.MS_PRIVATE)
-        options = f"lowerdir={lower},upperdir={upper},workdir={work},userxattr"
-        flags = kernel.MS_NOSUID | kernel.MS_NODEV
-        kernel.mount("overlay", MOUNT_POINT, "overlay", flags, options)
-        for path in [*binds, "/proc", "/dev"]:
-            kernel.mount(path, MOUNT_POINT + path, None, kernel.MS_BIND | kernel.MS_REC)
-        for path in MASKED:
-            if os.path.exists(path):
+        self._home = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+        self._binds = [*binds, "/proc", "/dev"]
+        self._masked = [path for path in MASKED if os.path.exists(path)]
+
+    def assemble(self, layers: list[str], generation: str) -> int:
+        """Builds a root and returns a descriptor of its mount namespace.
+
+        Args:
+            layers: directories, absolute or in ``LAYERS``, the newest first; below them lies the
+                image.
+            generation: directory in ``DISK`` with the ``upper`` that takes what is written and an
+                empty ``work`` no overlay had before.
+
+        Raises:
+            OSError: a mount was refused; the text names the step.
+        """
+        top = f"{DISK}/{generation}"
+        # Relative paths: the options of a mount have to fit into one page.
+        lower = ":".join([*layers, IMAGE])
+        # Without "volatile" letting go of a root would write out the host's whole file system,
+        # seconds at worst; what must survive a power cut the host sees to.
+        options = f"lowerdir={lower},upperdir={top}/upper,workdir={top}/work,userxattr,volatile"
+        try:
+            kernel.unshare(kernel.CLONE_NEWNS)
+            if layers:
+                os.chdir(LAYERS)
+            kernel.mount("overlay", MOUNT_POINT, "overlay", MOUNT_FLAGS, options)
+            for path in self._binds:
+                kernel.mount(path, MOUNT_POINT + path, None, kernel.MS_BIND | kernel.MS_REC)
+            for path in self._masked:
                 kernel.mount("/dev/null", MOUNT_POINT + path, None, kernel.MS_BIND)
-        kernel.pivot_into(MOUNT_POINT)
-        os.write(report, b"ok")
-    except BaseException as error:
-        os.write(report, str(error).encode())
-    os.close(report)
-    os.read(hold_read, 1)  # ends when the parent has what it needs, or is gone
-    os._exit(0)
+            kernel.pivot_into(MOUNT_POINT)
+            return os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+        finally:
+            self._return()
 
+    def seal(self, namespace: int) -> bool:
+        """Makes the root of a mount namespace read-only; false where a file is open for writing.
 
-def _read_all(descriptor: int) -> bytes:
-    chunks = []
-    while chunk := os.read(descriptor, 4096):
-        chunks.append(chunk)
-    return b"".join(chunks)
+        The kernel sees to both in one step: after it nobody there can write to the old root, by
+        whatever descriptor.
+        """
+        flags = kernel.MS_REMOUNT | kernel.MS_BIND | kernel.MS_RDONLY | MOUNT_FLAGS
+        return self._remount(namespace, flags)
+
+    def unseal(self, namespace: int) -> None:
+        """Takes ``seal`` back."""
+        self._remount(namespace, kernel.MS_REMOUNT | kernel.MS_BIND | MOUNT_FLAGS)
+
+    def _remount(self, namespace: int, flags: int) -> bool:
+        try:
+            kernel.setns(namespace, kernel.CLONE_NEWNS)
+            kernel.mount(None, "/", None, flags)
+            return True
+        except OSError as error:
+            if error.errno == EBUSY:
+                return False
+            raise
+        finally:
+            self._return()
+
+    def move(self, namespace: int, root: int) -> None:
+        """Moves the processes of a mount namespace to another root, their private files with them.
+
+        Their working directories stay behind; each has to enter its own anew.
+
+        Args:
+            namespace: descriptor of the mount namespace whose processes move.
+            root: descriptor of one that ``assemble`` made.
+
+        Raises:
+            OSError: a step was refused.
+        """
+        opened = []
+        try:
+            kernel.setns(root, kernel.CLONE_NEWNS)
+            opened.append(kernel.open_tree("/"))
+            kernel.setns(namespace, kernel.CLONE_NEWNS)
+            opened.append(kernel.open_tree(EXECUTION_DIR))
+            new_root, private = opened
+            kernel.move_mount(new_root, "/proc")
+            os.fchdir(new_root)
+            kernel.pivot_here()
+            kernel.move_mount(private, EXECUTION_DIR)
+        finally:
+            for descriptor in opened:
+                os.close(descriptor)
+            self._return()
+
+    def _return(self) -> None:
+        """Back to the agent's own mounts, without which there is no agent."""
+        try:
+            kernel.setns(self._home, kernel.CLONE_NEWNS)
+        except OSError:
+            os._exit(LOST)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mulligan.guest.kernel import AGENT_CAPABILITIES
-from mulligan.guest.root import AGENT, DISK, IMAGE, MOUNT_POINT
+from mulligan.guest.root import AGENT, DISK, IMAGE, LAYERS, MOUNT_POINT
 from mulligan.images.host import GUEST_GID, GUEST_UID, HOSTNAME
 
 SHM_BYTES = 256 * 1024 * 1024
@@ -25,7 +25,8 @@ class VmPlan:
         binds: host directories shown read-only at the path they have.
         symlinks: (target, link) pairs of the VM's root.
         environment: of the agent and of the programs it starts.
-        rootfs, agent, disk: host directories of the image, the guest's code and the VM's disk.
+        rootfs, agent, layers, disk: host directories of the image, the guest's code, the layers of
+            the VM's disk, and its disk. Without a disk the layers may be written to.
         descriptor: number of the inherited connection to the host.
         seccomp: number of the inherited descriptor of the system call filter.
         info: number of the inherited pipe on which bubblewrap names its child.
@@ -43,7 +44,8 @@ class VmPlan:
     environment: dict[str, str]
     rootfs: Path
     agent: Path
-    disk: Path
+    layers: Path
+    disk: Path | None
     descriptor: int
     info: int
     seccomp: int
@@ -104,10 +106,16 @@ def _tree(plan: VmPlan) -> list[str]:
         "--ro-bind", str(plan.rootfs / "etc"), "/etc",
         "--ro-bind", str(plan.rootfs), IMAGE,
         "--ro-bind", str(plan.agent), AGENT,
-        "--bind", str(plan.disk), DISK,
+        *_disk(plan),
         "--tmpfs", MOUNT_POINT,
         "--chdir", "/",
     ]  # fmt: skip
+
+
+def _disk(plan: VmPlan) -> list[str]:
+    if plan.disk is None:
+        return ["--bind", str(plan.layers), LAYERS]
+    return ["--ro-bind", str(plan.layers), LAYERS, "--bind", str(plan.disk), DISK]
 
 
 def _agent(plan: VmPlan) -> list[str]:

@@ -17,7 +17,6 @@ from mulligan.drivers.bubblewrap.arguments import VmPlan, command
 from mulligan.drivers.interface import BootSpec, Capabilities
 from mulligan.drivers.process import OwnedProcess
 from mulligan.errors import ConfigError, ExecutionFailed
-from mulligan.guest.root import DISK, IMAGE
 
 INFO_LIMIT = 4096
 INFO_TIMEOUT_S = 10.0
@@ -45,12 +44,7 @@ class BubblewrapMachine:
     @property
     def boot_frame(self) -> dict[str, object]:
         """See ``Machine``."""
-        return {
-            "lower": IMAGE,
-            "upper": f"{DISK}/upper",
-            "work": f"{DISK}/work",
-            "binds": self._binds,
-        }
+        return {"binds": self._binds}
 
     @property
     def pid(self) -> int:
@@ -119,7 +113,7 @@ class BubblewrapDriver:
         VMs die with their server, but for a moment: bubblewrap's child is not yet tied to its
         parent while it waits for its user to be set up. One that was orphaned then waits forever.
         """
-        disks = f"{self._directory}/vms/".encode()
+        layers = f"{self._directory}/layers/".encode()
         ended = []
         for process in Path("/proc").iterdir():
             name = process.name
@@ -132,7 +126,7 @@ class BubblewrapDriver:
             try:
                 command_line = (process / "cmdline").read_bytes().split(b"\0")
                 if command_line[0] == os.fsencode(self._bwrap) and any(
-                    argument.startswith(disks) for argument in command_line
+                    argument.startswith(layers) for argument in command_line
                 ):
                     signal.pidfd_send_signal(pidfd, signal.SIGKILL)
                     ended.append(int(name))
@@ -211,6 +205,7 @@ class BubblewrapDriver:
             environment=image.environment(),
             rootfs=image.rootfs,
             agent=image.agent,
+            layers=spec.layers,
             disk=spec.disk,
             descriptor=descriptor,
             info=info,

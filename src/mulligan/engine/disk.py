@@ -1,0 +1,193 @@
+"""What can be done with a VM's disk: keep the state it is in, and have it go on from another.
+
+Every function here is for the holder of ``vm.steady()``. None is left half-way by a cancel: the
+engine runs them to their end. On an error the VM is as it was, or, where that is said, as asked;
+at worst its processes are ended, and it boots again with its disk as it should be.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+
+from mulligan.engine.connection import AgentConnection, Program
+from mulligan.engine.store import VmState, layer_name
+from mulligan.engine.vm import Vm
+from mulligan.errors import ExecutionFailed, SnapshotFailed
+from mulligan.guest.root import DISK
+from mulligan.log import get_logger
+
+log = get_logger()
+
+JOB_TIMEOUT_MS = 600_000
+JOB_OUTPUT = 64 * 1024 * 1024
+
+
+async def changed(vm: Vm) -> bool:
+    """Whether anything was written since the disk was last frozen."""
+    return await asyncio.to_thread(vm.stores.vms.changed, vm.record.id, vm.state.generation)
+
+
+async def freeze(vm: Vm) -> bool:
+    """Makes a layer of what was written since the last one, without copying anything.
+
+    Afterwards ``vm.state.base`` is the state the VM is in. Where nothing was written it is that
+    already.
+
+    Returns:
+        Whether that is so; false where something runs in the VM, which then is as it was.
+
+    Raises:
+        SnapshotFailed: it could not be done.
+    """
+    if vm.running:
+        return False
+    try:
+        if not await changed(vm):
+            return True
+        following = vm.state.generation + 1
+        await asyncio.to_thread(_prepare, vm, following)
+        connection = vm.connection
+        if connection is not None and not await _move_above(vm, connection, following):
+            await asyncio.to_thread(vm.stores.vms.discard_generation, vm.record.id, following)
+            return False
+        try:
+            await asyncio.to_thread(_freeze, vm)
+        except OSError:
+            await vm.down()  # it has moved above an upper that is no layer
+            raise
+    except (OSError, ExecutionFailed) as error:
+        raise SnapshotFailed(_reason(error)) from None
+    if connection is not None:
+        vm.stack_in_use = vm.stores.layers.stack(vm.record.agent_id, vm.state.base)
+    return True
+
+
+def _prepare(vm: Vm, generation: int) -> None:
+    upper = vm.stores.vms.upper(vm.record.id, vm.state.generation)
+    vm.stores.vms.make_generation(vm.record.id, generation, upper)
+
+
+async def _move_above(vm: Vm, connection: AgentConnection, generation: int) -> bool:
+    """Has the VM go on in a new generation, above the upper that is about to be a layer."""
+    stack = vm.stores.layers.stack(vm.record.agent_id, vm.state.base)
+    upper = f"{DISK}/{vm.state.generation}/upper"
+    return await connection.move([upper, *stack], generation, end=False)
+
+
+def _freeze(vm: Vm) -> None:
+    """The step after which it is done; what comes then could be done by the next start as well."""
+    stores, record, state = vm.stores, vm.record, vm.state
+    layer = layer_name(record.id, state.generation)
+    upper = stores.vms.upper(record.id, state.generation)
+    stores.layers.freeze(record.agent_id, layer, state.base, upper)
+    vm.state = VmState(base=layer, generation=state.generation + 1)
+    try:
+        stores.vms.set_state(record.id, vm.state)
+        stores.vms.discard_generation(record.id, state.generation)
+    except OSError as error:
+        log.warning("vm_state_not_written", vm_id=record.id, error=str(error))
+
+
+async def copy(vm: Vm) -> str:
+    """Makes a layer of a copy, while everything that runs in the VM is stopped where it stands.
+
+    Returns:
+        The layer. The VM itself goes on as it was.
+
+    Raises:
+        SnapshotFailed: it could not be done.
+    """
+    stores, record = vm.stores, vm.record
+    name = f"copy-{secrets.token_hex(4)}"
+    place = stores.vms.disk(record.id) / name
+    try:
+        connection = await vm.up()
+        await asyncio.to_thread(stores.vms.make_place, record.id, name)
+        try:
+            await _copy(connection, f"{DISK}/{vm.state.generation}/upper", f"{DISK}/{name}/upper")
+            layer = f"{layer_name(record.id, vm.state.generation)}-{name}"
+            await asyncio.to_thread(
+                stores.layers.freeze, record.agent_id, layer, vm.state.base, place / "upper"
+            )
+        finally:
+            await asyncio.to_thread(stores.vms.discard_place, record.id, name)
+    except (OSError, ExecutionFailed) as error:
+        raise SnapshotFailed(_reason(error)) from None
+    return layer
+
+
+async def _copy(connection: AgentConnection, source: str, target: str) -> None:
+    try:
+        if not await connection.pause():
+            raise ExecutionFailed(
+                "a program of the VM could not be stopped for the moment it takes"
+            )
+        await run_job(connection, {"op": "copy", "source": source, "target": target})
+    finally:
+        connection.resume()
+
+
+async def restore(vm: Vm, layer: str | None) -> list[str]:
+    """Has a VM go on from a layer, or from the image. What runs in it is ended.
+
+    Returns:
+        The executions that were cancelled.
+
+    Raises:
+        OSError, DamagedLayer: it could not be done; the VM is as it was, and nothing was ended.
+        ExecutionFailed: the VM's processes could not be moved; they were ended, and the VM boots
+            with its disk as asked.
+    """
+    stores, record, old = vm.stores, vm.record, vm.state
+    stack = stores.layers.stack(record.agent_id, layer)
+    state = VmState(base=layer, generation=old.generation + 1)
+    await asyncio.to_thread(_prepare_restore, vm, state)
+    vm.state = state
+    cancelled = await vm.cancel_all("the VM was rolled back")
+    if vm.connection is not None:
+        vm.stack_in_use = [*vm.stack_in_use, *stack]
+        await vm.connection.move(stack, state.generation, end=True)
+        vm.stack_in_use = stack
+    return cancelled
+
+
+def _prepare_restore(vm: Vm, state: VmState) -> None:
+    stores, record = vm.stores, vm.record
+    stores.vms.make_generation(record.id, state.generation)
+    try:
+        stores.vms.set_state(record.id, state)
+    except OSError:
+        stores.vms.discard_generation(record.id, state.generation)
+        raise
+
+
+async def run_job(connection: AgentConnection, arguments: dict[str, object]) -> bytes:
+    """Has the agent work on trees of files; see ``guest.jobs``. Returns what it printed.
+
+    Raises:
+        ExecutionFailed: it did not work; the text is what the job said.
+    """
+    program = Program(
+        runtime="job",
+        steps=[],
+        files={},
+        env={},
+        cwd="/",
+        timeout_ms=JOB_TIMEOUT_MS,
+        output_limit=JOB_OUTPUT,
+        job=arguments,
+    )
+    result = await connection.run(program)
+    if result.reason != "exit" or result.status != 0:
+        said = result.stderr.decode(errors="replace").strip().splitlines()
+        raise ExecutionFailed(said[-1][:500] if said else f"the work ended with {result.reason}")
+    if result.truncated:
+        raise ExecutionFailed(f"there is more to say than {JOB_OUTPUT} bytes")
+    return result.stdout
+
+
+def _reason(error: OSError | ExecutionFailed) -> str:
+    if isinstance(error, ExecutionFailed):
+        return str(error.detail)
+    return f"{error.strerror}: {error.filename}" if error.filename else str(error)

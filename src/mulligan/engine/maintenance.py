@@ -1,0 +1,144 @@
+"""What goes on in the background: old layers become one, and what nobody needs is removed."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from mulligan.drivers.interface import BootSpec, Driver
+from mulligan.engine.disk import run_job
+from mulligan.engine.store import VmRecord, VmState, new_id
+from mulligan.engine.vm import Stores, Vm
+from mulligan.errors import VmExecutionError
+from mulligan.guest.root import LAYERS
+from mulligan.images.host import HostImage
+from mulligan.layers.store import MERGING, DamagedLayer, Merge
+from mulligan.log import get_logger
+from mulligan.models import utc_now
+
+log = get_logger()
+
+BOOT_TIMEOUT_S = 30.0
+GATHER_S = 0.2
+
+
+class Maintenance:
+    """Looks after the layers of every agent, one agent at a time.
+
+    Work on trees that programs made is done in a VM in which no program runs, never by the server.
+
+    Args:
+        driver, image, stores: as for the VMs of users.
+        in_use: of an agent, the layers its VMs and snapshots are stacked on, and the trees that
+            its booted VMs have mounted.
+    """
+
+    def __init__(
+        self,
+        driver: Driver,
+        image: HostImage,
+        stores: Stores,
+        in_use: Callable[[str], tuple[set[str], set[str]]],
+    ) -> None:
+        self._driver = driver
+        self._image = image
+        self._stores = stores
+        self._in_use = in_use
+        self._wanted: dict[str, dict[str, str]] = {}
+        self._task: asyncio.Task[None] | None = None
+        self._merging = asyncio.Lock()
+        self._closed = False
+
+    def look_at(self, agent_id: str, vm_id: str = "", top: str | None = None) -> None:
+        """Has an agent's layers looked at soon.
+
+        Args:
+            agent_id: whose.
+            vm_id, top: a VM whose stack may have become deep, and the layer at the top of it.
+        """
+        if self._closed:
+            return
+        tops = self._wanted.setdefault(agent_id, {})
+        if top is not None:
+            tops[vm_id] = top
+        if self._task is None or self._task.done():
+            self._task = asyncio.create_task(self._work())
+
+    async def settle(self) -> None:
+        """Waits until nothing is left to do."""
+        while self._task is not None and not self._task.done():
+            await asyncio.wait({self._task})
+
+    async def close(self) -> None:
+        """Ends the work; what is half-way is removed by the next start."""
+        self._closed = True
+        if self._task is not None and not self._task.done():
+            self._task.cancel()
+            await asyncio.wait({self._task})
+
+    async def _work(self) -> None:
+        while self._wanted:
+            await asyncio.sleep(GATHER_S)  # many snapshots in a row are one piece of work
+            agent_id, tops = self._wanted.popitem()
+            try:
+                for top in tops.values():
+                    await self.flatten(agent_id, top)
+                needed, used = await asyncio.to_thread(self._in_use, agent_id)
+                removed = await asyncio.to_thread(
+                    self._stores.layers.collect, agent_id, needed, used
+                )
+                if removed:
+                    log.info("layers_removed", agent_id=agent_id, count=removed)
+            except (OSError, VmExecutionError) as error:
+                log.error(  # noqa: TRY400  (where from is no news)
+                    "layers_not_tidied", agent_id=agent_id, error=str(error)
+                )
+
+    async def flatten(self, agent_id: str, top: str) -> None:
+        """Merges what is worth it of a stack.
+
+        Raises:
+            VmExecutionError, OSError: it could not be done; the stack is as it was.
+        """
+        async with self._merging:
+            try:
+                merge = self._stores.layers.mergeable(agent_id, top)
+            except DamagedLayer:
+                return  # its VM says so when it is needed
+            if merge is not None:
+                await self._flatten(agent_id, top, merge)
+
+    async def _flatten(self, agent_id: str, top: str, first: Merge) -> None:
+        merge: Merge | None = first
+        vm = self._vm(agent_id)
+        try:
+            while merge is not None:
+                await self._merge(vm, agent_id, merge)
+                merge = self._stores.layers.mergeable(agent_id, top)
+        finally:
+            await asyncio.shield(asyncio.create_task(vm.close()))
+
+    async def _merge(self, vm: Vm, agent_id: str, merge: Merge) -> None:
+        async with vm.steady():
+            connection = await vm.up()
+        arguments: dict[str, object] = {
+            "op": "merge",
+            "trees": [f"{LAYERS}/{tree}" for tree in merge.trees],
+            "target": f"{LAYERS}/{merge.layer}/{MERGING}",
+        }
+        await asyncio.to_thread(self._stores.layers.clear_merging, agent_id, merge.layer)
+        await run_job(connection, arguments)
+        await asyncio.to_thread(self._stores.layers.add_merged, agent_id, merge)
+
+    def _vm(self, agent_id: str) -> Vm:
+        record = VmRecord(
+            id=new_id("maintenance"),
+            name="maintenance",
+            agent_id=agent_id,
+            vm_type="",
+            driver=self._driver.name,
+            created_at=utc_now(),
+        )
+        layers = self._stores.layers.family(agent_id)
+        spec = BootSpec(vm_id=record.id, image=self._image, layers=layers, disk=None)
+        return Vm(record, VmState(), self._driver, spec, self._stores, BOOT_TIMEOUT_S)

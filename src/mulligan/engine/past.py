@@ -1,0 +1,201 @@
+"""What users do with the past of VMs: history, snapshots, rollback, fork, diff."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any, Protocol, TypeVar
+
+from mulligan.engine.maintenance import Maintenance
+from mulligan.engine.timemachine import MANUAL, TimeMachine
+from mulligan.engine.vm import Vm
+from mulligan.errors import HistoryError, ValidationFailed
+from mulligan.history import HistoryStore
+from mulligan.models import (
+    DiffResponse,
+    ForkRequest,
+    ForkResponse,
+    HistoryQueryRequest,
+    HistoryQueryResponse,
+    RollbackResponse,
+    RollbackTo,
+    Snapshot,
+    SnapshotCreateRequest,
+)
+
+MAX_FORKS = 1000
+MAX_TEXT = 1000
+Result = TypeVar("Result")
+
+
+class Owner(Protocol):
+    """Does something to its end, even if whoever asked for it is cancelled meanwhile."""
+
+    async def __call__(self, work: Coroutine[Any, Any, Result]) -> Result: ...
+
+
+class Past:
+    """The time machine as users meet it; ``agent_id`` restricts a call to that agent's VMs."""
+
+    def __init__(
+        self,
+        history: HistoryStore,
+        machine: TimeMachine,
+        maintenance: Maintenance,
+        find: Callable[[str, str | None], Vm],
+        owned: Owner,
+        add: Callable[[Vm, str, str | None], Coroutine[Any, Any, Vm]],
+        enabled: Callable[[], bool],
+    ) -> None:
+        self._history = history
+        self._machine = machine
+        self._maintenance = maintenance
+        self._find = find
+        self._owned = owned
+        self._add = add
+        self._enabled = enabled
+
+    async def history(
+        self, request: HistoryQueryRequest, agent_id: str | None = None
+    ) -> HistoryQueryResponse:
+        """Executions of a VM, newest first.
+
+        Raises:
+            VmNotAvailable: there is no such VM.
+            HistoryError: history is off, or cannot be read.
+        """
+        self._find(request.vm_id, agent_id)
+        if not self._enabled():
+            raise HistoryError("history is off", remedy="set MULLIGAN_HISTORY__ENABLED=true")
+        return await asyncio.to_thread(self._history.query, request)
+
+    async def snapshots(self, vm_id: str, agent_id: str | None = None) -> list[Snapshot]:
+        """Snapshots of a VM, newest first.
+
+        Raises:
+            VmNotAvailable: there is no such VM.
+        """
+        vm = self._find(vm_id, agent_id)
+        return await asyncio.to_thread(self._history.list_snapshots, vm.record.id)
+
+    async def snapshot(
+        self, vm_id: str, request: SnapshotCreateRequest, agent_id: str | None = None
+    ) -> Snapshot:
+        """Keeps the state a VM is in.
+
+        Raises:
+            VmNotAvailable: there is no such VM.
+            SnapshotFailed: it could not be made; the VM is as it was.
+        """
+        vm = self._find(vm_id, agent_id)
+        for name in ("name", "description"):
+            text = getattr(request, name)
+            if text is not None and (len(text) > MAX_TEXT or not text.isprintable()):
+                raise ValidationFailed(
+                    f"{name} must be up to {MAX_TEXT} printable characters", field=name
+                )
+        return await self._owned(self._snapshot(vm, request))
+
+    async def _snapshot(self, vm: Vm, request: SnapshotCreateRequest | None = None) -> Snapshot:
+        async with vm.steady():
+            return await self._machine.snapshot(vm, MANUAL, request)
+
+    async def delete_snapshot(
+        self, vm_id: str, snapshot_id: str, agent_id: str | None = None
+    ) -> None:
+        """Forgets a snapshot. What others are built on stays.
+
+        Raises:
+            VmNotAvailable, SnapshotNotFound: there is no such VM, or no such snapshot of it.
+        """
+        vm = self._find(vm_id, agent_id)
+        snapshot, _ = await self._machine.find(vm, snapshot_id)
+        await asyncio.to_thread(self._history.delete_snapshot, snapshot.id)
+        self._machine.forget(vm_id, [snapshot.id])
+        self._maintenance.look_at(vm.record.agent_id)
+
+    async def rollback(
+        self, vm_id: str, to: RollbackTo, agent_id: str | None = None
+    ) -> RollbackResponse:
+        """Takes a VM back; what runs in it is cancelled.
+
+        Raises:
+            VmNotAvailable, SnapshotNotFound: there is no such VM, or no such snapshot of it.
+            RollbackFailed: it could not be done; the VM is as it was.
+        """
+        vm = self._find(vm_id, agent_id)
+        return await self._owned(self._rollback(vm, to))
+
+    async def _rollback(self, vm: Vm, to: RollbackTo) -> RollbackResponse:
+        async with vm.steady():
+            return await self._machine.rollback(vm, to)
+
+    async def fork(
+        self, vm_id: str, request: ForkRequest, agent_id: str | None = None
+    ) -> ForkResponse:
+        """Makes VMs that go on from a VM's present or past; they share what is on their disks.
+
+        Raises:
+            VmNotAvailable, SnapshotNotFound: there is no such VM, or no such snapshot of it.
+            ValidationFailed: ``count`` is out of range.
+        """
+        vm = self._find(vm_id, agent_id)
+        if not 1 <= request.count <= MAX_FORKS:
+            raise ValidationFailed(f"count must be between 1 and {MAX_FORKS}", field="count")
+        return await self._owned(self._fork(vm, request))
+
+    async def _fork(self, vm: Vm, request: ForkRequest) -> ForkResponse:
+        snapshot_id = request.snapshot_id
+        if request.execution_id is not None:
+            snapshot_id = await self._machine.before(vm, request.execution_id)
+        if snapshot_id is None:
+            snapshot_id = (await self._snapshot(vm)).id
+        async with vm.steady():  # so that its layer cannot go meanwhile
+            _, layer = await self._machine.find(vm, snapshot_id)
+            vms = []
+            for number in range(1, request.count + 1):
+                name = f"{vm.record.name}-fork-{number}"[:200]
+                vms.append((await self._add(vm, name, layer)).instance())
+        return ForkResponse(vm_id=vm.record.id, snapshot_id=snapshot_id, vms=vms)
+
+    async def diff(
+        self,
+        vm_id: str,
+        old: str | None = None,
+        new: str | None = None,
+        agent_id: str | None = None,
+    ) -> DiffResponse:
+        """What differs between two snapshots, or since one.
+
+        Args:
+            vm_id: the VM.
+            old: a snapshot; by default the state its last execution started from.
+            new: a snapshot; by default the present.
+            agent_id: see the class.
+
+        Raises:
+            VmNotAvailable, SnapshotNotFound: there is no such VM, or no such snapshot of it.
+        """
+        vm = self._find(vm_id, agent_id)
+        return await self._owned(self._diff(vm, old, new))
+
+    async def _diff(self, vm: Vm, old: str | None, new: str | None) -> DiffResponse:
+        if old is None:
+            last = await asyncio.to_thread(self._history.last, vm.record.id)
+            if last is None or last.snapshot_before is None:
+                raise HistoryError(
+                    "there is no state before the last execution to compare with",
+                    field="from",
+                    remedy="name a snapshot",
+                )
+            old = last.snapshot_before
+        async with vm.steady():
+            _, older = await self._machine.find(vm, old)
+            if new is None:
+                newer_id = await self._machine.restore_point(vm)
+                if newer_id is None:
+                    newer_id = (await self._machine.snapshot(vm, "restore_point")).id
+            else:
+                newer_id = new
+            _, newer = await self._machine.find(vm, newer_id)
+            return await self._machine.diff(vm, (old, older), (newer_id, newer))

@@ -1,0 +1,179 @@
+"""An execution's row in the history: begun before the program starts, ended before the answer."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+
+from mulligan.engine.maintenance import Maintenance
+from mulligan.engine.timemachine import TimeMachine
+from mulligan.engine.vm import Vm
+from mulligan.errors import VmExecutionError
+from mulligan.history import HistoryStore
+from mulligan.log import get_logger
+from mulligan.models import (
+    CommandHistoryEntry,
+    VmExecuteRequest,
+    VmExecuteResponse,
+    utc_now,
+)
+from mulligan.settings import HistorySettings
+
+log = get_logger()
+
+NO_RESTORE_POINT = (
+    "nothing to go back to: something else ran in the VM when this started (a program in the "
+    "background, or another execution)"
+)
+
+
+class Recording:
+    """One execution on its way into the history.
+
+    An execution whose row cannot be written does not run: what ran is in the history.
+    """
+
+    def __init__(
+        self,
+        settings: HistorySettings,
+        history: HistoryStore,
+        machine: TimeMachine,
+        maintenance: Maintenance,
+        vm: Vm,
+        request: VmExecuteRequest,
+        execution_id: str,
+        language: str,
+    ) -> None:
+        self._settings = settings
+        self._history = history
+        self._machine = machine
+        self._maintenance = maintenance
+        self._vm = vm
+        self._begun = False
+        stdin = request.stdin
+        self._entry = CommandHistoryEntry(
+            id=execution_id,
+            vm_id=vm.record.id,
+            agent_id=vm.record.agent_id,
+            command=request.code,
+            language=language,
+            success=False,
+            exit_code=0,
+            stdout="",
+            stderr="",
+            executed_at=utc_now(),
+            duration_ms=0,
+            outcome="running",
+            kernel=request.kernel,
+            stdin_sha256=hashlib.sha256(stdin.encode()).hexdigest() if stdin is not None else None,
+        )
+
+    async def begin(self) -> None:
+        """For the holder of ``vm.steady()``: keeps the state it starts from, and makes the row.
+
+        Raises:
+            SnapshotFailed, HistoryError: it must not start.
+        """
+        if not self._settings.enabled:
+            return
+        point = await self._machine.restore_point(self._vm)
+        self._entry = self._entry.model_copy(update={"snapshot_before": point})
+        limit = self._settings.max_history_entries
+        dropped = await asyncio.to_thread(self._history.begin, self._entry, max_entries=limit)
+        self._begun = True
+        if dropped.snapshots:
+            self._machine.forget(self._vm.record.id, list(dropped.snapshots))
+            self._maintenance.look_at(self._vm.record.agent_id)
+
+    async def fail(self, error: BaseException) -> None:
+        """It has no answer: it was cancelled, or the VM failed under it."""
+        if not self._begun:
+            return
+        cancelled = isinstance(error, asyncio.CancelledError)
+        update = {
+            "outcome": "cancelled" if cancelled else "error",
+            "error": None if cancelled else str(error)[:2000],
+            "completed_at": utc_now(),
+            "exit_code": -1,
+        }
+        entry = self._entry.model_copy(update=update)
+        try:
+            await asyncio.to_thread(self._history.finish, entry)
+        except VmExecutionError as failure:
+            log.error(  # noqa: TRY400  (the first error is the one to raise)
+                "history_not_written", execution_id=entry.id, error=str(failure)
+            )
+
+    async def finish(self, response: VmExecuteResponse) -> VmExecuteResponse:
+        """Keeps what the settings ask for, completes the row, and returns the answer to give.
+
+        Raises:
+            HistoryError: the row could not be written.
+        """
+        if not self._begun:
+            return response
+        update: dict[str, object] = {"snapshot_before": self._entry.snapshot_before}
+        notes = list(response.notes)
+        if self._entry.snapshot_before is None:
+            notes.append(NO_RESTORE_POINT)
+        failed = response.outcome not in ("success", "cancelled")
+        if self._settings.snapshot_on_execution or (failed and self._settings.snapshot_on_failure):
+            update["snapshot_after"] = await self._keep(response, notes)
+        if failed and self._settings.auto_rollback_on_failure:
+            update["rolled_back_to"] = await self._go_back(notes)
+        answer = response.model_copy(update=update | {"notes": notes})
+        await asyncio.to_thread(self._history.finish, self._row(answer))
+        return answer
+
+    async def _keep(self, response: VmExecuteResponse, notes: list[str]) -> str | None:
+        """The snapshot after it; none where another execution runs, whose work would be in it."""
+        try:
+            async with self._vm.steady():
+                if self._vm.running or response.outcome == "cancelled":
+                    notes.append("no snapshot after it: another execution ran")
+                    return None
+                kept = await self._machine.snapshot(
+                    self._vm, "execution", execution_id=response.execution_id
+                )
+        except VmExecutionError as error:
+            notes.append(f"no snapshot after it: {error}")
+            return None
+        return kept.id
+
+    async def _go_back(self, notes: list[str]) -> str | None:
+        point = self._entry.snapshot_before
+        if point is None:
+            return None
+        try:
+            async with self._vm.steady():
+                if self._vm.running:
+                    notes.append("not rolled back: another execution was running")
+                    return None
+                found = await self._machine.find(self._vm, point)
+                await self._machine.go_to(self._vm, point, found[1])
+        except VmExecutionError as error:
+            notes.append(f"not rolled back: {error}")
+            return None
+        return point
+
+    def _row(self, response: VmExecuteResponse) -> CommandHistoryEntry:
+        return self._entry.model_copy(
+            update={
+                "snapshot_id": response.snapshot_after,
+                "success": response.outcome == "success",
+                "exit_code": response.exit_code,
+                "stdout": response.stdout,
+                "stderr": response.stderr,
+                "executed_at": response.started_at,
+                "duration_ms": response.duration_ms,
+                "outcome": response.outcome,
+                "error": response.error,
+                "truncated": response.truncated,
+                "stdout_bytes": response.stdout_bytes,
+                "stderr_bytes": response.stderr_bytes,
+                "completed_at": response.completed_at,
+                "cpu_ms": response.cpu_ms,
+                "max_rss_kb": response.max_rss_kb,
+                "snapshot_after": response.snapshot_after,
+            }
+        )

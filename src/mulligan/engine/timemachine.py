@@ -1,0 +1,315 @@
+"""The time machine: states of VMs kept, gone back to, and branched from."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+
+from pydantic import ValidationError
+
+from mulligan.engine import disk
+from mulligan.engine.maintenance import Maintenance
+from mulligan.engine.store import new_id
+from mulligan.engine.vm import Vm
+from mulligan.errors import (
+    ExecutionFailed,
+    HistoryError,
+    InternalError,
+    RollbackFailed,
+    SnapshotFailed,
+    SnapshotNotFound,
+    VmExecutionError,
+)
+from mulligan.guest.root import IMAGE, LAYERS
+from mulligan.history import HistoryStore
+from mulligan.models import (
+    CommandHistoryEntry,
+    DiffEntry,
+    DiffResponse,
+    HistoryQueryRequest,
+    RollbackResponse,
+    RollbackTo,
+    Snapshot,
+    SnapshotCreateRequest,
+    utc_now,
+)
+
+LOOK_BACK = 1000
+DEEPEST = 64
+MANUAL, EXECUTION = "manual", "execution"
+RESTORE_POINT, PRE_ROLLBACK = "restore_point", "pre_rollback"
+
+
+class TimeMachine:
+    """Keeps and restores states. Methods marked *steady* are for the holder of ``vm.steady()``.
+
+    None of them may be cancelled half-way: callers run them as tasks of their own.
+
+    Args:
+        history: where snapshots are listed.
+        maintenance: told of stacks that grow.
+    """
+
+    def __init__(self, history: HistoryStore, maintenance: Maintenance) -> None:
+        self._history = history
+        self._maintenance = maintenance
+        # By VM: the layer of the last snapshot, and its id. A VM that stands on that layer and
+        # has written nothing since needs no other.
+        self._current: dict[str, tuple[str | None, str]] = {}
+
+    # Keeping
+
+    async def restore_point(self, vm: Vm) -> str | None:
+        """*Steady.* A snapshot of the present, for an execution that is about to start.
+
+        Returns:
+            Its id; None where something runs in the VM already, which only a copy could keep.
+
+        Raises:
+            SnapshotFailed: it could not be made.
+        """
+        await self._flatten_deep(vm)
+        if not await disk.freeze(vm):
+            return None
+        known = self._current.get(vm.record.id)
+        if known is not None and known[0] == vm.state.base:
+            return known[1]
+        return (await self._add(vm, vm.state.base, RESTORE_POINT, None, None)).id
+
+    async def snapshot(
+        self,
+        vm: Vm,
+        kind: str,
+        request: SnapshotCreateRequest | None = None,
+        execution_id: str | None = None,
+    ) -> Snapshot:
+        """*Steady.* Keeps the state a VM is in: at once where nothing runs, as a copy else.
+
+        Raises:
+            SnapshotFailed: it could not be made; the VM is as it was.
+        """
+        await self._flatten_deep(vm)
+        layer = vm.state.base if await disk.freeze(vm) else await disk.copy(vm)
+        return await self._add(vm, layer, kind, request, execution_id)
+
+    async def _add(
+        self,
+        vm: Vm,
+        layer: str | None,
+        kind: str,
+        request: SnapshotCreateRequest | None,
+        execution_id: str | None,
+    ) -> Snapshot:
+        snapshot = Snapshot(
+            id=new_id("snap"),
+            vm_id=vm.record.id,
+            agent_id=vm.record.agent_id,
+            name=request.name if request else None,
+            description=request.description if request else None,
+            kind=kind,
+            created_at=utc_now(),
+            execution_id=execution_id,
+        )
+        try:
+            await asyncio.to_thread(self._history.add_snapshot, snapshot, layer)
+        except HistoryError as error:
+            detail = f"it could not be recorded: {error.detail}"
+            raise SnapshotFailed(detail, remedy=error.remedy) from None
+        if layer == vm.state.base:
+            self._current[vm.record.id] = (layer, snapshot.id)
+        self._maintenance.look_at(vm.record.agent_id, vm.record.id, layer)
+        return snapshot
+
+    async def _flatten_deep(self, vm: Vm) -> None:
+        """A stack must fit into the options of one mount, however busy the background is."""
+        base = vm.state.base
+        if base is None or len(vm.stores.layers.stack(vm.record.agent_id, base)) < DEEPEST:
+            return
+        try:
+            await self._maintenance.flatten(vm.record.agent_id, base)
+        except (VmExecutionError, OSError) as error:
+            raise SnapshotFailed(f"old layers could not be merged: {error}") from None
+
+    def forget(self, vm_id: str, snapshots: list[str] | None = None) -> None:
+        """Snapshots are gone: those named, or all of a VM."""
+        known = self._current.get(vm_id)
+        if known is not None and (snapshots is None or known[1] in snapshots):
+            del self._current[vm_id]
+
+    # Finding
+
+    async def find(self, vm: Vm, snapshot_id: str) -> tuple[Snapshot, str | None]:
+        """A snapshot of a VM, and its layer.
+
+        Raises:
+            SnapshotNotFound: the VM has no such snapshot.
+        """
+        found = await asyncio.to_thread(self._history.get_snapshot, snapshot_id[:200])
+        if found is None or found[0].vm_id != vm.record.id:
+            raise SnapshotNotFound(
+                snapshot_id[:100],
+                field="snapshot_id",
+                remedy="mulligan snapshot ls shows those there are",
+            )
+        return found
+
+    async def before(self, vm: Vm, execution_id: str) -> str:
+        """The snapshot an execution of a VM started from.
+
+        Raises:
+            RollbackFailed: it has none, or there is no such execution.
+        """
+        entry = await asyncio.to_thread(self._history.get, execution_id[:200])
+        if entry is None or entry.vm_id != vm.record.id:
+            raise RollbackFailed(
+                f"the history of {vm.record.id} has no execution {execution_id[:100]}",
+                field="execution_id",
+                remedy="mulligan history shows those there are",
+            )
+        return _start_of(entry)
+
+    async def _target(self, vm: Vm, to: RollbackTo) -> str | None:
+        """The snapshot a rollback goes to; None for the present."""
+        named = [to.snapshot_id is not None, to.execution_id is not None, to.last_success]
+        if sum(named) > 1:
+            raise RollbackFailed(
+                "more than one place to go back to is named",
+                field="snapshot_id",
+                remedy="name one of snapshot_id, execution_id and last_success",
+            )
+        if to.snapshot_id is not None:
+            return to.snapshot_id
+        if to.execution_id is not None:
+            return await self.before(vm, to.execution_id)
+        request = HistoryQueryRequest(vm_id=vm.record.id, limit=LOOK_BACK)
+        entries = (await asyncio.to_thread(self._history.query, request)).entries
+        if to.last_success:
+            return _after_last_success(entries)
+        return await self._before_last_change(vm, entries)
+
+    async def _before_last_change(self, vm: Vm, entries: list[CommandHistoryEntry]) -> str:
+        """Before the last execution; or before an earlier one, if the VM is there already."""
+        if not entries:
+            raise RollbackFailed(
+                f"{vm.record.id} has no history to go back in", remedy="name a snapshot"
+            )
+        unchanged = not await disk.changed(vm)
+        for entry in entries:
+            start = _start_of(entry)
+            found = await asyncio.to_thread(self._history.get_snapshot, start)
+            if found is not None and not (unchanged and found[1] == vm.state.base):
+                return start
+        raise RollbackFailed(
+            f"{vm.record.id} is as it was before its first execution that history has"
+        )
+
+    # Going back
+
+    async def rollback(self, vm: Vm, to: RollbackTo) -> RollbackResponse:
+        """*Steady.* Takes a VM back. What runs in it is cancelled.
+
+        Raises:
+            SnapshotNotFound, RollbackFailed: the VM is as it was.
+        """
+        target = await self._target(vm, to)
+        if target is None:
+            target = (await self.snapshot(vm, PRE_ROLLBACK)).id
+        _, layer = await self.find(vm, target)
+        before = None
+        if to.create_pre_rollback_snapshot:
+            before = (await self.snapshot(vm, PRE_ROLLBACK)).id
+        return await self.go_to(vm, target, layer, before)
+
+    async def go_to(
+        self, vm: Vm, snapshot_id: str, layer: str | None, before: str | None = None
+    ) -> RollbackResponse:
+        """*Steady.* The step itself. See ``rollback``."""
+        old = vm.state.generation
+        try:
+            cancelled = await disk.restore(vm, layer)
+        except (OSError, InternalError) as error:
+            raise RollbackFailed(str(error)) from None
+        except ExecutionFailed:
+            cancelled = []  # its processes are gone; it boots with the disk that was asked for
+        self._current[vm.record.id] = (layer, snapshot_id)
+        await asyncio.to_thread(vm.stores.vms.discard_generation, vm.record.id, old)
+        self._maintenance.look_at(vm.record.agent_id)
+        return RollbackResponse(
+            vm_id=vm.record.id,
+            restored_snapshot_id=snapshot_id,
+            pre_rollback_snapshot_id=before,
+            rolled_back_at=utc_now(),
+            success=True,
+            cancelled_executions=cancelled,
+        )
+
+    # Looking into
+
+    async def diff(
+        self, vm: Vm, old: tuple[str, str | None], new: tuple[str, str | None]
+    ) -> DiffResponse:
+        """*Steady.* What differs between two snapshots, given as (id, layer).
+
+        Raises:
+            HistoryError: it could not be found out.
+        """
+        agent_id = vm.record.agent_id
+        stacks = [
+            [f"{LAYERS}/{tree}" for tree in vm.stores.layers.stack(agent_id, layer)]
+            for _, layer in (old, new)
+        ]
+        arguments: dict[str, object] = {
+            "op": "diff",
+            "old": stacks[0],
+            "new": stacks[1],
+            "image": IMAGE,
+        }
+        try:
+            printed = await disk.run_job(await vm.up(), arguments)
+            entries, truncated = _read_diff(printed)
+        except (ExecutionFailed, ValueError) as error:
+            raise HistoryError(f"what changed could not be found out: {error}") from None
+        return DiffResponse(
+            vm_id=vm.record.id,
+            old_snapshot_id=old[0],
+            new_snapshot_id=new[0],
+            entries=entries,
+            truncated=truncated,
+        )
+
+
+def _read_diff(printed: bytes) -> tuple[list[DiffEntry], bool]:
+    """Reads what the job printed, trusting none of it."""
+    lines = printed.decode().splitlines()
+    end = json.loads(lines.pop()) if lines else None
+    if not isinstance(end, dict) or end.get("end") is not True:
+        raise ValueError("it is not complete")
+    try:
+        entries = [DiffEntry.model_validate_json(line) for line in lines]
+    except ValidationError as error:
+        raise ValueError(str(error).splitlines()[0]) from None
+    return entries, end.get("truncated") is True
+
+
+def _start_of(entry: CommandHistoryEntry) -> str:
+    if entry.snapshot_before is None:
+        raise RollbackFailed(
+            f"execution {entry.id} has no state it started from: something else ran in the VM "
+            "when it started, or history was off",
+            remedy="go back to a snapshot, or to an earlier execution",
+        )
+    return entry.snapshot_before
+
+
+def _after_last_success(entries: list[CommandHistoryEntry]) -> str | None:
+    """The state the last success left; None where nothing has run since."""
+    later: CommandHistoryEntry | None = None
+    for entry in entries:
+        if entry.success:
+            if entry.snapshot_after is not None:
+                return entry.snapshot_after
+            return _start_of(later) if later is not None else None
+        later = entry
+    raise RollbackFailed(
+        "no execution that history has succeeded", remedy="name a snapshot or an execution"
+    )

@@ -1,0 +1,108 @@
+"""Outputs too large for a row, a file each.
+
+::
+
+    <directory>/<xx>/<execution id>.stdout      xx: two hex digits of the id's hash
+    <directory>/<xx>/<execution id>.stderr
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+from hashlib import sha256
+from pathlib import Path
+
+STREAMS = ("stdout", "stderr")
+_PLAIN = re.compile(r"[A-Za-z0-9_-]{1,100}", re.ASCII)
+
+
+class Outputs:
+    """The files of outputs; readable by the server's user only.
+
+    Args:
+        directory: made when the first output is written.
+        durable: whether a file is on the disk itself, and not only in the system's cache, before
+            `write` returns.
+    """
+
+    def __init__(self, directory: Path, *, durable: bool) -> None:
+        self._directory = directory
+        self._durable = durable
+
+    def path(self, execution_id: str, stream: str) -> Path:
+        """Where an output is, or would be; inside the directory whatever the id is."""
+        digest = sha256(execution_id.encode(errors="surrogatepass")).hexdigest()
+        name = execution_id if _PLAIN.fullmatch(execution_id) else f"+{digest}"
+        return self._directory / digest[:2] / f"{name}.{stream}"
+
+    def write(self, execution_id: str, stream: str, text: str) -> None:
+        """Writes an output, whole or not at all, over one that may be there.
+
+        Raises:
+            OSError: it could not be written; nothing of it is left.
+        """
+        path = self.path(execution_id, stream)
+        self._make(path.parent)
+        new = path.with_name(f"{path.name}.new-{secrets.token_hex(4)}")
+        try:
+            with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+                file.write(text.encode(errors="surrogatepass"))
+                file.flush()
+                if self._durable:
+                    os.fsync(file.fileno())
+            new.replace(path)
+        except BaseException:
+            new.unlink(missing_ok=True)
+            raise
+        if self._durable:
+            _sync_directory(path.parent)
+
+    def read(self, execution_id: str, stream: str) -> str:
+        """An output, or a line in its place that says why there is none."""
+        path = self.path(execution_id, stream)
+        try:
+            return path.read_bytes().decode(errors="surrogatepass")
+        except FileNotFoundError:
+            return f"[this output is missing: there is no file {path}]"
+        except (OSError, UnicodeDecodeError) as error:
+            return f"[this output cannot be read: {path}: {error}]"
+
+    def remove(self, execution_id: str) -> None:
+        """Removes an execution's outputs, finished or half written.
+
+        Raises:
+            OSError: one could not be removed.
+        """
+        for stream in STREAMS:
+            path = self.path(execution_id, stream)
+            path.unlink(missing_ok=True)
+
+    def remove_half_written(self, execution_id: str) -> None:
+        """Removes outputs of an execution whose writing a crash may have ended.
+
+        Raises:
+            OSError: one could not be removed.
+        """
+        for stream in STREAMS:
+            path = self.path(execution_id, stream)
+            for found in (path, *path.parent.glob(f"{path.name}.new-*")):
+                found.unlink(missing_ok=True)
+
+    def _make(self, directory: Path) -> None:
+        for path in (self._directory, directory):
+            try:
+                path.mkdir(mode=0o700)
+            except FileExistsError:
+                continue
+            if self._durable:
+                _sync_directory(path.parent)
+
+
+def _sync_directory(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,157 @@
+"""Dropping rows, with everything that hangs on them, inside the caller's transaction."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from sqlalchemy import BigInteger, Connection, bindparam, delete, insert, select, union_all
+
+from mulligan.history import blocks as counted
+from mulligan.history.records import RUNNING
+from mulligan.history.schema import (
+    SNAPSHOT_COLUMNS,
+    doomed_outputs,
+    executions,
+    snapshots,
+    words,
+)
+
+AUTOMATIC = ("execution", "restore_point")
+_BATCH = 500
+
+
+@dataclass
+class Gone:
+    """What was dropped; ``snapshots`` are those the rows referred to, whatever refers to them."""
+
+    executions: list[str] = field(default_factory=list)
+    snapshots: set[str] = field(default_factory=set)
+    with_files: list[str] = field(default_factory=list)
+
+
+# Built once, as they run with every execution.
+_c = executions.c
+_COLUMNS = (_c.seq, _c.id, _c.block_id, _c.stdout_in_file, _c.stderr_in_file, *SNAPSHOT_COLUMNS)
+_OLDEST = (
+    select(*_COLUMNS)
+    .where(_c.vm_id == bindparam("vm"))
+    .order_by(_c.seq)
+    .limit(bindparam("most", type_=BigInteger))
+)
+_OLDEST_ENDED = _OLDEST.where(_c.outcome != RUNNING, _c.seq != bindparam("keep"))
+_DELETE_WORDS = delete(words).where(words.c.rowid.in_(bindparam("numbers", expanding=True)))
+_DELETE_ROWS = delete(executions).where(_c.seq.in_(bindparam("numbers", expanding=True)))
+_IDS = bindparam("ids", expanding=True)
+_MADE_FOR = select(snapshots.c.id).where(snapshots.c.execution_id.in_(_IDS))
+_REFERENCES = [
+    select(reference.label("id")).where(reference.in_(_IDS)) for reference in SNAPSHOT_COLUMNS
+]
+_REFERRED = union_all(*_REFERENCES)
+_LIVING = select(_c.id).where(_c.id.in_(_IDS))
+_AUTOMATIC = (
+    select(snapshots.c.id, snapshots.c.execution_id)
+    .where(snapshots.c.kind.in_(AUTOMATIC))
+    .order_by(snapshots.c.seq)
+)
+_AUTOMATIC_OF = _AUTOMATIC.where(snapshots.c.id.in_(_IDS))
+
+
+def excess(connection: Connection, vm_id: str, most: int, keep: int) -> Gone:
+    """Drops a VM's oldest rows until ``most`` are left, but none that runs and not row ``keep``."""
+    gone = Gone()
+    too_many = counted.count(connection, vm_id) - most
+    while too_many > 0:
+        size = min(_BATCH, too_many)
+        rows = connection.execute(_OLDEST_ENDED, {"vm": vm_id, "keep": keep, "most": size}).all()
+        if not rows:
+            break
+        _drop(connection, rows, gone)
+        too_many -= len(rows)
+    return gone
+
+
+def all_of(connection: Connection, vm_id: str) -> Gone:
+    """Drops all rows of a VM, running ones too."""
+    gone = Gone()
+    while rows := connection.execute(_OLDEST, {"vm": vm_id, "most": _BATCH}).all():
+        _drop(connection, rows, gone)
+    return gone
+
+
+def _drop(connection: Connection, rows: Sequence[Any], gone: Gone) -> None:
+    numbers = {"numbers": [row.seq for row in rows]}
+    connection.execute(_DELETE_WORDS, numbers)
+    connection.execute(_DELETE_ROWS, numbers)
+    for block_id, count in Counter(row.block_id for row in rows).items():
+        counted.leave(connection, block_id, count)
+    files = [row.id for row in rows if row.stdout_in_file or row.stderr_in_file]
+    doom(connection, files)
+    gone.with_files += files
+    gone.executions += [row.id for row in rows]
+    gone.snapshots.update(
+        value for row in rows for value in row[-len(SNAPSHOT_COLUMNS) :] if value is not None
+    )
+
+
+def doom(connection: Connection, execution_ids: Sequence[str]) -> None:
+    """Notes outputs to be removed, now or after the next start."""
+    if not execution_ids:
+        return
+    there = set(connection.execute(select(doomed_outputs.c.execution_id)).scalars())
+    new = [{"execution_id": each} for each in execution_ids if each not in there]
+    if new:
+        connection.execute(insert(doomed_outputs), new)
+
+
+def snapshots_of(connection: Connection, execution_ids: Sequence[str]) -> set[str]:
+    """Ids of the snapshots that were made for some executions."""
+    found: set[str] = set()
+    for batch in _batches(execution_ids):
+        found.update(connection.execute(_MADE_FOR, {"ids": batch}).scalars())
+    return found
+
+
+def referenced(connection: Connection, candidates: Sequence[Any]) -> set[str]:
+    """Those of some snapshots that a row of ``executions`` refers to, or that were made for one.
+
+    Args:
+        connection: to the database with the executions.
+        candidates: rows with ``id`` and ``execution_id``.
+    """
+    found: set[str] = set()
+    for batch in _batches(candidates):
+        ids = [row.id for row in batch]
+        found.update(connection.execute(_REFERRED, {"ids": ids}).scalars())
+        owners = [row.execution_id for row in batch if row.execution_id is not None]
+        living = set(connection.execute(_LIVING, {"ids": owners}).scalars())
+        found.update(row.id for row in batch if row.execution_id in living)
+    return found
+
+
+def automatic(connection: Connection, ids: Sequence[str] | None) -> list[Any]:
+    """Rows with ``id`` and ``execution_id`` of those snapshots nobody asked for by hand.
+
+    Args:
+        connection: to the database with the snapshots.
+        ids: those to choose from; None: all.
+    """
+    if ids is None:
+        return list(connection.execute(_AUTOMATIC))
+    rows: list[Any] = []
+    for batch in _batches(ids):
+        rows += connection.execute(_AUTOMATIC_OF, {"ids": batch})
+    return rows
+
+
+def remove_snapshots(connection: Connection, ids: Sequence[str]) -> None:
+    """Removes rows of ``snapshots``."""
+    for batch in _batches(ids):
+        connection.execute(delete(snapshots).where(snapshots.c.id.in_(batch)))
+
+
+def _batches(values: Sequence[Any]) -> Iterator[Sequence[Any]]:
+    for start in range(0, len(values), _BATCH):
+        yield values[start : start + _BATCH]

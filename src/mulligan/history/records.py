@@ -1,0 +1,59 @@
+"""Models to rows and back."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from mulligan.models import CommandHistoryEntry, KernelState, Snapshot, Verdict
+
+RUNNING = "running"
+OK = "ok"
+FAILED = "failed"
+Row = Mapping[str, Any]
+
+# What a query shows of an output that is kept in a file.
+HEAD_CHARS = 4096
+
+
+def status(entry: CommandHistoryEntry) -> str:
+    """What a row counts as: "running", "ok" or "failed"; who still runs has not failed."""
+    if entry.outcome == RUNNING:
+        return RUNNING
+    return OK if entry.success else FAILED
+
+
+def entry_row(entry: CommandHistoryEntry) -> dict[str, Any]:
+    """The columns of an entry; outputs whole, and in no file."""
+    row: dict[str, Any] = dict(entry)
+    row["verdicts"] = _json(entry.verdicts)
+    row["stdout_in_file"] = row["stderr_in_file"] = False
+    return row
+
+
+def row_entry(row: Row) -> CommandHistoryEntry:
+    """The entry of a row. Not validated anew: what came in was, and a row must stay readable."""
+    values = {name: row[name] for name in CommandHistoryEntry.model_fields}
+    values["verdicts"] = [Verdict.model_construct(**each) for each in json.loads(row["verdicts"])]
+    return CommandHistoryEntry.model_construct(**values)
+
+
+def snapshot_row(snapshot: Snapshot, layer: str | None) -> dict[str, Any]:
+    """The columns of a snapshot."""
+    row: dict[str, Any] = dict(snapshot)
+    row["kernels"] = _json(snapshot.kernels)
+    row["layer"] = layer
+    return row
+
+
+def row_snapshot(row: Row) -> Snapshot:
+    """The snapshot of a row."""
+    values = {name: row[name] for name in Snapshot.model_fields}
+    values["kernels"] = [KernelState.model_construct(**each) for each in json.loads(row["kernels"])]
+    return Snapshot.model_construct(**values)
+
+
+def _json(values: list[Verdict] | list[KernelState]) -> str:
+    """ASCII, so that every text in it survives in every database."""
+    return json.dumps([dict(value) for value in values])

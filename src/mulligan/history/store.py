@@ -1,0 +1,454 @@
+"""The durable history: what was executed, and which states can be gone back to.
+
+::
+
+    <directory>/history.db       the rows (SQLite; with a url they are in PostgreSQL)
+    <directory>/outputs/         outputs too large for a row
+
+``docs/history-format.md`` has the tables, and what survives which kind of death.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal
+
+from sqlalchemy import Connection, bindparam, delete, insert, select, update
+from sqlalchemy.exc import IntegrityError
+
+from mulligan.errors import ConfigError, HistoryError
+from mulligan.history import blocks, pruning, queries, records, schema, words
+from mulligan.history.database import Database, in_memory, open_sqlite, open_url
+from mulligan.history.dropped import Dropped
+from mulligan.history.failures import file_error
+from mulligan.history.outputs import STREAMS, Outputs
+from mulligan.history.schema import doomed_outputs, executions, snapshots
+from mulligan.log import get_logger
+from mulligan.models import (
+    CommandHistoryEntry,
+    HistoryQueryRequest,
+    HistoryQueryResponse,
+    Snapshot,
+)
+
+INLINE_BYTES = 65536
+LOST = "lost"
+LOST_ERROR = "the server was ended while this ran"
+
+# Built once, as they run with every execution: building one takes longer than running it.
+_INSERT = insert(executions).returning(executions.c.seq)
+_FIND = select(
+    executions.c.seq,
+    executions.c.block_id,
+    executions.c.stdout_in_file,
+    executions.c.stderr_in_file,
+).where(executions.c.id == bindparam("wanted"))
+_REWRITE = update(executions).where(executions.c.seq == bindparam("row"))
+
+
+class HistoryStore:
+    """Rows of executions and snapshots.
+
+    Its methods block, and may be called from any thread: writers take turns, readers go on
+    meanwhile. What a method has returned from is kept, as ``durability`` promises. Every method
+    raises HistoryError, with a remedy where there is one, when the database or the disk refuses;
+    nothing of that call is kept then, and the store can be used on.
+
+    One store at a time per database: opening one ends what another has running.
+
+    Args:
+        directory: of the history alone; made, for the server's user only, if it is missing.
+        url: of a PostgreSQL database; None: SQLite in ``directory``.
+        durability: "process": what is acknowledged survives the death of this process;
+            "power": that of the machine, too.
+        persist: False: executions and their outputs are kept in memory until `close` and leave
+            nothing on the disk; snapshots are on the disk all the same. Rows of earlier times
+            with ``persist`` stay there unseen.
+        output_inline_bytes: stdout and stderr up to so many bytes of UTF-8 are kept in the row,
+            larger ones in files.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        url: str | None = None,
+        durability: Literal["process", "power"] = "process",
+        persist: bool = True,
+        output_inline_bytes: int = INLINE_BYTES,
+    ) -> None:
+        self._directory = directory
+        self._url = url
+        self._power = durability == "power"
+        self._persist = persist
+        self._inline = output_inline_bytes
+        self._outputs = Outputs(directory / "outputs", durable=self._power)
+        self._disk: Database | None = None  # snapshots, and executions if they persist
+        self._memory: Database | None = None  # executions that do not persist
+
+    def __enter__(self) -> HistoryStore:
+        self.open()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def open(self) -> list[str]:
+        """Opens the database, makes or updates its tables, and ends what a dead server left.
+
+        Returns:
+            Ids of the executions that ran when that server died, oldest first; their outcome is
+            "lost" now.
+
+        Raises:
+            ConfigError: the directory or the url cannot be used.
+            HistoryError: the database is corrupted (it is left as it is), of a newer version,
+                locked, unreachable or not writable; also where the store is open already.
+        """
+        if self._disk is not None:
+            raise HistoryError("the history is open already")
+        self._make_directory()
+        if self._url is None:
+            self._disk = open_sqlite(self._directory / "history.db", power=self._power)
+        else:
+            self._disk = open_url(self._url, power=self._power)
+        try:
+            lost = self._end_leftovers(self._disk)
+            self._memory = None if self._persist else in_memory()
+        except BaseException:
+            self.close()
+            raise
+        return lost
+
+    def close(self) -> None:
+        """Closes the database; a store that is closed may be closed again, or opened."""
+        for database in (self._memory, self._disk):
+            if database is not None:
+                database.close()
+        self._memory = self._disk = None
+
+    def health(self) -> None:
+        """Returns if the database answers.
+
+        Raises:
+            HistoryError: it does not.
+        """
+        for database in self._databases():
+            with database.read() as connection:
+                connection.execute(select(executions.c.seq).limit(1)).all()
+
+    def begin(self, entry: CommandHistoryEntry, *, max_entries: int | None) -> Dropped:
+        """Adds a row for an execution that starts.
+
+        Args:
+            entry: its ``outcome`` is "running".
+            max_entries: how many rows its VM may then have; None: any number. The oldest go,
+                but none that is running and not this one.
+
+        Returns:
+            What was dropped for it: executions, and the snapshots of kinds "execution" and
+            "restore_point" that thereby no row refers to any more. Their rows are gone.
+        """
+        row, found = self._row(entry), _words(entry)
+        with self._executions().write() as connection:
+            seq = self._insert(connection, entry, row, found)
+            if max_entries is None:
+                return Dropped()
+            gone = pruning.excess(connection, entry.vm_id, max_entries, seq)
+            dropped = self._release(connection, gone) if gone.executions else Dropped()
+        self._remove_outputs(gone.with_files)
+        return dropped
+
+    def finish(self, entry: CommandHistoryEntry) -> None:
+        """Writes all fields of an execution over the row with its id; adds it if there is none.
+
+        Doing it again with the same entry changes nothing. Its place in the order stays that of
+        `begin`.
+        """
+        row, found = self._row(entry), _words(entry)
+        with self._executions().write() as connection:
+            old = connection.execute(_FIND, {"wanted": entry.id}).one_or_none()
+            if old is None:
+                self._insert(connection, entry, row, found)
+                return
+            blocks.leave(connection, old.block_id)
+            block_id = blocks.open_block(connection, entry)
+            blocks.enter(connection, block_id, old.seq, entry)
+            connection.execute(_REWRITE, row | {"block_id": block_id, "row": old.seq})
+            words.index(connection, old.seq, entry.vm_id, found, new=False)
+        for stream in STREAMS:
+            if getattr(old, f"{stream}_in_file") and not row[f"{stream}_in_file"]:
+                self._outputs.path(entry.id, stream).unlink(missing_ok=True)
+
+    def get(self, execution_id: str) -> CommandHistoryEntry | None:
+        """The execution with that id, outputs whole; None if there is none.
+
+        Of an output whose file is missing or unreadable, the text says so.
+        """
+        with self._executions().read() as connection:
+            row = connection.execute(
+                select(executions).where(executions.c.id == execution_id)
+            ).mappings()
+            found = row.one_or_none()
+        return None if found is None else self._whole(found)
+
+    def last(self, vm_id: str, *, success: bool | None = None) -> CommandHistoryEntry | None:
+        """A VM's newest execution, outputs whole; None if there is none.
+
+        Args:
+            vm_id: the VM's.
+            success: True: the newest that succeeded; False: the newest that failed; None: the
+                newest of all, running ones too.
+        """
+        status = {None: None, True: records.OK, False: records.FAILED}[success]
+        with self._executions().read() as connection:
+            rows, _ = queries.find(connection, queries.Wanted(vm_id, status), 1, 0)
+        return self._whole(rows[0]) if rows else None
+
+    def query(self, request: HistoryQueryRequest) -> HistoryQueryResponse:
+        """A VM's executions, newest first: in the order they began, whatever the clock said.
+
+        ``limit`` is 100 if it is not given and 1000 at most. ``failures_only`` leaves out what
+        still runs. Dates are those of ``executed_at``, both included. ``search`` finds rows
+        that have all its words in their code or output, see `words`; of each text the first
+        65536 characters count. A blank one finds all, and one of punctuation alone nothing.
+
+        Outputs are whole where they are in the row (`output_inline_bytes`). Of larger ones
+        there are the first 4096 characters and a line that says so; `get` has them whole.
+        """
+        with self._executions().read() as connection:
+            rows, total = queries.find(
+                connection, queries.Wanted.of(request), request.limit, request.offset
+            )
+        entries = [records.row_entry(_shortened(row)) for row in rows]
+        return HistoryQueryResponse.model_construct(
+            vm_id=request.vm_id, entries=entries, total=total
+        )
+
+    def add_snapshot(self, snapshot: Snapshot, layer: str | None) -> None:
+        """Adds a snapshot.
+
+        Args:
+            snapshot: its id is new.
+            layer: id of the topmost layer it is made of; None: the bare image.
+        """
+        with self._snapshots().write() as connection:
+            try:
+                connection.execute(insert(snapshots), records.snapshot_row(snapshot, layer))
+            except IntegrityError:
+                raise HistoryError(f"there is a snapshot {snapshot.id} already") from None
+
+    def get_snapshot(self, snapshot_id: str) -> tuple[Snapshot, str | None] | None:
+        """The snapshot with that id and its layer; None if there is none."""
+        statement = select(snapshots).where(snapshots.c.id == snapshot_id)
+        with self._snapshots().read() as connection:
+            row = connection.execute(statement).mappings().one_or_none()
+        return None if row is None else (records.row_snapshot(row), row["layer"])
+
+    def list_snapshots(self, vm_id: str) -> list[Snapshot]:
+        """A VM's snapshots, newest first."""
+        statement = select(snapshots).where(snapshots.c.vm_id == vm_id)
+        with self._snapshots().read() as connection:
+            rows = connection.execute(statement.order_by(snapshots.c.seq.desc())).mappings().all()
+        return [records.row_snapshot(row) for row in rows]
+
+    def delete_snapshot(self, snapshot_id: str) -> bool:
+        """Removes a snapshot's row, and says whether there was one.
+
+        Executions go on naming its id: it is part of what happened.
+        """
+        with self._snapshots().write() as connection:
+            result = connection.execute(delete(snapshots).where(snapshots.c.id == snapshot_id))
+            return result.rowcount > 0
+
+    def unreferenced_snapshots(self) -> list[str]:
+        """Ids of snapshots nobody asked for by hand and no execution refers to, oldest first.
+
+        `begin` releases such ones itself; they are left where executions that did not persist
+        referred to them before a restart.
+        """
+        with self._snapshots().read() as connection:
+            found = pruning.automatic(connection, None)
+        kept: set[str] = set()
+        for database in self._databases():
+            with database.read() as connection:
+                kept |= pruning.referenced(connection, found)
+        return [row.id for row in found if row.id not in kept]
+
+    def referenced_layers(self) -> set[tuple[str, str]]:
+        """(agent id, layer id) of every layer a snapshot begins with."""
+        c = snapshots.c
+        statement = select(c.agent_id, c.layer).where(c.layer.is_not(None)).distinct()
+        with self._snapshots().read() as connection:
+            return {(agent_id, layer) for agent_id, layer in connection.execute(statement)}
+
+    def delete_vm(self, vm_id: str) -> Dropped:
+        """Removes all of a VM: executions, running or not, outputs, snapshots of every kind."""
+        c = snapshots.c
+        ids: list[str] = []
+        for database in self._databases():
+            with database.write() as connection:
+                gone = pruning.all_of(connection, vm_id)
+                found = connection.execute(select(c.id).where(c.vm_id == vm_id).order_by(c.seq))
+                released = tuple(found.scalars())
+                connection.execute(delete(snapshots).where(c.vm_id == vm_id))
+            ids += gone.executions
+            self._remove_outputs(gone.with_files)
+        return Dropped(tuple(ids), released)  # the last one is that with the snapshots
+
+    def _databases(self) -> list[Database]:
+        """All of them, the one with the snapshots last."""
+        disk = self._snapshots()
+        return [disk] if self._memory is None else [self._memory, disk]
+
+    def _snapshots(self) -> Database:
+        if self._disk is None:
+            raise HistoryError("the history is closed", remedy="open it first")
+        return self._disk
+
+    def _executions(self) -> Database:
+        return self._databases()[0]
+
+    def _make_directory(self) -> None:
+        try:
+            self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if self._directory.stat().st_mode & 0o077:
+                self._directory.chmod(0o700)
+        except OSError as error:
+            raise ConfigError(
+                f"history directory {self._directory} cannot be used: {error.strerror}",
+                field="data_dir",
+                remedy="choose another data directory, or give this user the right to write it",
+            ) from None
+
+    def _end_leftovers(self, database: Database) -> list[str]:
+        c = executions.c
+        running = c.outcome == records.RUNNING
+        with database.write() as connection:
+            lost = list(connection.execute(select(c.id).where(running).order_by(c.seq)).scalars())
+            if lost:
+                connection.execute(
+                    update(executions)
+                    .where(running)
+                    .values(outcome=LOST, success=False, error=LOST_ERROR)
+                )
+                # A block of running rows has no others, so it becomes one of failed rows.
+                status = schema.blocks.c.status
+                connection.execute(
+                    update(schema.blocks)
+                    .where(status == records.RUNNING)
+                    .values(status=records.FAILED)
+                )
+                pruning.doom(connection, lost)
+            doomed = list(connection.execute(select(doomed_outputs.c.execution_id)).scalars())
+        self._remove_outputs(doomed, half_written=True)
+        return lost
+
+    def _row(self, entry: CommandHistoryEntry) -> dict[str, Any]:
+        """The row of an entry, whose large outputs are in their files afterwards."""
+        row = records.entry_row(entry)
+        if not self._persist:
+            return row
+        for stream in STREAMS:
+            text: str = row[stream]
+            if len(text.encode(errors="surrogatepass")) <= self._inline:
+                continue
+            try:
+                self._outputs.write(entry.id, stream, text)
+            except OSError as error:
+                path = self._outputs.path(entry.id, stream)
+                raise file_error(error, str(path)) from error
+            row[stream] = text[: min(records.HEAD_CHARS, self._inline)]
+            row[f"{stream}_in_file"] = True
+        return row
+
+    def _insert(
+        self,
+        connection: Connection,
+        entry: CommandHistoryEntry,
+        row: dict[str, Any],
+        found: set[str],
+    ) -> int:
+        block_id = blocks.open_block(connection, entry)
+        try:
+            seq: int = connection.execute(_INSERT, row | {"block_id": block_id}).scalar_one()
+        except IntegrityError:
+            raise HistoryError(f"there is an execution {entry.id} already") from None
+        blocks.enter(connection, block_id, seq, entry)
+        words.index(connection, seq, entry.vm_id, found, new=True)
+        return seq
+
+    def _release(self, connection: Connection, gone: pruning.Gone) -> Dropped:
+        """Removes the snapshots that nothing refers to now that some rows are gone."""
+        with self._with_snapshots(connection) as other:
+            ids = gone.snapshots | pruning.snapshots_of(other, gone.executions)
+            candidates = pruning.automatic(other, sorted(ids))
+            kept = pruning.referenced(other, candidates)
+            if other is not connection:
+                kept |= pruning.referenced(connection, candidates)
+            released = [row.id for row in candidates if row.id not in kept]
+            pruning.remove_snapshots(other, released)
+        return Dropped(tuple(gone.executions), tuple(released))
+
+    @contextmanager
+    def _with_snapshots(self, connection: Connection) -> Iterator[Connection]:
+        """A connection to the snapshots: the same, if executions persist."""
+        if self._memory is None:
+            yield connection
+        else:
+            with self._snapshots().write() as other:
+                yield other
+
+    def _remove_outputs(self, execution_ids: Sequence[str], *, half_written: bool = False) -> None:
+        """Removes files of rows that are gone; what cannot be removed is tried at the next start.
+
+        Nothing is raised: what the caller asked for is done and committed.
+        """
+        if not execution_ids:
+            return
+        remove = self._outputs.remove_half_written if half_written else self._outputs.remove
+        done = []
+        for execution_id in execution_ids:
+            try:
+                remove(execution_id)
+                done.append(execution_id)
+            except OSError as error:
+                get_logger().warning("outputs_left", execution=execution_id, reason=str(error))
+        column = doomed_outputs.c.execution_id
+        try:
+            with self._snapshots().write() as connection:
+                for number in range(0, len(done), 500):
+                    batch = done[number : number + 500]
+                    connection.execute(delete(doomed_outputs).where(column.in_(batch)))
+        except HistoryError as error:
+            get_logger().warning("outputs_not_ticked_off", reason=str(error))
+
+    def _whole(self, row: records.Row) -> CommandHistoryEntry:
+        values = dict(row)
+        for stream in STREAMS:
+            if row[f"{stream}_in_file"]:
+                values[stream] = self._outputs.read(row["id"], stream)
+        return records.row_entry(values)
+
+
+def _shortened(row: records.Row) -> records.Row:
+    values = dict(row)
+    for stream in STREAMS:
+        if row[f"{stream}_in_file"]:
+            head = row[stream]
+            values[stream] = (
+                f"{head}\n[… the execution itself has more than these first {len(head)} characters]"
+            )
+    return values
+
+
+def _words(entry: CommandHistoryEntry) -> set[str]:
+    return words.words_of(entry.command, entry.proposed_command, entry.stdout, entry.stderr)

@@ -1,0 +1,1 @@
+"""The layers VMs' disks are made of, as the host keeps them."""

@@ -1,0 +1,331 @@
+"""Layers on disk: what VMs wrote, frozen, shared and stacked.
+
+::
+
+    <data_dir>/layers/<family>/<layer>/layer.json   what it is stacked on
+    <data_dir>/layers/<family>/<layer>/tree/        what was written between two states
+    <data_dir>/layers/<family>/<layer>/merged-<n>/  it and some below it, as one tree of hard links
+    <data_dir>/layers/<family>/<layer>/merged.json  which n is in use, and where the stack goes on
+
+A family is what one agent's VMs share: no VM can see another agent's layers. A layer never
+changes once it has a ``tree``; the rename that gives it one is what freezes it, so a crash leaves
+either an upper directory of a VM or a layer. What a layer is stacked on is told by the layer alone,
+so that a damaged one harms those above it and nothing else.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import os
+import secrets
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, StrictStr, ValidationError
+
+from mulligan.errors import InternalError
+from mulligan.layers.directories import make_directory, remove_tree, replace_file, sync_directory
+
+FANOUT = 8
+GONE = ".gone-"
+MERGING = "merging"
+
+
+class _Layer(BaseModel):
+    """``layer.json``."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    parent: StrictStr | None
+    retired: bool = False  # its trees are gone, part of others; it only tells what came before
+
+
+class _Merged(BaseModel):
+    """``merged.json``: ``until`` is the first layer below that is not part of the tree."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    until: StrictStr | None
+    level: int
+
+    @property
+    def directory(self) -> str:
+        """Its name: one that is in use is never written over."""
+        return f"merged-{self.level}"
+
+
+@dataclass(frozen=True)
+class Merge:
+    """A run of trees to be made one.
+
+    Attributes:
+        layer: the layer it becomes a part of.
+        trees: directories in the family, newest first.
+        until, level: for ``merged.json``.
+    """
+
+    layer: str
+    trees: tuple[str, ...]
+    until: str | None
+    level: int
+
+
+class DamagedLayer(InternalError):  # noqa: N818  (as the errors of the wire format)
+    """A layer a disk needs is not there or cannot be read."""
+
+
+class LayerStore:
+    """The directory of layers. Its methods may be called from any thread.
+
+    Args:
+        directory: made if it is missing.
+        owner: uid and gid VMs' programs have on the host.
+        durable: whether what is frozen also outlives a power cut.
+    """
+
+    def __init__(self, directory: Path, owner: tuple[int, int], *, durable: bool = False) -> None:
+        self._directory = directory
+        self._owner = owner
+        self._durable = durable
+        self._lock = threading.Lock()
+        self._layers: dict[tuple[str, str], _Layer] = {}
+        self._merged: dict[tuple[str, str], _Merged] = {}
+        make_directory(directory)
+
+    def load(self) -> list[str]:
+        """Reads what is there; a line for each layer that is damaged.
+
+        What was interrupted half-way is removed: a layer that never got its tree, a merge that
+        never ended, a layer half deleted.
+        """
+        complaints = []
+        for family in sorted(self._directory.iterdir()):
+            for path in sorted(family.iterdir()):
+                try:
+                    self._load(family.name, path)
+                except (OSError, ValidationError) as error:
+                    reason = str(error).splitlines()[0]
+                    complaints.append(f"layer {path} is damaged and was left alone: {reason}")
+        return complaints
+
+    def _load(self, family: str, path: Path) -> None:
+        if path.name.startswith(GONE):
+            remove_tree(path)
+            return
+        known = path / "merged.json"
+        if not (path / "layer.json").is_file() and not any(path.glob("*/")):
+            remove_tree(path)  # it was interrupted at once
+            return
+        layer = _Layer.model_validate_json((path / "layer.json").read_bytes())
+        if layer.retired:
+            self._layers[family, path.name] = layer
+            return
+        if not known.is_file() and not (path / "tree").is_dir():  # it never got one
+            remove_tree(path)
+            return
+        merged = _Merged.model_validate_json(known.read_bytes()) if known.is_file() else None
+        for other in path.glob("merg*"):
+            if other.is_dir() and not (merged and other.name == merged.directory):
+                remove_tree(other)
+        key = (family, path.name)
+        if merged and (path / merged.directory).is_dir():
+            self._merged[key] = merged
+        elif not (path / "tree").is_dir():
+            raise FileNotFoundError("its tree is missing")
+        self._layers[key] = layer
+
+    def family(self, agent_id: str) -> Path:
+        """The directory of an agent's layers, made if it is missing."""
+        path = self._directory / _family(agent_id)
+        if not path.is_dir():
+            path.mkdir(mode=0o700, exist_ok=True)
+            self._give(path)
+        return path
+
+    def freeze(self, agent_id: str, layer: str, parent: str | None, upper: Path) -> None:
+        """Makes a layer of a directory, which moves and must not change any more.
+
+        Args:
+            agent_id: whose it is.
+            layer: its name, new.
+            parent: the layer it is stacked on; None for the image.
+            upper: the directory.
+
+        Raises:
+            OSError: it could not be done; the directory is where it was.
+        """
+        path = self.family(agent_id) / layer
+        path.mkdir(mode=0o700, exist_ok=True)  # one that a crash left has no tree
+        self._give(path)
+        record = _Layer(parent=parent)
+        replace_file(path / "layer.json", record.model_dump_json(), durable=self._durable)
+        upper.rename(path / "tree")
+        if self._durable:
+            os.sync()  # what VMs wrote is in no order of ours
+            sync_directory(path.parent)
+        with self._lock:
+            self._layers[_family(agent_id), layer] = record
+
+    def take_back(self, agent_id: str, layer: str, upper: Path) -> None:
+        """Undoes ``freeze`` for a layer nothing refers to yet."""
+        path = self.family(agent_id) / layer
+        (path / "tree").rename(upper)
+        with self._lock:
+            del self._layers[_family(agent_id), layer]
+        remove_tree(path)
+
+    def has(self, agent_id: str, layer: str) -> bool:
+        """Whether there is such a layer."""
+        with self._lock:
+            return (_family(agent_id), layer) in self._layers
+
+    def stack(self, agent_id: str, top: str | None) -> list[str]:
+        """The trees of a disk, newest first, as paths in the family's directory.
+
+        Raises:
+            DamagedLayer: one is missing.
+        """
+        with self._lock:
+            return [tree for _, tree in self._segments(_family(agent_id), top)]
+
+    def _segments(self, family: str, top: str | None) -> list[tuple[str, str]]:
+        """(layer, path of its tree) from the newest down."""
+        found = []
+        layer = top
+        while layer is not None:
+            key = (family, layer)
+            if merged := self._merged.get(key):
+                found.append((layer, f"{layer}/{merged.directory}"))
+                layer = merged.until
+            elif (record := self._layers.get(key)) and not record.retired:
+                found.append((layer, f"{layer}/tree"))
+                layer = record.parent
+            else:
+                where = self._directory / family / layer
+                raise DamagedLayer(f"layer {where} is missing or damaged, and {top} needs it")
+        return found
+
+    def descends(self, agent_id: str, layer: str | None, ancestor: str | None) -> bool:
+        """Whether a state is another one, or came of it; None is the image, where all began."""
+        family = _family(agent_id)
+        with self._lock:
+            while layer != ancestor and layer is not None:
+                record = self._layers.get((family, layer))
+                layer = record.parent if record else None
+        return layer == ancestor
+
+    # Merging: what is old goes into one tree, so that no disk is a stack of hundreds
+
+    def mergeable(self, agent_id: str, top: str | None) -> Merge | None:
+        """The next merge that is worth it for a disk: ``FANOUT`` neighbours or more of one level.
+
+        Levels make the work of n snapshots n log n links and a stack a few times ``FANOUT`` deep.
+        """
+        family = _family(agent_id)
+        with self._lock:
+            segments = [
+                (layer, tree, self._merged.get((family, layer)))
+                for layer, tree in self._segments(family, top)
+            ]
+            by_level = itertools.groupby(segments, lambda each: each[2].level if each[2] else 0)
+            for level, group in by_level:
+                run = list(group)
+                if len(run) < FANOUT:
+                    continue
+                oldest, _, merged = run[-1]
+                until = merged.until if merged else self._layers[family, oldest].parent
+                return Merge(run[0][0], tuple(tree for _, tree, _ in run), until, level + 1)
+        return None
+
+    def clear_merging(self, agent_id: str, layer: str) -> None:
+        """Removes what an interrupted merge left."""
+        path = self.family(agent_id) / layer / MERGING
+        if path.exists():
+            remove_tree(path)
+
+    def add_merged(self, agent_id: str, merge: Merge) -> None:
+        """Takes a finished ``merging`` directory of the layer into use.
+
+        Raises:
+            OSError: it could not be done; everything is as it was.
+        """
+        path = self.family(agent_id) / merge.layer
+        record = _Merged(until=merge.until, level=merge.level)
+        key = (_family(agent_id), merge.layer)
+        with self._lock:
+            (path / MERGING).rename(path / record.directory)
+            replace_file(path / "merged.json", record.model_dump_json(), durable=self._durable)
+            self._merged[key] = record
+
+    def collect(self, agent_id: str, in_use: Callable[[], tuple[set[str], set[str]]]) -> int:
+        """Removes what no disk needs any more; returns how many directories went.
+
+        Args:
+            agent_id: whose layers to look at.
+            in_use: gives the layers VMs and snapshots are stacked on, and the trees booted VMs
+                have mounted, as ``stack`` gave them. What is frozen after it was asked stays.
+        """
+        family = _family(agent_id)
+        doomed: list[Path] = []
+        with self._lock:
+            candidates = [key for key in self._layers if key[0] == family]
+        tops, used = in_use()
+        with self._lock:
+            needed = set(used)
+            for top in tops:
+                try:
+                    needed.update(tree for _, tree in self._segments(family, top))
+                except DamagedLayer:
+                    return 0  # what it needs cannot be told
+            past = self._ancestors(family, tops)
+            for key in candidates:
+                doomed += self._retire(key, needed, told=key[1] in past)
+        for path in doomed:
+            remove_tree(path)
+        return len(doomed)
+
+    def _ancestors(self, family: str, tops: set[str]) -> set[str]:
+        found: set[str] = set()
+        for top in tops:
+            layer: str | None = top
+            while layer is not None and layer not in found:
+                found.add(layer)
+                record = self._layers.get((family, layer))
+                layer = record.parent if record else None
+        return found
+
+    def _retire(self, key: tuple[str, str], needed: set[str], *, told: bool) -> list[Path]:
+        """Moves what is not needed of a layer out of the way, and forgets it.
+
+        With ``told`` what it was stacked on stays known: states in use came of it.
+        """
+        family, layer = key
+        path = self._directory / family / layer
+        trees = [each for each in path.iterdir() if each.is_dir() and each.name != MERGING]
+        doomed = [each for each in trees if f"{layer}/{each.name}" not in needed]
+        if len(doomed) == len(trees):
+            self._merged.pop(key, None)
+            if not told:
+                del self._layers[key]
+                doomed = [path]
+            elif not self._layers[key].retired:
+                record = self._layers[key].model_copy(update={"retired": True})
+                replace_file(path / "layer.json", record.model_dump_json(), durable=self._durable)
+                self._layers[key] = record
+        moved = []
+        for each in doomed:
+            gone = self._directory / family / f"{GONE}{secrets.token_hex(8)}"
+            each.rename(gone)
+            moved.append(gone)
+        return moved
+
+    def _give(self, path: Path) -> None:
+        if os.geteuid() == 0:
+            os.chown(path, *self._owner)
+
+
+def _family(agent_id: str) -> str:
+    return hashlib.sha256(agent_id.encode()).hexdigest()[:32]
