@@ -56,7 +56,7 @@ _OPEN = (
         _c.language == bindparam("lang"),
         _c.kernel.is_not_distinct_from(bindparam("kern")),
         _c.status == bindparam("stat"),
-        _c.taken < BLOCK_ROWS,
+        _c.taken < bindparam("most", type_=BigInteger),
     )
     .order_by(_c.id.desc())
     .limit(1)
@@ -95,6 +95,7 @@ def open_block(connection: Connection, entry: CommandHistoryEntry) -> int:
         "lang": entry.language,
         "kern": entry.kernel,
         "stat": status,
+        "most": BLOCK_ROWS,
     }
     found = connection.execute(_OPEN, wanted).scalar()
     if found is not None:

@@ -24,7 +24,8 @@ _MORE_CONNECTIONS = 60
 _CACHE_KIB = 8192
 _MIGRATIONS = Path(__file__).parent / "migrations"
 _migrating = threading.Lock()  # Alembic keeps what it works on in module variables
-_SQLITE_HEADER = b"SQLite format 3\x00"
+_SQLITE_MAGIC = b"SQLite format 3\x00"
+_SQLITE_HEADER_BYTES = 100
 
 
 class Database:
@@ -200,8 +201,8 @@ def _look_at(path: Path) -> None:
             raise corrupted(str(path), f"it is empty or gone, yet {log.name} has content")
         return
     with path.open("rb") as file:
-        header = file.read(100)
-    if len(header) < 100 or not header.startswith(_SQLITE_HEADER):
+        header = file.read(_SQLITE_HEADER_BYTES)
+    if len(header) < _SQLITE_HEADER_BYTES or not header.startswith(_SQLITE_MAGIC):
         raise corrupted(str(path), "it does not begin as a SQLite database does")
     page = int.from_bytes(header[16:18])
     wanted = int.from_bytes(header[28:32]) * (65536 if page == 1 else page)

@@ -47,7 +47,8 @@ class Outputs:
         self._make(path.parent)
         new = path.with_name(f"{path.name}.new-{secrets.token_hex(4)}")
         try:
-            with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+            descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            with os.fdopen(descriptor, "wb") as file:
                 file.write(text.encode(errors="surrogatepass"))
                 file.flush()
                 if self._durable:
@@ -69,26 +70,23 @@ class Outputs:
         except (OSError, UnicodeDecodeError) as error:
             return f"[this output cannot be read: {path}: {error}]"
 
-    def remove(self, execution_id: str) -> None:
-        """Removes an execution's outputs, finished or half written.
+    def remove(self, execution_id: str, stream: str) -> None:
+        """Removes an output, if it is there.
 
         Raises:
-            OSError: one could not be removed.
+            OSError: it could not be removed.
         """
-        for stream in STREAMS:
-            path = self.path(execution_id, stream)
-            path.unlink(missing_ok=True)
+        self.path(execution_id, stream).unlink(missing_ok=True)
 
-    def remove_half_written(self, execution_id: str) -> None:
-        """Removes outputs of an execution whose writing a crash may have ended.
+    def remove_half_written(self, execution_id: str, stream: str) -> None:
+        """Removes an output, and what a crash may have left while it was written.
 
         Raises:
-            OSError: one could not be removed.
+            OSError: something could not be removed.
         """
-        for stream in STREAMS:
-            path = self.path(execution_id, stream)
-            for found in (path, *path.parent.glob(f"{path.name}.new-*")):
-                found.unlink(missing_ok=True)
+        path = self.path(execution_id, stream)
+        for found in (path, *path.parent.glob(f"{path.name}.new-*")):
+            found.unlink(missing_ok=True)
 
     def _make(self, directory: Path) -> None:
         for path in (self._directory, directory):

@@ -7,7 +7,16 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import BigInteger, Connection, bindparam, delete, insert, select, union_all
+from sqlalchemy import (
+    BigInteger,
+    BindParameter,
+    Connection,
+    bindparam,
+    delete,
+    insert,
+    select,
+    union_all,
+)
 
 from mulligan.history import blocks as counted
 from mulligan.history.records import RUNNING
@@ -44,7 +53,7 @@ _OLDEST = (
 _OLDEST_ENDED = _OLDEST.where(_c.outcome != RUNNING, _c.seq != bindparam("keep"))
 _DELETE_WORDS = delete(words).where(words.c.rowid.in_(bindparam("numbers", expanding=True)))
 _DELETE_ROWS = delete(executions).where(_c.seq.in_(bindparam("numbers", expanding=True)))
-_IDS = bindparam("ids", expanding=True)
+_IDS: BindParameter[Any] = bindparam("ids", expanding=True)
 _MADE_FOR = select(snapshots.c.id).where(snapshots.c.execution_id.in_(_IDS))
 _REFERENCES = [
     select(reference.label("id")).where(reference.in_(_IDS)) for reference in SNAPSHOT_COLUMNS
@@ -104,6 +113,12 @@ def doom(connection: Connection, execution_ids: Sequence[str]) -> None:
     new = [{"execution_id": each} for each in execution_ids if each not in there]
     if new:
         connection.execute(insert(doomed_outputs), new)
+
+
+def tick_off(connection: Connection, execution_ids: Sequence[str]) -> None:
+    """Forgets outputs that have been removed."""
+    for batch in _batches(execution_ids):
+        connection.execute(delete(doomed_outputs).where(doomed_outputs.c.execution_id.in_(batch)))
 
 
 def snapshots_of(connection: Connection, execution_ids: Sequence[str]) -> set[str]:

@@ -12,7 +12,7 @@ from sqlalchemy import ColumnElement, Connection, FromClause, func, select
 from mulligan.history import blocks as counted
 from mulligan.history import words as full_text
 from mulligan.history.columns import microseconds
-from mulligan.history.records import FAILED, OK, RUNNING
+from mulligan.history.records import FAILED
 from mulligan.history.schema import blocks, executions, words
 from mulligan.models import HistoryQueryRequest
 
@@ -23,7 +23,10 @@ _MOST_OFFSET = 2**62
 
 @dataclass(frozen=True)
 class Wanted:
-    """What rows must be like; None where it does not matter. ``search`` None: no search."""
+    """What rows must be like; None where it does not matter.
+
+    ``status`` is one of those in `records`; where there is a ``search``, it may be "failed" only.
+    """
 
     vm_id: str
     status: str | None = None
@@ -77,9 +80,12 @@ def find(
 def _filter(
     connection: Connection, wanted: Wanted, limit: int, offset: int
 ) -> tuple[Sequence[int], int]:
+    conditions = [blocks.c.vm_id == wanted.vm_id, *_same(blocks, wanted)]
+    if wanted.status is not None:
+        conditions.append(blocks.c.status == wanted.status)
     found = counted.matching(
         connection,
-        _same(blocks, wanted, status=blocks.c.status == wanted.status),
+        conditions,
         None if wanted.start is None else microseconds(wanted.start),
         None if wanted.end is None else microseconds(wanted.end),
     )
@@ -107,15 +113,19 @@ def _search(
     connection: Connection, wanted: Wanted, limit: int, offset: int
 ) -> tuple[Sequence[int], int]:
     assert wanted.search is not None
+    assert wanted.status in {None, FAILED}
     looked_for = full_text.search_words(wanted.search)
     if not looked_for:
         return [], 0  # nothing but punctuation, which is in no index
     conditions: list[ColumnElement[bool]] = []
     source: FromClause = words
-    if wanted != Wanted(wanted.vm_id, search=wanted.search):
+    if wanted != Wanted(wanted.vm_id, wanted.status, search=wanted.search):
+        # Nothing about the VM, which the match has: SQLite would take the index of VMs for a
+        # reason to start there, and ask the full-text index about row after row.
         source = words.join(executions, executions.c.seq == words.c.rowid)
-        conditions = [*_same(executions, wanted, status=_status(wanted)), *_dates(wanted)]
-    match = full_text.condition(connection, wanted.vm_id, looked_for)
+        conditions = [*_same(executions, wanted), *_dates(wanted)]
+    failed = wanted.status == FAILED
+    match = full_text.condition(connection, wanted.vm_id, looked_for, failed=failed)
     total = connection.execute(
         select(func.count()).select_from(source).where(match, *conditions)
     ).scalar_one()
@@ -132,26 +142,10 @@ def _search(
     return numbers.scalars().all(), total
 
 
-def _same(
-    table: FromClause, wanted: Wanted, *, status: ColumnElement[bool]
-) -> list[ColumnElement[bool]]:
+def _same(table: FromClause, wanted: Wanted) -> list[ColumnElement[bool]]:
     """The conditions that blocks and rows share."""
-    conditions = [table.c.vm_id == wanted.vm_id]
-    for name in ("agent_id", "language", "kernel"):
-        value = getattr(wanted, name)
-        if value is not None:
-            conditions.append(table.c[name] == value)
-    if wanted.status is not None:
-        conditions.append(status)
-    return conditions
-
-
-def _status(wanted: Wanted) -> ColumnElement[bool]:
-    """The condition on rows that `records.status` is the wanted one."""
-    running = executions.c.outcome == RUNNING
-    if wanted.status == RUNNING:
-        return running
-    return ~running & (executions.c.success.is_(wanted.status == OK))
+    given = {name: getattr(wanted, name) for name in ("agent_id", "language", "kernel")}
+    return [table.c[name] == value for name, value in given.items() if value is not None]
 
 
 def _dates(wanted: Wanted) -> list[ColumnElement[bool]]:

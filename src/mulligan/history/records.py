@@ -11,7 +11,7 @@ from mulligan.models import CommandHistoryEntry, KernelState, Snapshot, Verdict
 RUNNING = "running"
 OK = "ok"
 FAILED = "failed"
-Row = Mapping[str, Any]
+Row = Mapping[Any, Any]
 
 # What a query shows of an output that is kept in a file.
 HEAD_CHARS = 4096
@@ -35,7 +35,11 @@ def entry_row(entry: CommandHistoryEntry) -> dict[str, Any]:
 def row_entry(row: Row) -> CommandHistoryEntry:
     """The entry of a row. Not validated anew: what came in was, and a row must stay readable."""
     values = {name: row[name] for name in CommandHistoryEntry.model_fields}
-    values["verdicts"] = [Verdict.model_construct(**each) for each in json.loads(row["verdicts"])]
+    values["verdicts"] = (
+        []
+        if row["verdicts"] == "[]"  # most have none
+        else [Verdict.model_construct(**each) for each in json.loads(row["verdicts"])]
+    )
     return CommandHistoryEntry.model_construct(**values)
 
 

@@ -14,18 +14,16 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal
+from typing import Literal
 
-from sqlalchemy import Connection, bindparam, delete, insert, select, update
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy import Connection
 
 from mulligan.errors import ConfigError, HistoryError
-from mulligan.history import blocks, pruning, queries, records, schema, words
+from mulligan.history import pruning, queries, records, rows, snapshots
 from mulligan.history.database import Database, in_memory, open_sqlite, open_url
 from mulligan.history.dropped import Dropped
 from mulligan.history.failures import file_error
 from mulligan.history.outputs import STREAMS, Outputs
-from mulligan.history.schema import doomed_outputs, executions, snapshots
 from mulligan.log import get_logger
 from mulligan.models import (
     CommandHistoryEntry,
@@ -35,18 +33,7 @@ from mulligan.models import (
 )
 
 INLINE_BYTES = 65536
-LOST = "lost"
-LOST_ERROR = "the server was ended while this ran"
-
-# Built once, as they run with every execution: building one takes longer than running it.
-_INSERT = insert(executions).returning(executions.c.seq)
-_FIND = select(
-    executions.c.seq,
-    executions.c.block_id,
-    executions.c.stdout_in_file,
-    executions.c.stderr_in_file,
-).where(executions.c.id == bindparam("wanted"))
-_REWRITE = update(executions).where(executions.c.seq == bindparam("row"))
+_WHERE = "the execution itself, asked for by its id, has the rest"
 
 
 class HistoryStore:
@@ -143,7 +130,7 @@ class HistoryStore:
         """
         for database in self._databases():
             with database.read() as connection:
-                connection.execute(select(executions.c.seq).limit(1)).all()
+                rows.get(connection, "")
 
     def begin(self, entry: CommandHistoryEntry, *, max_entries: int | None) -> Dropped:
         """Adds a row for an execution that starts.
@@ -157,9 +144,9 @@ class HistoryStore:
             What was dropped for it: executions, and the snapshots of kinds "execution" and
             "restore_point" that thereby no row refers to any more. Their rows are gone.
         """
-        row, found = self._row(entry), _words(entry)
+        prepared = self._prepare(entry)
         with self._executions().write() as connection:
-            seq = self._insert(connection, entry, row, found)
+            seq = rows.add(connection, prepared)
             if max_entries is None:
                 return Dropped()
             gone = pruning.excess(connection, entry.vm_id, max_entries, seq)
@@ -173,20 +160,11 @@ class HistoryStore:
         Doing it again with the same entry changes nothing. Its place in the order stays that of
         `begin`.
         """
-        row, found = self._row(entry), _words(entry)
+        prepared = self._prepare(entry)
         with self._executions().write() as connection:
-            old = connection.execute(_FIND, {"wanted": entry.id}).one_or_none()
-            if old is None:
-                self._insert(connection, entry, row, found)
-                return
-            blocks.leave(connection, old.block_id)
-            block_id = blocks.open_block(connection, entry)
-            blocks.enter(connection, block_id, old.seq, entry)
-            connection.execute(_REWRITE, row | {"block_id": block_id, "row": old.seq})
-            words.index(connection, old.seq, entry.vm_id, found, new=False)
-        for stream in STREAMS:
-            if getattr(old, f"{stream}_in_file") and not row[f"{stream}_in_file"]:
-                self._outputs.path(entry.id, stream).unlink(missing_ok=True)
+            left = rows.write(connection, prepared)
+        for stream in left:
+            self._outputs.remove(entry.id, stream)
 
     def get(self, execution_id: str) -> CommandHistoryEntry | None:
         """The execution with that id, outputs whole; None if there is none.
@@ -194,10 +172,7 @@ class HistoryStore:
         Of an output whose file is missing or unreadable, the text says so.
         """
         with self._executions().read() as connection:
-            row = connection.execute(
-                select(executions).where(executions.c.id == execution_id)
-            ).mappings()
-            found = row.one_or_none()
+            found = rows.get(connection, execution_id)
         return None if found is None else self._whole(found)
 
     def last(self, vm_id: str, *, success: bool | None = None) -> CommandHistoryEntry | None:
@@ -210,8 +185,8 @@ class HistoryStore:
         """
         status = {None: None, True: records.OK, False: records.FAILED}[success]
         with self._executions().read() as connection:
-            rows, _ = queries.find(connection, queries.Wanted(vm_id, status), 1, 0)
-        return self._whole(rows[0]) if rows else None
+            found, _ = queries.find(connection, queries.Wanted(vm_id, status), 1, 0)
+        return self._whole(found[0]) if found else None
 
     def query(self, request: HistoryQueryRequest) -> HistoryQueryResponse:
         """A VM's executions, newest first: in the order they began, whatever the clock said.
@@ -225,10 +200,10 @@ class HistoryStore:
         there are the first 4096 characters and a line that says so; `get` has them whole.
         """
         with self._executions().read() as connection:
-            rows, total = queries.find(
+            found, total = queries.find(
                 connection, queries.Wanted.of(request), request.limit, request.offset
             )
-        entries = [records.row_entry(_shortened(row)) for row in rows]
+        entries = [records.row_entry(_shortened(row)) for row in found]
         return HistoryQueryResponse.model_construct(
             vm_id=request.vm_id, entries=entries, total=total
         )
@@ -241,24 +216,17 @@ class HistoryStore:
             layer: id of the topmost layer it is made of; None: the bare image.
         """
         with self._snapshots().write() as connection:
-            try:
-                connection.execute(insert(snapshots), records.snapshot_row(snapshot, layer))
-            except IntegrityError:
-                raise HistoryError(f"there is a snapshot {snapshot.id} already") from None
+            snapshots.add(connection, snapshot, layer)
 
     def get_snapshot(self, snapshot_id: str) -> tuple[Snapshot, str | None] | None:
         """The snapshot with that id and its layer; None if there is none."""
-        statement = select(snapshots).where(snapshots.c.id == snapshot_id)
         with self._snapshots().read() as connection:
-            row = connection.execute(statement).mappings().one_or_none()
-        return None if row is None else (records.row_snapshot(row), row["layer"])
+            return snapshots.get(connection, snapshot_id)
 
     def list_snapshots(self, vm_id: str) -> list[Snapshot]:
         """A VM's snapshots, newest first."""
-        statement = select(snapshots).where(snapshots.c.vm_id == vm_id)
         with self._snapshots().read() as connection:
-            rows = connection.execute(statement.order_by(snapshots.c.seq.desc())).mappings().all()
-        return [records.row_snapshot(row) for row in rows]
+            return snapshots.of_vm(connection, vm_id)
 
     def delete_snapshot(self, snapshot_id: str) -> bool:
         """Removes a snapshot's row, and says whether there was one.
@@ -266,8 +234,7 @@ class HistoryStore:
         Executions go on naming its id: it is part of what happened.
         """
         with self._snapshots().write() as connection:
-            result = connection.execute(delete(snapshots).where(snapshots.c.id == snapshot_id))
-            return result.rowcount > 0
+            return snapshots.remove(connection, snapshot_id)
 
     def unreferenced_snapshots(self) -> list[str]:
         """Ids of snapshots nobody asked for by hand and no execution refers to, oldest first.
@@ -285,24 +252,20 @@ class HistoryStore:
 
     def referenced_layers(self) -> set[tuple[str, str]]:
         """(agent id, layer id) of every layer a snapshot begins with."""
-        c = snapshots.c
-        statement = select(c.agent_id, c.layer).where(c.layer.is_not(None)).distinct()
         with self._snapshots().read() as connection:
-            return {(agent_id, layer) for agent_id, layer in connection.execute(statement)}
+            return snapshots.layers(connection)
 
     def delete_vm(self, vm_id: str) -> Dropped:
         """Removes all of a VM: executions, running or not, outputs, snapshots of every kind."""
-        c = snapshots.c
         ids: list[str] = []
+        released: list[str] = []
         for database in self._databases():
             with database.write() as connection:
                 gone = pruning.all_of(connection, vm_id)
-                found = connection.execute(select(c.id).where(c.vm_id == vm_id).order_by(c.seq))
-                released = tuple(found.scalars())
-                connection.execute(delete(snapshots).where(c.vm_id == vm_id))
+                released += snapshots.remove_all(connection, vm_id)
             ids += gone.executions
             self._remove_outputs(gone.with_files)
-        return Dropped(tuple(ids), released)  # the last one is that with the snapshots
+        return Dropped(tuple(ids), tuple(released))
 
     def _databases(self) -> list[Database]:
         """All of them, the one with the snapshots last."""
@@ -330,35 +293,18 @@ class HistoryStore:
             ) from None
 
     def _end_leftovers(self, database: Database) -> list[str]:
-        c = executions.c
-        running = c.outcome == records.RUNNING
         with database.write() as connection:
-            lost = list(connection.execute(select(c.id).where(running).order_by(c.seq)).scalars())
-            if lost:
-                connection.execute(
-                    update(executions)
-                    .where(running)
-                    .values(outcome=LOST, success=False, error=LOST_ERROR)
-                )
-                # A block of running rows has no others, so it becomes one of failed rows.
-                status = schema.blocks.c.status
-                connection.execute(
-                    update(schema.blocks)
-                    .where(status == records.RUNNING)
-                    .values(status=records.FAILED)
-                )
-                pruning.doom(connection, lost)
-            doomed = list(connection.execute(select(doomed_outputs.c.execution_id)).scalars())
+            lost, doomed = rows.end_leftovers(connection)
         self._remove_outputs(doomed, half_written=True)
         return lost
 
-    def _row(self, entry: CommandHistoryEntry) -> dict[str, Any]:
-        """The row of an entry, whose large outputs are in their files afterwards."""
-        row = records.entry_row(entry)
+    def _prepare(self, entry: CommandHistoryEntry) -> rows.Prepared:
+        """The entry ready for its row; large outputs are in their files afterwards."""
+        prepared = rows.prepare(entry)
         if not self._persist:
-            return row
+            return prepared
         for stream in STREAMS:
-            text: str = row[stream]
+            text: str = prepared.columns[stream]
             if len(text.encode(errors="surrogatepass")) <= self._inline:
                 continue
             try:
@@ -366,25 +312,9 @@ class HistoryStore:
             except OSError as error:
                 path = self._outputs.path(entry.id, stream)
                 raise file_error(error, str(path)) from error
-            row[stream] = text[: min(records.HEAD_CHARS, self._inline)]
-            row[f"{stream}_in_file"] = True
-        return row
-
-    def _insert(
-        self,
-        connection: Connection,
-        entry: CommandHistoryEntry,
-        row: dict[str, Any],
-        found: set[str],
-    ) -> int:
-        block_id = blocks.open_block(connection, entry)
-        try:
-            seq: int = connection.execute(_INSERT, row | {"block_id": block_id}).scalar_one()
-        except IntegrityError:
-            raise HistoryError(f"there is an execution {entry.id} already") from None
-        blocks.enter(connection, block_id, seq, entry)
-        words.index(connection, seq, entry.vm_id, found, new=True)
-        return seq
+            prepared.columns[stream] = text[: min(records.HEAD_CHARS, self._inline)]
+            prepared.columns[f"{stream}_in_file"] = True
+        return prepared
 
     def _release(self, connection: Connection, gone: pruning.Gone) -> Dropped:
         """Removes the snapshots that nothing refers to now that some rows are gone."""
@@ -418,16 +348,14 @@ class HistoryStore:
         done = []
         for execution_id in execution_ids:
             try:
-                remove(execution_id)
+                for stream in STREAMS:
+                    remove(execution_id, stream)
                 done.append(execution_id)
             except OSError as error:
                 get_logger().warning("outputs_left", execution=execution_id, reason=str(error))
-        column = doomed_outputs.c.execution_id
         try:
             with self._snapshots().write() as connection:
-                for number in range(0, len(done), 500):
-                    batch = done[number : number + 500]
-                    connection.execute(delete(doomed_outputs).where(column.in_(batch)))
+                pruning.tick_off(connection, done)
         except HistoryError as error:
             get_logger().warning("outputs_not_ticked_off", reason=str(error))
 
@@ -440,15 +368,10 @@ class HistoryStore:
 
 
 def _shortened(row: records.Row) -> records.Row:
+    cut = [stream for stream in STREAMS if row[f"{stream}_in_file"]]
+    if not cut:
+        return row
     values = dict(row)
-    for stream in STREAMS:
-        if row[f"{stream}_in_file"]:
-            head = row[stream]
-            values[stream] = (
-                f"{head}\n[… the execution itself has more than these first {len(head)} characters]"
-            )
+    for stream in cut:
+        values[stream] += f"\n[… cut here, after {len(row[stream])} characters: {_WHERE}]"
     return values
-
-
-def _words(entry: CommandHistoryEntry) -> set[str]:
-    return words.words_of(entry.command, entry.proposed_command, entry.stdout, entry.stderr)

@@ -75,17 +75,19 @@ def search_words(search: str) -> list[str]:
     return list(dict.fromkeys(_folded(word) for word in _words(search)))
 
 
-def scope(vm_id: str) -> str:
-    """A word no text can contain, which is in all rows of one VM."""
-    return ":" + blake2b(vm_id.encode(errors="surrogatepass"), digest_size=12).hexdigest()
+def scope(vm_id: str, *, failed: bool = False) -> str:
+    """A word no text can contain, which is in all rows of one VM, or in the failed ones."""
+    digest = blake2b(vm_id.encode(errors="surrogatepass"), digest_size=12).hexdigest()
+    return f":{digest}{'f' if failed else ''}"
 
 
-def condition(connection: Connection, vm_id: str, wanted: list[str]) -> TextClause:
-    """The condition on ``mulligan_words`` for rows of a VM that have all these words."""
+def condition(connection: Connection, vm_id: str, wanted: list[str], *, failed: bool) -> TextClause:
+    """The condition on ``mulligan_words`` for (failed) rows of a VM that have all these words."""
+    every = (scope(vm_id, failed=failed), *wanted)
     if connection.dialect.name == "sqlite":
-        match = " AND ".join(f'"{word}"' for word in (scope(vm_id), *wanted))
+        match = " AND ".join(f'"{word}"' for word in every)
         return text("mulligan_words MATCH :match").bindparams(match=match)
-    match = " & ".join(f"'{word}'" for word in (scope(vm_id), *wanted))
+    match = " & ".join(f"'{word}'" for word in every)
     clause = text("mulligan_words.words @@ CAST(:match AS tsquery)")
     return clause.bindparams(match=match)
 
@@ -106,9 +108,29 @@ _UPDATE = {
 }
 
 
-def index(connection: Connection, seq: int, vm_id: str, found: Iterable[str], *, new: bool) -> None:
-    """Makes a row findable by the words of `words_of`, instead of by those it had."""
+_APPEND = {
+    "sqlite": text("UPDATE mulligan_words SET words = words || ' ' || :word WHERE rowid = :seq"),
+    "postgresql": text(
+        "UPDATE mulligan_words SET words = words || array_to_tsvector(ARRAY[CAST(:word AS text)]) "
+        "WHERE rowid = :seq"
+    ),
+}
+
+
+def every_word(vm_id: str, found: Iterable[str], *, failed: bool) -> list[str]:
+    """What `words_of` found, and the words for the row's VM."""
+    scopes = [scope(vm_id), scope(vm_id, failed=True)] if failed else [scope(vm_id)]
+    return [*scopes, *sorted(found)]
+
+
+def index(connection: Connection, seq: int, every: list[str], *, new: bool) -> None:
+    """Makes a row findable by the words of `every_word`, instead of by those it had."""
     name = connection.dialect.name
-    every = [scope(vm_id), *sorted(found)]
     value = " ".join(every) if name == "sqlite" else every
     connection.execute((_INSERT if new else _UPDATE)[name], {"seq": seq, "words": value})
+
+
+def mark_failed(connection: Connection, seq: int, vm_id: str) -> None:
+    """Makes a row findable as a failed one, too."""
+    word = scope(vm_id, failed=True)
+    connection.execute(_APPEND[connection.dialect.name], {"seq": seq, "word": word})

@@ -1,0 +1,117 @@
+"""Rows of executions, with their blocks and words, inside the caller's transaction."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, bindparam, insert, select, update
+from sqlalchemy.exc import IntegrityError
+
+from mulligan.errors import HistoryError
+from mulligan.history import blocks, pruning, records, words
+from mulligan.history.outputs import STREAMS
+from mulligan.history.schema import blocks as block_table
+from mulligan.history.schema import doomed_outputs, executions
+from mulligan.models import CommandHistoryEntry
+
+LOST = "lost"
+LOST_ERROR = "the server was ended while this ran"
+
+# Built once, as they run with every execution: building one takes longer than running it.
+_INSERT = insert(executions).returning(executions.c.seq)
+_FIND = select(
+    executions.c.seq,
+    executions.c.block_id,
+    executions.c.stdout_in_file,
+    executions.c.stderr_in_file,
+).where(executions.c.id == bindparam("wanted"))
+_REWRITE = update(executions).where(executions.c.seq == bindparam("row"))
+_GET = select(executions).where(executions.c.id == bindparam("wanted"))
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """An entry ready to be written: its columns, and the words it is found by."""
+
+    entry: CommandHistoryEntry
+    columns: dict[str, Any]
+    words: list[str]
+
+
+def prepare(entry: CommandHistoryEntry) -> Prepared:
+    """Does what needs no database, and so need not keep other writers waiting."""
+    found = words.words_of(entry.command, entry.proposed_command, entry.stdout, entry.stderr)
+    failed = records.status(entry) == records.FAILED
+    every = words.every_word(entry.vm_id, found, failed=failed)
+    return Prepared(entry, records.entry_row(entry), every)
+
+
+def add(connection: Connection, new: Prepared) -> int:
+    """Adds a row and returns its sequence number.
+
+    Raises:
+        HistoryError: its id is taken.
+    """
+    block_id = blocks.open_block(connection, new.entry)
+    try:
+        seq: int = connection.execute(_INSERT, new.columns | {"block_id": block_id}).scalar_one()
+    except IntegrityError:
+        raise HistoryError(f"there is an execution {new.entry.id} already") from None
+    blocks.enter(connection, block_id, seq, new.entry)
+    words.index(connection, seq, new.words, new=True)
+    return seq
+
+
+def write(connection: Connection, new: Prepared) -> list[str]:
+    """Writes over the row with the same id, or adds one.
+
+    Returns:
+        The streams that were in files and are not any more.
+    """
+    old = connection.execute(_FIND, {"wanted": new.entry.id}).one_or_none()
+    if old is None:
+        add(connection, new)
+        return []
+    blocks.leave(connection, old.block_id)
+    block_id = blocks.open_block(connection, new.entry)
+    blocks.enter(connection, block_id, old.seq, new.entry)
+    connection.execute(_REWRITE, new.columns | {"block_id": block_id, "row": old.seq})
+    words.index(connection, old.seq, new.words, new=False)
+    flags = [f"{stream}_in_file" for stream in STREAMS]
+    return [
+        stream
+        for stream, flag in zip(STREAMS, flags, strict=True)
+        if getattr(old, flag) and not new.columns[flag]
+    ]
+
+
+def get(connection: Connection, execution_id: str) -> records.Row | None:
+    """The row with that id."""
+    return connection.execute(_GET, {"wanted": execution_id}).mappings().one_or_none()
+
+
+def end_leftovers(connection: Connection) -> tuple[list[str], list[str]]:
+    """Marks what is still "running" as lost.
+
+    Returns:
+        Ids of what was lost, oldest first, and of executions whose files are to be removed.
+    """
+    c = executions.c
+    running = c.outcome == records.RUNNING
+    statement = select(c.seq, c.id, c.vm_id).where(running).order_by(c.seq)
+    found = connection.execute(statement).all()
+    lost = [row.id for row in found]
+    if lost:
+        values = {"outcome": LOST, "success": False, "error": LOST_ERROR}
+        connection.execute(update(executions).where(running).values(values))
+        # A block of running rows has no others, so it becomes one of failed rows.
+        status = block_table.c.status
+        connection.execute(
+            update(block_table).where(status == records.RUNNING).values(status=records.FAILED)
+        )
+        for row in found:
+            words.mark_failed(connection, row.seq, row.vm_id)
+        pruning.doom(connection, lost)
+    doomed = connection.execute(select(doomed_outputs.c.execution_id)).scalars()
+    return lost, list(doomed)
