@@ -7,7 +7,7 @@ import pytest
 
 from mulligan.drivers.bubblewrap.arguments import VmPlan, command
 from mulligan.guest.kernel import AGENT_CAPABILITIES
-from mulligan.guest.root import AGENT, DISK, IMAGE
+from mulligan.guest.root import AGENT, DISK, IMAGE, LAYERS
 
 TOOLS = Path("/root/.tools/python")
 OTHER_TOOLS = Path("/root/.tools/rust")
@@ -19,6 +19,7 @@ PLAIN = VmPlan(
     environment={"PATH": "/usr/bin", "HOME": "/home/agent", "ODD": "--bind / /"},
     rootfs=Path("/data/images/host-1/rootfs"),
     agent=Path("/data/images/host-1/agent"),
+    layers=Path("/data/layers/f"),
     disk=Path("/data/vms/vm-1/disk"),
     descriptor=17,
     info=19,
@@ -116,7 +117,7 @@ def test_nothing_but_the_disk_can_be_written(plan: VmPlan) -> None:
 def test_what_is_shown(plan: VmPlan) -> None:
     options, _ = inner(plan)
     shown = {target: source for source, target in operands(options, "--ro-bind")}
-    assert set(shown) == {"/usr", str(TOOLS), str(OTHER_TOOLS), IMAGE, AGENT, "/etc"}
+    assert set(shown) == {"/usr", str(TOOLS), str(OTHER_TOOLS), IMAGE, AGENT, LAYERS, "/etc"}
     assert shown["/usr"] == "/usr"
     assert (shown[IMAGE], shown[AGENT]) == (str(plan.rootfs), str(plan.agent))
     staged = [shown[str(path)] for path in (TOOLS, OTHER_TOOLS)]

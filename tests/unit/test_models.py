@@ -24,13 +24,23 @@ RESPONSE = f"""{{"execution_id": "ex-1", "vm_id": "vm-1", "exit_code": -21474836
     "stdout": "o\\n", "stderr": "", "duration_ms": 12, "started_at": "{TIME}",
     "completed_at": "2025-01-02T03:04:06Z", "error": "Execution timeout after 5ms",
     "outcome": "timeout", "truncated": true, "stdout_bytes": 2, "stderr_bytes": 3, "cpu_ms": 4,
-    "max_rss_kb": 5, "background_processes": 6}}"""
+    "max_rss_kb": 5, "background_processes": 6, "kernel": "main", "result": "42",
+    "results": [{{"mime_type": "image/png", "data": "aGk="}}], "snapshot_before": "s-1",
+    "snapshot_after": "s-2", "rolled_back_to": "s-1", "notes": ["n"]}}"""
 INSTANCE = f"""{{"id": "vm-1", "name": "agent-a-vm", "vm_type": "focal-optimized",
     "status": "ready", "ip_address": "10.0.0.2", "created_at": "{TIME}",
     "last_activity": "{TIME}", "agent_id": "a", "driver": "bubblewrap"}}"""
 ENTRY = f"""{{"id": "h-1", "vm_id": "vm-1", "agent_id": "a", "command": "ls", "language": "bash",
     "snapshot_id": "s-1", "success": true, "exit_code": 2147483647, "stdout": "", "stderr": "e",
-    "executed_at": "{TIME}", "duration_ms": 0}}"""
+    "executed_at": "{TIME}", "duration_ms": 0, "proposed_command": "ls -l", "outcome": "failed",
+    "error": "e", "kernel": "main", "verdicts": [{{"hook": "h", "decision": "allow",
+    "reason": "r", "duration_ms": 0.5}}], "approval": "a-1", "stdin_sha256": "ab",
+    "truncated": true, "stdout_bytes": 1, "stderr_bytes": 2, "completed_at": "{TIME}",
+    "cpu_ms": 3, "max_rss_kb": 4, "snapshot_before": "s-0", "snapshot_after": "s-1",
+    "change_bytes": 5}}"""
+KERNEL = '{"name": "main", "language": "python", "memory": "kept", "notes": ["threads"]}'
+DIFF = """{"path": "/a", "change": "changed", "kind": "file", "old_size": 1, "new_size": 2,
+    "old_mode": "0644", "new_mode": "0600", "text_diff": "-a"}"""
 
 # Every struct with every field, none of them at its default.
 FILLED: dict[type[BaseModel], str] = {
@@ -39,7 +49,7 @@ FILLED: dict[type[BaseModel], str] = {
     models.CodeBlock: BLOCK,
     models.VmExecuteRequest: """{"agent_id": "a", "language": "python", "code": "1",
         "vm_id": "vm-1", "requirements": ["numpy"], "timeout_seconds": 5, "working_dir": "/tmp",
-        "metadata": {"k": 1.5}, "stdin": "in", "env": {"A": "b"}}""",
+        "metadata": {"k": 1.5}, "stdin": "in", "env": {"A": "b"}, "kernel": "main"}""",
     models.VmExecuteResponse: RESPONSE,
     models.ParseExecuteRequest: """{"agent_id": "a", "llm_response": "```", "auto_execute": true,
         "auto_execute_threshold": 0.5, "vm_config": {"vm_pool_size": 2}}""",
@@ -55,25 +65,54 @@ FILLED: dict[type[BaseModel], str] = {
         "common_packages": ["numpy"], "restrictions": ["os"], "timeout_multiplier": 1.5}""",
     models.CommandHistoryEntry: ENTRY,
     models.HistoryQueryRequest: f"""{{"vm_id": "vm-1", "agent_id": "a", "limit": 1,
-        "failures_only": true, "start_date": "{TIME}", "end_date": "{TIME}"}}""",
+        "failures_only": true, "start_date": "{TIME}", "end_date": "{TIME}",
+        "search": "x", "language": "bash", "kernel": "main", "offset": 3}}""",
     models.HistoryQueryResponse: f'{{"vm_id": "vm-1", "entries": [{ENTRY}], "total": 9}}',
     models.RollbackRequest: """{"vm_id": "vm-1", "snapshot_id": "s-1",
         "create_pre_rollback_snapshot": false}""",
     models.RollbackResponse: f"""{{"vm_id": "vm-1", "restored_snapshot_id": "s-1",
         "pre_rollback_snapshot_id": "s-2", "rolled_back_at": "{TIME}", "success": false,
-        "error": "no"}}""",
+        "error": "no", "kernels": [{KERNEL}], "cancelled_executions": ["e-1"]}}""",
+    models.DisplayData: '{"mime_type": "text/html", "data": "<b>"}',
+    models.Verdict: '{"hook": "h", "decision": "block", "reason": "r", "duration_ms": 0.5}',
+    models.KernelState: KERNEL,
+    models.RollbackTo: """{"snapshot_id": "s", "execution_id": "e", "last_success": true,
+        "create_pre_rollback_snapshot": true}""",
+    models.SnapshotCreateRequest: '{"name": "n", "description": "d"}',
+    models.Snapshot: f"""{{"id": "s-1", "vm_id": "vm-1", "agent_id": "a", "name": "n",
+        "description": "d", "kind": "execution", "created_at": "{TIME}", "execution_id": "e-1",
+        "size_bytes": 7, "kernels": [{KERNEL}]}}""",
+    models.ForkRequest: '{"count": 2, "snapshot_id": "s", "execution_id": "e"}',
+    models.ForkResponse: f'{{"vm_id": "vm-1", "snapshot_id": "s", "vms": [{INSTANCE}]}}',
+    models.DiffEntry: DIFF,
+    models.DiffResponse: f"""{{"vm_id": "vm-1", "old_snapshot_id": "s-1", "new_snapshot_id": "s-2",
+        "entries": [{DIFF}], "truncated": true}}""",
 }
 OPTIONS: dict[type[BaseModel], list[str]] = {
     models.CodeBlock: ["metadata"],
     models.VmExecuteRequest: [
-        *("vm_id", "timeout_seconds", "working_dir", "metadata", "stdin", "env"),
+        *("vm_id", "timeout_seconds", "working_dir", "metadata", "stdin", "env", "kernel"),
     ],
-    models.VmExecuteResponse: ["error"],
+    models.VmExecuteResponse: [
+        *("error", "kernel", "result", "snapshot_before", "snapshot_after", "rolled_back_to"),
+    ],
     models.ParseExecuteRequest: ["vm_config"],
     models.VmInstance: ["ip_address", "last_activity", "agent_id", "driver"],
     models.VmCreateRequest: ["vm_name", "agent_id"],
-    models.CommandHistoryEntry: ["snapshot_id"],
-    models.HistoryQueryRequest: ["agent_id", "limit", "start_date", "end_date"],
+    models.CommandHistoryEntry: [
+        *("snapshot_id", "proposed_command", "error", "kernel", "approval", "stdin_sha256"),
+        *("completed_at", "snapshot_before", "snapshot_after", "change_bytes"),
+    ],
+    models.HistoryQueryRequest: [
+        *("agent_id", "limit", "start_date", "end_date", "search", "language", "kernel"),
+    ],
+    models.Verdict: ["reason"],
+    models.RollbackTo: ["snapshot_id", "execution_id"],
+    models.SnapshotCreateRequest: ["name", "description"],
+    models.Snapshot: ["name", "description", "execution_id", "size_bytes"],
+    models.ForkRequest: ["snapshot_id", "execution_id"],
+    models.DiffEntry: ["old_size", "new_size", "old_mode", "new_mode", "text_diff"],
+    models.DiffResponse: ["old_snapshot_id", "new_snapshot_id"],
     models.RollbackResponse: ["pre_rollback_snapshot_id", "error"],
 }
 HISTORY_DEFAULTS = {
@@ -117,9 +156,27 @@ DEFAULTS: dict[type[BaseModel], dict[str, object]] = {
         "cpu_ms": 0,
         "max_rss_kb": 0,
         "background_processes": 0,
+        "results": [],
+        "notes": [],
     },
     models.VmCreateRequest: {"vm_type": "focal-optimized"},
-    models.HistoryQueryRequest: {"failures_only": False},
+    models.HistoryQueryRequest: {"failures_only": False, "offset": 0},
+    models.CommandHistoryEntry: {
+        "outcome": "success",
+        "verdicts": [],
+        "truncated": False,
+        "stdout_bytes": 0,
+        "stderr_bytes": 0,
+        "cpu_ms": 0,
+        "max_rss_kb": 0,
+    },
+    models.RollbackResponse: {"kernels": [], "cancelled_executions": []},
+    models.Verdict: {"duration_ms": 0.0},
+    models.KernelState: {"notes": []},
+    models.RollbackTo: {"last_success": False, "create_pre_rollback_snapshot": False},
+    models.Snapshot: {"kind": "manual", "kernels": []},
+    models.ForkRequest: {"count": 1},
+    models.DiffResponse: {"truncated": False},
 }
 REQUESTS = [
     models.VmExecuteRequest,
@@ -127,6 +184,9 @@ REQUESTS = [
     models.VmCreateRequest,
     models.HistoryQueryRequest,
     models.RollbackRequest,
+    models.RollbackTo,
+    models.SnapshotCreateRequest,
+    models.ForkRequest,
 ]
 ANYTHING = {"metadata", "vm_config"}
 UNSIGNED_MAX = {"vm_pool_size": 2**32 - 1}
@@ -153,7 +213,7 @@ def test_the_table_has_every_struct() -> None:
         for name, value in vars(models).items()
         if isinstance(value, type)
         and issubclass(value, BaseModel)
-        and value.__module__ == "mulligan.models"
+        and value.__module__.startswith("mulligan.models")
         if not name.startswith("_")
     }
     assert public == set(FILLED)
@@ -209,7 +269,7 @@ def wrong(field: str, right: object) -> list[object]:
     match right:
         case bool():
             return [0, 1, "true", []]
-        case int() if field == "exit_code":
+        case int() if field in ("exit_code", "count"):
             return ["5", True, 5.5, 5.0, 2**31, -(2**31) - 1]
         case int():
             return ["5", True, 5.5, 5.0, -1, UNSIGNED_MAX.get(field, 2**64 - 1) + 1]

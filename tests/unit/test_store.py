@@ -14,8 +14,10 @@ from pathlib import Path
 import pytest
 
 from mulligan.engine.lock import DirectoryLock, Holder, holder
-from mulligan.engine.store import VmRecord, VmStore, make_directory, new_id, remove_tree
+from mulligan.engine.store import VmRecord, VmState, VmStore, layer_name, new_id
 from mulligan.errors import ConfigError
+from mulligan.layers.directories import make_directory, remove_tree
+from mulligan.layers.store import LayerStore
 
 USER = 61000
 OWNER = (USER, USER) if os.geteuid() == 0 else (os.geteuid(), os.getegid())
@@ -66,14 +68,24 @@ def store(data_dir: Path) -> VmStore:
     return VmStore(data_dir / "vms", OWNER)
 
 
+@pytest.fixture
+def layers(data_dir: Path) -> LayerStore:
+    return LayerStore(data_dir / "layers", OWNER)
+
+
+def loaded(store: VmStore, layers: LayerStore) -> tuple[list[VmRecord], list[str]]:
+    found, complaints = store.load(layers)
+    return [vm.record for vm in found], complaints
+
+
 # VMs
 
 
-def test_create_and_load(data_dir: Path, store: VmStore) -> None:
+def test_create_and_load(data_dir: Path, store: VmStore, layers: LayerStore) -> None:
     later, sooner = record("vm-a", 9), record("vm-b", 1)
     store.create(later)
     store.create(sooner)
-    assert VmStore(data_dir / "vms", OWNER).load() == ([sooner, later], [])
+    assert loaded(VmStore(data_dir / "vms", OWNER), layers) == ([sooner, later], [])
     assert sorted(path.name for path in (data_dir / "vms").iterdir()) == ["vm-a", "vm-b"]
 
 
@@ -82,29 +94,31 @@ def test_what_a_vm_has_on_disk(data_dir: Path, store: VmStore) -> None:
     disk = store.disk("vm-a")
     assert disk == data_dir / "vms" / "vm-a" / "disk"
     modes = {data_dir / "vms": 0o711, disk.parent: 0o711, disk: 0o700}
-    modes |= {disk / "upper": 0o755, disk / "work": 0o700}
+    modes |= {disk / "0": 0o700, disk / "0/upper": 0o755, disk / "0/work": 0o700}
     assert {path: stat.S_IMODE(path.stat().st_mode) for path in modes} == modes
-    for path in (disk, disk / "upper", disk / "work"):
+    for path in (disk, disk / "0", disk / "0/upper", disk / "0/work"):
         assert (path.stat().st_uid, path.stat().st_gid) == OWNER
 
 
-def test_delete(data_dir: Path, store: VmStore) -> None:
+def test_delete(data_dir: Path, store: VmStore, layers: LayerStore) -> None:
     store.create(record("vm-a"))
     store.create(record("vm-b"))
-    (store.disk("vm-a") / "upper" / "file").write_text("x")
+    (store.disk("vm-a") / "0/upper/file").write_text("x")
     store.delete("vm-a")
     assert [path.name for path in (data_dir / "vms").iterdir()] == ["vm-b"]
-    assert store.load() == ([record("vm-b")], [])
+    assert loaded(store, layers) == ([record("vm-b")], [])
 
 
-def test_load_finishes_what_was_interrupted(data_dir: Path, store: VmStore) -> None:
+def test_load_finishes_what_was_interrupted(
+    data_dir: Path, store: VmStore, layers: LayerStore
+) -> None:
     for name in ("vm-a", "vm-b", "vm-c"):
         store.create(record(name))
     vms = data_dir / "vms"
     (vms / "vm-a").rename(vms / ".new-vm-a")
     (vms / "vm-b").rename(vms / ".gone-vm-b")
     (vms / ".new-vm-d").mkdir()
-    assert store.load() == ([record("vm-c")], [])
+    assert loaded(store, layers) == ([record("vm-c")], [])
     assert [path.name for path in vms.iterdir()] == ["vm-c"]
 
 
@@ -113,7 +127,7 @@ def test_load_finishes_what_was_interrupted(data_dir: Path, store: VmStore) -> N
     [None, "", "{", "[]", "{}", '{"id": "vm-bad"}', "\xff", "FUTURE", "NAIVE"],
 )
 def test_unreadable_records_are_left_alone(
-    data_dir: Path, store: VmStore, text: str | None
+    data_dir: Path, store: VmStore, layers: LayerStore, text: str | None
 ) -> None:
     """No file, no JSON, another's record, a field of a later version, a time without an offset."""
     store.create(record("vm-a"))
@@ -123,12 +137,32 @@ def test_unreadable_records_are_left_alone(
     text = {"FUTURE": good[:-1] + ',"later":1}', "NAIVE": good.replace("Z", "")}.get(text, text)
     if text is not None:
         (bad / "vm.json").write_text(text, encoding="latin-1" if text == "\xff" else "utf-8")
-    records, (complaint,) = store.load()
+    records, (complaint,) = loaded(store, layers)
     assert records == [record("vm-a")]
     assert complaint.startswith(f"{bad} is no readable VM and was left alone: ")
     assert "\n" not in complaint
     assert (bad / "disk").is_dir()
     assert (bad / "vm.json").exists() is (text is not None)
+
+
+def test_an_upper_that_was_frozen_is_a_generation_further(
+    store: VmStore, layers: LayerStore
+) -> None:
+    """A crash between the freeze and the note of it; twice, since such a note may fail for long."""
+    state = store.create(record("vm-a"))
+    for generation in (0, 1):
+        (store.upper("vm-a", generation) / f"file{generation}").write_text("x")
+        store.make_generation("vm-a", generation + 1)
+        base = layer_name("vm-a", generation - 1) if generation else None
+        upper = store.upper("vm-a", generation)
+        layers.freeze(record("vm-a").agent_id, layer_name("vm-a", generation), base, upper)
+    (store.disk("vm-a") / "7").mkdir()  # left by a rollback that never was
+    ((found,), complaints) = store.load(layers)
+    assert complaints == []
+    assert state == VmState()
+    assert found.state == VmState(base="vm-a.1", generation=2)
+    assert sorted(path.name for path in store.disk("vm-a").iterdir()) == ["2"]
+    assert layers.stack(record("vm-a").agent_id, "vm-a.1") == ["vm-a.1/tree", "vm-a.0/tree"]
 
 
 def test_ids_are_not_the_same_twice() -> None:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from mulligan.cli import demo, doctor, run, serve, vm
+from mulligan.cli import demo, doctor, past, run, serve, vm
 from mulligan.cli.console import fail
 from mulligan.errors import VmExecutionError
 from mulligan.version import __version__
@@ -21,9 +21,14 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command("run")(run.run)
+app.command("history")(past.history)
+app.command("rollback")(past.rollback)
+app.command("diff")(past.diff)
+app.command("fork")(past.fork)
 app.command("serve")(serve.serve)
 app.command("doctor")(doctor.doctor)
 app.command("demo")(demo.demo)
+app.add_typer(past.snapshots, name="snapshot")
 app.add_typer(vm.app, name="vm")
 
 

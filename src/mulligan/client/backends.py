@@ -13,12 +13,22 @@ from mulligan.errors import (
     ApiError,
     ConnectionFailed,
     ExecutionTimeout,
+    SnapshotNotFound,
     VmExecutionError,
     VmNotAvailable,
     from_wire,
 )
 from mulligan.languages import LANGUAGES, canonical
 from mulligan.models import (
+    DiffResponse,
+    ForkRequest,
+    ForkResponse,
+    HistoryQueryRequest,
+    HistoryQueryResponse,
+    RollbackResponse,
+    RollbackTo,
+    Snapshot,
+    SnapshotCreateRequest,
     VmCreateRequest,
     VmExecuteRequest,
     VmExecuteResponse,
@@ -27,8 +37,10 @@ from mulligan.models import (
 
 ANSWER_SLACK_S = 30.0  # for booting, queueing and the way back
 HEALTH_TIMEOUT_S = 5.0
+STATE_TIMEOUT_S = 600.0  # a copy of a large disk takes its time
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 _INSTANCES = TypeAdapter(list[VmInstance])
+_SNAPSHOTS = TypeAdapter(list[Snapshot])
 _ID = re.compile(r"[A-Za-z0-9_-]{1,128}")
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -45,6 +57,20 @@ class Backend(Protocol):
     async def list_vms(self, agent_id: str | None) -> list[VmInstance]: ...
 
     async def delete_vm(self, vm_id: str) -> None: ...
+
+    async def history(self, request: HistoryQueryRequest) -> HistoryQueryResponse: ...
+
+    async def snapshots(self, vm_id: str) -> list[Snapshot]: ...
+
+    async def snapshot(self, vm_id: str, request: SnapshotCreateRequest) -> Snapshot: ...
+
+    async def delete_snapshot(self, vm_id: str, snapshot_id: str) -> None: ...
+
+    async def rollback(self, vm_id: str, to: RollbackTo) -> RollbackResponse: ...
+
+    async def fork(self, vm_id: str, request: ForkRequest) -> ForkResponse: ...
+
+    async def diff(self, vm_id: str, old: str | None, new: str | None) -> DiffResponse: ...
 
     async def healthy(self) -> bool: ...
 
@@ -97,6 +123,48 @@ class HttpBackend:
 
     async def delete_vm(self, vm_id: str) -> None:
         await self._send("DELETE", f"/api/vms/{_segment(vm_id)}")
+
+    async def history(self, request: HistoryQueryRequest) -> HistoryQueryResponse:
+        asked = request.model_dump(mode="json", exclude_none=True, exclude_defaults=True)
+        params = {
+            name: str(value).lower() if isinstance(value, bool) else str(value)
+            for name, value in asked.items()
+            if name != "vm_id"
+        }
+        path = f"/api/vms/{_segment(request.vm_id)}/history"
+        return _parse(HistoryQueryResponse, await self._send("GET", path, params=params))
+
+    async def snapshots(self, vm_id: str) -> list[Snapshot]:
+        response = await self._send("GET", f"/api/vms/{_segment(vm_id)}/snapshots")
+        try:
+            return _SNAPSHOTS.validate_json(response.content)
+        except ValidationError as error:
+            raise _unreadable(error) from None
+
+    async def snapshot(self, vm_id: str, request: SnapshotCreateRequest) -> Snapshot:
+        path = f"/api/vms/{_segment(vm_id)}/snapshots"
+        return _parse(Snapshot, await self._send("POST", path, request, timeout=STATE_TIMEOUT_S))
+
+    async def delete_snapshot(self, vm_id: str, snapshot_id: str) -> None:
+        if not _ID.fullmatch(snapshot_id):
+            raise SnapshotNotFound(snapshot_id[:100], field="snapshot_id")
+        await self._send("DELETE", f"/api/vms/{_segment(vm_id)}/snapshots/{snapshot_id}")
+
+    async def rollback(self, vm_id: str, to: RollbackTo) -> RollbackResponse:
+        path = f"/api/vms/{_segment(vm_id)}/rollback"
+        response = await self._send("POST", path, to, timeout=STATE_TIMEOUT_S)
+        return _parse(RollbackResponse, response)
+
+    async def fork(self, vm_id: str, request: ForkRequest) -> ForkResponse:
+        path = f"/api/vms/{_segment(vm_id)}/fork"
+        response = await self._send("POST", path, request, timeout=STATE_TIMEOUT_S)
+        return _parse(ForkResponse, response)
+
+    async def diff(self, vm_id: str, old: str | None, new: str | None) -> DiffResponse:
+        params = {name: value for name, value in (("from", old), ("to", new)) if value is not None}
+        path = f"/api/vms/{_segment(vm_id)}/diff"
+        response = await self._send("GET", path, params=params, timeout=STATE_TIMEOUT_S)
+        return _parse(DiffResponse, response)
 
     async def healthy(self) -> bool:
         try:

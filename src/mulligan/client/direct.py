@@ -7,7 +7,21 @@ import asyncio
 from mulligan.engine.engine import Engine
 from mulligan.engine.lock import DirectoryLock
 from mulligan.errors import ConnectionFailed
-from mulligan.models import VmCreateRequest, VmExecuteRequest, VmExecuteResponse, VmInstance
+from mulligan.models import (
+    DiffResponse,
+    ForkRequest,
+    ForkResponse,
+    HistoryQueryRequest,
+    HistoryQueryResponse,
+    RollbackResponse,
+    RollbackTo,
+    Snapshot,
+    SnapshotCreateRequest,
+    VmCreateRequest,
+    VmExecuteRequest,
+    VmExecuteResponse,
+    VmInstance,
+)
 from mulligan.settings import Settings
 
 
@@ -48,6 +62,27 @@ class DirectBackend:
 
     async def delete_vm(self, vm_id: str) -> None:
         await (await self.open()).delete_vm(vm_id)
+
+    async def history(self, request: HistoryQueryRequest) -> HistoryQueryResponse:
+        return await (await self.open()).past.history(request)
+
+    async def snapshots(self, vm_id: str) -> list[Snapshot]:
+        return await (await self.open()).past.snapshots(vm_id)
+
+    async def snapshot(self, vm_id: str, request: SnapshotCreateRequest) -> Snapshot:
+        return await (await self.open()).past.snapshot(vm_id, request)
+
+    async def delete_snapshot(self, vm_id: str, snapshot_id: str) -> None:
+        await (await self.open()).past.delete_snapshot(vm_id, snapshot_id)
+
+    async def rollback(self, vm_id: str, to: RollbackTo) -> RollbackResponse:
+        return await (await self.open()).past.rollback(vm_id, to)
+
+    async def fork(self, vm_id: str, request: ForkRequest) -> ForkResponse:
+        return await (await self.open()).past.fork(vm_id, request)
+
+    async def diff(self, vm_id: str, old: str | None, new: str | None) -> DiffResponse:
+        return await (await self.open()).past.diff(vm_id, old, new)
 
     async def healthy(self) -> bool:
         await self.open()

@@ -6,29 +6,27 @@ Every face (library, CLI, HTTP) is a thin layer over this class.
 from __future__ import annotations
 
 import asyncio
-import os
 import time
 from collections.abc import Coroutine
-from datetime import datetime
 from typing import Any, TypeVar
 from weakref import WeakValueDictionary
 
 from mulligan.drivers.bubblewrap.driver import BubblewrapDriver
 from mulligan.drivers.interface import BootSpec, Driver
-from mulligan.engine.connection import OutputCallback, Program, ProgramResult
+from mulligan.engine.connection import OutputCallback, Program
 from mulligan.engine.lock import DirectoryLock
 from mulligan.engine.maintenance import Maintenance
 from mulligan.engine.past import Past
 from mulligan.engine.programs import steps_for
 from mulligan.engine.recording import Recording
+from mulligan.engine.results import raise_setup_failure, response_of
 from mulligan.engine.store import StoredVm, VmRecord, VmStore, new_id
 from mulligan.engine.timemachine import TimeMachine
-from mulligan.engine.validation import check_agent_id, check_request
+from mulligan.engine.validation import check_request, check_vm_request
 from mulligan.engine.vm import Stores, Vm
 from mulligan.errors import (
     ConfigError,
     ExecutionFailed,
-    ExecutionTimeout,
     ValidationFailed,
     VmNotAvailable,
 )
@@ -49,9 +47,6 @@ from mulligan.settings import Settings
 
 log = get_logger()
 
-TIMEOUT_EXIT_CODE = 124  # as timeout(1) has it
-SIGNAL_EXIT_CODE = 128
-MAX_NAME_LENGTH = 200
 Result = TypeVar("Result")
 
 
@@ -224,11 +219,14 @@ class Engine:
                 program, on_output, execution_id=execution_id, prepare=recording.begin
             )
             duration_ms = int((time.monotonic() - start) * 1000)
-            _raise_setup_failure(result)
+            raise_setup_failure(result)
         except BaseException as error:
+            vm.cancelled_for.pop(execution_id, None)
             await self._owned(recording.fail(error))
             raise
-        response = _response(execution_id, vm.record.id, program, result, started_at, duration_ms)
+        response = response_of(execution_id, vm.record.id, program, result, started_at, duration_ms)
+        if why := vm.cancelled_for.pop(execution_id, None):
+            response = response.model_copy(update={"error": f"{response.error}: {why}"})
         response = await self._owned(recording.finish(response))
         log.info(
             "executed",
@@ -286,13 +284,7 @@ class Engine:
             ValidationFailed: there is no such type, or a name is not acceptable.
             ConfigError: the data directory takes no more.
         """
-        agent_id = request.agent_id or _agent_of(request.vm_name)
-        check_agent_id(agent_id)
-        name = request.vm_name or f"agent-{agent_id}-vm"
-        if not name.isprintable() or len(name) > MAX_NAME_LENGTH:
-            raise ValidationFailed(
-                f"vm_name must be up to {MAX_NAME_LENGTH} printable characters", field="vm_name"
-            )
+        agent_id, name = check_vm_request(request)
         return (await self._create(agent_id, name, request.vm_type)).instance()
 
     def get_vm(self, vm_id: str, agent_id: str | None = None) -> VmInstance:
@@ -409,62 +401,3 @@ class Engine:
         if self._parts is None:
             raise RuntimeError("the engine is not open")
         return self._parts
-
-
-def _agent_of(vm_name: str | None) -> str:
-    """The agent in a name of the form clients give: ``agent-<id>-vm``."""
-    if vm_name and vm_name.startswith("agent-") and vm_name.endswith("-vm"):
-        return vm_name.removeprefix("agent-").removesuffix("-vm")
-    raise ValidationFailed(
-        "agent_id is missing", field="agent_id", remedy="send it, or a vm_name agent-<id>-vm"
-    )
-
-
-def _raise_setup_failure(result: ProgramResult) -> None:
-    """A program that was never started is the request's fault or ours, not the program's."""
-    if result.reason != "setup":
-        return
-    if result.message.startswith("working_dir"):
-        raise ValidationFailed(result.message, field="working_dir")
-    raise ExecutionFailed(result.message or "the program could not be started")
-
-
-def _response(
-    execution_id: str,
-    vm_id: str,
-    program: Program,
-    result: ProgramResult,
-    started_at: datetime,
-    duration_ms: int,
-) -> VmExecuteResponse:
-    exit_code, outcome, error = _judge(program, result)
-    return VmExecuteResponse(
-        execution_id=execution_id,
-        vm_id=vm_id,
-        exit_code=exit_code,
-        stdout=result.stdout.decode(errors="replace"),
-        stderr=result.stderr.decode(errors="replace"),
-        duration_ms=duration_ms,
-        started_at=started_at,
-        completed_at=utc_now(),
-        error=error,
-        outcome=outcome,
-        truncated=result.truncated,
-        stdout_bytes=result.stdout_bytes,
-        stderr_bytes=result.stderr_bytes,
-        cpu_ms=result.cpu_us // 1000,
-        max_rss_kb=result.max_rss_kb,
-        background_processes=result.background,
-    )
-
-
-def _judge(program: Program, result: ProgramResult) -> tuple[int, str, str | None]:
-    """Exit code, outcome and error text of a program that ran."""
-    if result.reason == "timeout":
-        return TIMEOUT_EXIT_CODE, "timeout", str(ExecutionTimeout(program.timeout_ms))
-    code = os.waitstatus_to_exitcode(result.status)
-    if code < 0:
-        code = SIGNAL_EXIT_CODE - code
-    if result.reason == "cancel":
-        return code, "cancelled", "Execution cancelled"
-    return code, "success" if code == 0 else "failed", None

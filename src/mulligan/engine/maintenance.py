@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections.abc import Callable
 
 from mulligan.drivers.interface import BootSpec, Driver
@@ -83,10 +84,8 @@ class Maintenance:
             try:
                 for top in tops.values():
                     await self.flatten(agent_id, top)
-                needed, used = await asyncio.to_thread(self._in_use, agent_id)
-                removed = await asyncio.to_thread(
-                    self._stores.layers.collect, agent_id, needed, used
-                )
+                in_use = functools.partial(self._in_use, agent_id)
+                removed = await asyncio.to_thread(self._stores.layers.collect, agent_id, in_use)
                 if removed:
                     log.info("layers_removed", agent_id=agent_id, count=removed)
             except (OSError, VmExecutionError) as error:

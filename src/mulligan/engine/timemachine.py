@@ -194,11 +194,14 @@ class TimeMachine:
                 f"{vm.record.id} has no history to go back in", remedy="name a snapshot"
             )
         unchanged = not await disk.changed(vm)
+        agent_id, base = vm.record.agent_id, vm.state.base
         for entry in entries:
             start = _start_of(entry)
             found = await asyncio.to_thread(self._history.get_snapshot, start)
-            if found is not None and not (unchanged and found[1] == vm.state.base):
-                return start
+            if found is None or (unchanged and found[1] == base):
+                continue
+            if vm.stores.layers.descends(agent_id, base, found[1]):
+                return start  # and not what an earlier rollback has undone already
         raise RollbackFailed(
             f"{vm.record.id} is as it was before its first execution that history has"
         )

@@ -6,10 +6,11 @@ import re
 
 from mulligan.errors import UnsupportedLanguage, ValidationFailed
 from mulligan.languages import LANGUAGES, canonical
-from mulligan.models import VmExecuteRequest
+from mulligan.models import VmCreateRequest, VmExecuteRequest
 from mulligan.settings import Settings
 
 MAX_ID_LENGTH = 128
+MAX_NAME_LENGTH = 200
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@/+-]*")
 _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 MAX_PATH_LENGTH = 4095
@@ -33,6 +34,10 @@ def check_request(request: VmExecuteRequest, settings: Settings) -> str:
         ValidationFailed, UnsupportedLanguage: naming the field and what would be right.
     """
     check_agent_id(request.agent_id)
+    if request.kernel is not None:
+        raise ValidationFailed(
+            "kernels are not part of this version", field="kernel", remedy="leave it out"
+        )
     language = canonical(request.language)
     if language not in LANGUAGES or language not in settings.allowed_languages:
         allowed = ", ".join(settings.allowed_languages)
@@ -117,3 +122,28 @@ def _check_env(env: dict[str, str]) -> None:
     total = sum(len(name) + len(value.encode()) for name, value in env.items())
     if total > MAX_ENV_TOTAL:
         raise ValidationFailed(f"env has more than {MAX_ENV_TOTAL} bytes in all", field="env")
+
+
+def check_vm_request(request: VmCreateRequest) -> tuple[str, str]:
+    """The agent and the name of a VM to be.
+
+    Raises:
+        ValidationFailed: naming the field and what would be right.
+    """
+    agent_id = request.agent_id or _agent_of(request.vm_name)
+    check_agent_id(agent_id)
+    name = request.vm_name or f"agent-{agent_id}-vm"
+    if not name.isprintable() or len(name) > MAX_NAME_LENGTH:
+        raise ValidationFailed(
+            f"vm_name must be up to {MAX_NAME_LENGTH} printable characters", field="vm_name"
+        )
+    return agent_id, name
+
+
+def _agent_of(vm_name: str | None) -> str:
+    """The agent in a name of the form clients give: ``agent-<id>-vm``."""
+    if vm_name and vm_name.startswith("agent-") and vm_name.endswith("-vm"):
+        return vm_name.removeprefix("agent-").removesuffix("-vm")
+    raise ValidationFailed(
+        "agent_id is missing", field="agent_id", remedy="send it, or a vm_name agent-<id>-vm"
+    )

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Annotated, Any
 
-from fastapi import Depends, FastAPI, Query, Request, Response
+from fastapi import FastAPI, Query, Response
 
 from mulligan.engine.engine import Engine
 from mulligan.engine.lock import DirectoryLock
@@ -17,7 +17,8 @@ from mulligan.models import (
     VmExecuteResponse,
     VmInstance,
 )
-from mulligan.server import answers
+from mulligan.server import answers, past
+from mulligan.server.engines import EngineDependency
 from mulligan.server.limits import BodyLimit, LocalOnly, TooLarge, refusal
 from mulligan.settings import Settings
 from mulligan.version import __version__
@@ -60,15 +61,8 @@ def create_app(settings: Settings, lock: DirectoryLock | None = None) -> FastAPI
     app.add_middleware(BodyLimit, most=settings.max_request_bytes)
     app.add_middleware(LocalOnly, host=settings.host)
     _add_routes(app)
+    past.add_routes(app)
     return app
-
-
-def _engine(request: Request) -> Engine:
-    engine: Engine = request.app.state.engine
-    return engine
-
-
-EngineDependency = Annotated[Engine, Depends(_engine)]
 
 
 def _add_routes(app: FastAPI) -> None:

@@ -1,0 +1,301 @@
+"""``mulligan history``, ``snapshot``, ``rollback``, ``fork`` and ``diff``."""
+
+from __future__ import annotations
+
+import json as json_module
+from collections.abc import Awaitable, Callable
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated, TypeVar
+
+import typer
+from pydantic import BaseModel
+from rich.markup import escape
+from rich.table import Table
+
+from mulligan.cli.console import out, printable, run_async
+from mulligan.cli.options import DEFAULT_AGENT, DataDirOption, JsonOption, ServerOption
+from mulligan.cli.session import open_session
+from mulligan.client.backends import Backend
+from mulligan.errors import VmNotAvailable
+from mulligan.models import (
+    CommandHistoryEntry,
+    DiffEntry,
+    ForkRequest,
+    HistoryQueryRequest,
+    RollbackTo,
+    SnapshotCreateRequest,
+)
+
+snapshots = typer.Typer(help="Keep states of a VM, list and forget them.", no_args_is_help=True)
+
+Result = TypeVar("Result")
+CODE_WIDTH = 48
+VmOption = Annotated[
+    str | None, typer.Option("--vm", metavar="VM", help="A VM's id. Default: the agent's first.")
+]
+AgentOption = Annotated[str, typer.Option("--agent", help="Whose VM, where --vm is not given.")]
+SIGNS = {"added": ("+", "green"), "changed": ("~", "yellow"), "removed": ("-", "red")}
+
+
+def _on_vm(
+    vm: str | None,
+    agent: str,
+    server: str | None,
+    data_dir: Path | None,
+    work: Callable[[Backend, str], Awaitable[Result]],
+) -> Result:
+    async def session_work() -> Result:
+        async with open_session(server, data_dir) as session:
+            chosen = vm
+            if chosen is None:
+                own = await session.backend.list_vms(agent)
+                if not own:
+                    raise VmNotAvailable(
+                        f"agent {agent} has none",
+                        field="vm_id",
+                        remedy="mulligan run makes one; mulligan vm ls shows those there are",
+                    )
+                chosen = own[0].id
+            return await work(session.backend, chosen)
+
+    return run_async(session_work())
+
+
+def history(
+    vm: VmOption = None,
+    agent: AgentOption = DEFAULT_AGENT,
+    limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="How many at most.")] = 20,
+    failures: Annotated[bool, typer.Option("--failures", help="Only what failed.")] = False,
+    search: Annotated[
+        str | None, typer.Option("--search", help="Only with these words in code or output.")
+    ] = None,
+    json: JsonOption = False,
+    server: ServerOption = None,
+    data_dir: DataDirOption = None,
+) -> None:
+    """Show what was executed in a VM, newest first."""
+
+    def request(chosen: str) -> HistoryQueryRequest:
+        return HistoryQueryRequest(vm_id=chosen, limit=limit, failures_only=failures, search=search)
+
+    found = _on_vm(
+        vm, agent, server, data_dir, lambda backend, chosen: backend.history(request(chosen))
+    )
+    if json:
+        _print_json(found)
+        return
+    if not found.entries:
+        out.print("no executions")
+        return
+    table = Table(box=None, pad_edge=False)
+    for heading in ("EXECUTION", "WHEN", "LANGUAGE", "OUTCOME", "TIME", "CODE"):
+        table.add_column(heading, no_wrap=True)
+    for entry in found.entries:
+        table.add_row(*_row(entry))
+    out.print(table)
+    if found.total > len(found.entries):
+        out.print(f"[dim]{len(found.entries)} of {found.total}; more with --limit[/dim]")
+
+
+def _row(entry: CommandHistoryEntry) -> tuple[str, ...]:
+    outcome = entry.outcome if entry.success else f"{entry.outcome} ({entry.exit_code})"
+    if entry.outcome in ("running", "lost"):
+        outcome = entry.outcome
+    lines = entry.command.strip().splitlines()
+    code = lines[0] if lines else ""
+    if len(lines) > 1 or len(code) > CODE_WIDTH:
+        code = code[: CODE_WIDTH - 1] + "…"
+    colour = "green" if entry.success else "red"
+    return (
+        entry.id,
+        _local(entry.executed_at),
+        printable(entry.language),
+        f"[{colour}]{escape(printable(outcome))}[/{colour}]",
+        f"{entry.duration_ms} ms",
+        escape(printable(code)),
+    )
+
+
+@snapshots.command("create")
+def create(
+    name: Annotated[str | None, typer.Argument(help="What to call it.")] = None,
+    description: Annotated[
+        str | None, typer.Option("--description", help="What it is for.")
+    ] = None,
+    vm: VmOption = None,
+    agent: AgentOption = DEFAULT_AGENT,
+    json: JsonOption = False,
+    server: ServerOption = None,
+    data_dir: DataDirOption = None,
+) -> None:
+    """Keep the state a VM is in and print the snapshot's id."""
+    request = SnapshotCreateRequest(name=name, description=description)
+    made = _on_vm(
+        vm, agent, server, data_dir, lambda backend, chosen: backend.snapshot(chosen, request)
+    )
+    _print_json(made) if json else out.print(made.id)
+
+
+@snapshots.command("ls")
+@snapshots.command("list", hidden=True)
+def list_snapshots(
+    vm: VmOption = None,
+    agent: AgentOption = DEFAULT_AGENT,
+    json: JsonOption = False,
+    server: ServerOption = None,
+    data_dir: DataDirOption = None,
+) -> None:
+    """List a VM's snapshots, newest first."""
+    found = _on_vm(vm, agent, server, data_dir, lambda backend, chosen: backend.snapshots(chosen))
+    if json:
+        dumped = [each.model_dump(mode="json") for each in found]
+        out.print(json_module.dumps(dumped, indent=2), markup=False)
+        return
+    table = Table(box=None, pad_edge=False)
+    for heading in ("SNAPSHOT", "WHEN", "KIND", "NAME"):
+        table.add_column(heading, no_wrap=True)
+    for each in found:
+        kind = each.kind.replace("_", " ")
+        table.add_row(each.id, _local(each.created_at), kind, escape(printable(each.name or "")))
+    out.print(table if found else "no snapshots")
+
+
+@snapshots.command("rm")
+@snapshots.command("delete", hidden=True)
+def remove(
+    snapshot: Annotated[str, typer.Argument(metavar="SNAPSHOT", help="A snapshot's id.")],
+    vm: VmOption = None,
+    agent: AgentOption = DEFAULT_AGENT,
+    server: ServerOption = None,
+    data_dir: DataDirOption = None,
+) -> None:
+    """Forget a snapshot; what others are built on stays."""
+    _on_vm(
+        vm,
+        agent,
+        server,
+        data_dir,
+        lambda backend, chosen: backend.delete_snapshot(chosen, snapshot),
+    )
+    out.print(f"removed {snapshot}")
+
+
+def rollback(
+    snapshot: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[SNAPSHOT]", help="Default: before the last execution that changed something."
+        ),
+    ] = None,
+    execution: Annotated[
+        str | None, typer.Option("--before", metavar="EXECUTION", help="To before this execution.")
+    ] = None,
+    last_success: Annotated[
+        bool, typer.Option("--last-success", help="To what the last success left.")
+    ] = False,
+    keep: Annotated[
+        bool, typer.Option("--keep", help="Keep the present as a snapshot first.")
+    ] = False,
+    vm: VmOption = None,
+    agent: AgentOption = DEFAULT_AGENT,
+    json: JsonOption = False,
+    server: ServerOption = None,
+    data_dir: DataDirOption = None,
+) -> None:
+    """Take a VM back. What runs in it is cancelled."""
+    to = RollbackTo(
+        snapshot_id=snapshot,
+        execution_id=execution,
+        last_success=last_success,
+        create_pre_rollback_snapshot=keep,
+    )
+    done = _on_vm(vm, agent, server, data_dir, lambda backend, chosen: backend.rollback(chosen, to))
+    if json:
+        _print_json(done)
+        return
+    out.print(f"{done.vm_id} is back at {done.restored_snapshot_id}")
+    if done.pre_rollback_snapshot_id is not None:
+        out.print(f"where it was is kept as {done.pre_rollback_snapshot_id}")
+    for cancelled in done.cancelled_executions:
+        out.print(f"cancelled {cancelled}")
+
+
+def fork(
+    count: Annotated[int, typer.Option("--count", "-n", help="How many.")] = 1,
+    snapshot: Annotated[
+        str | None, typer.Option("--snapshot", help="From this snapshot, not the present.")
+    ] = None,
+    execution: Annotated[
+        str | None, typer.Option("--before", metavar="EXECUTION", help="From before an execution.")
+    ] = None,
+    vm: VmOption = None,
+    agent: AgentOption = DEFAULT_AGENT,
+    json: JsonOption = False,
+    server: ServerOption = None,
+    data_dir: DataDirOption = None,
+) -> None:
+    """Make VMs that go on from a VM's present or past, and print their ids."""
+    request = ForkRequest(count=count, snapshot_id=snapshot, execution_id=execution)
+    made = _on_vm(
+        vm, agent, server, data_dir, lambda backend, chosen: backend.fork(chosen, request)
+    )
+    if json:
+        _print_json(made)
+        return
+    for each in made.vms:
+        out.print(each.id)
+
+
+def diff(
+    old: Annotated[
+        str | None,
+        typer.Argument(metavar="[FROM]", help="A snapshot. Default: before the last execution."),
+    ] = None,
+    new: Annotated[
+        str | None, typer.Argument(metavar="[TO]", help="A snapshot. Default: the present.")
+    ] = None,
+    vm: VmOption = None,
+    agent: AgentOption = DEFAULT_AGENT,
+    json: JsonOption = False,
+    server: ServerOption = None,
+    data_dir: DataDirOption = None,
+) -> None:
+    """Show what changed on a VM's disk."""
+    found = _on_vm(
+        vm, agent, server, data_dir, lambda backend, chosen: backend.diff(chosen, old, new)
+    )
+    if json:
+        _print_json(found)
+        return
+    for entry in found.entries:
+        _print_entry(entry)
+    if not found.entries:
+        out.print("nothing changed")
+    if found.truncated:
+        out.print("[dim]and more: this is cut[/dim]")
+
+
+def _print_entry(entry: DiffEntry) -> None:
+    sign, colour = SIGNS.get(entry.change, ("?", "red"))
+    end = "/" if entry.kind == "directory" else ""
+    size = f" {entry.old_size}" if entry.old_size is not None else ""
+    if entry.new_size is not None and entry.new_size != entry.old_size:
+        size += f" → {entry.new_size}" if size else f" {entry.new_size}"
+    unit = " bytes" if size else ""
+    modes = [mode for mode in (entry.old_mode, entry.new_mode) if mode is not None]
+    mode = f" mode {' → '.join(modes)}" if len(set(modes)) > 1 else ""
+    path = escape(printable(entry.path))
+    out.print(f"[{colour}]{sign} {path}{end}[/{colour}][dim]{size}{unit}{mode}[/dim]")
+    for line in (entry.text_diff or "").splitlines():
+        if not line.startswith(("---", "+++")):
+            style = {"+": "green", "-": "red", "@": "cyan"}.get(line[:1], "dim")
+            out.print(f"    [{style}]{escape(printable(line))}[/{style}]")
+
+
+def _local(time: datetime) -> str:
+    return time.astimezone().strftime("%Y-%m-%d %H:%M:%S")
+
+
+def _print_json(value: BaseModel) -> None:
+    out.print(value.model_dump_json(indent=2), markup=False)

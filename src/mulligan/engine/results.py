@@ -1,0 +1,64 @@
+"""From how a program ended to what its asker is told."""
+
+from __future__ import annotations
+
+import os
+from datetime import datetime
+
+from mulligan.engine.connection import Program, ProgramResult
+from mulligan.errors import ExecutionFailed, ExecutionTimeout, ValidationFailed
+from mulligan.models import VmExecuteResponse, utc_now
+
+TIMEOUT_EXIT_CODE = 124  # as timeout(1) has it
+SIGNAL_EXIT_CODE = 128
+
+
+def raise_setup_failure(result: ProgramResult) -> None:
+    """A program that was never started is the request's fault or ours, not the program's."""
+    if result.reason != "setup":
+        return
+    if result.message.startswith("working_dir"):
+        raise ValidationFailed(result.message, field="working_dir")
+    raise ExecutionFailed(result.message or "the program could not be started")
+
+
+def response_of(
+    execution_id: str,
+    vm_id: str,
+    program: Program,
+    result: ProgramResult,
+    started_at: datetime,
+    duration_ms: int,
+) -> VmExecuteResponse:
+    """The answer for a program that ran."""
+    exit_code, outcome, error = _judge(program, result)
+    return VmExecuteResponse(
+        execution_id=execution_id,
+        vm_id=vm_id,
+        exit_code=exit_code,
+        stdout=result.stdout.decode(errors="replace"),
+        stderr=result.stderr.decode(errors="replace"),
+        duration_ms=duration_ms,
+        started_at=started_at,
+        completed_at=utc_now(),
+        error=error,
+        outcome=outcome,
+        truncated=result.truncated,
+        stdout_bytes=result.stdout_bytes,
+        stderr_bytes=result.stderr_bytes,
+        cpu_ms=result.cpu_us // 1000,
+        max_rss_kb=result.max_rss_kb,
+        background_processes=result.background,
+    )
+
+
+def _judge(program: Program, result: ProgramResult) -> tuple[int, str, str | None]:
+    """Exit code, outcome and error text of a program that ran."""
+    if result.reason == "timeout":
+        return TIMEOUT_EXIT_CODE, "timeout", str(ExecutionTimeout(program.timeout_ms))
+    code = os.waitstatus_to_exitcode(result.status)
+    if code < 0:
+        code = SIGNAL_EXIT_CODE - code
+    if result.reason == "cancel":
+        return code, "cancelled", "Execution cancelled"
+    return code, "success" if code == 0 else "failed", None

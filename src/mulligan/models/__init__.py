@@ -1,0 +1,80 @@
+"""The structs of the wire format, with its names, defaults and JSON form.
+
+Optional values may be null or absent and are written as null; times are RFC 3339 with an offset
+and are held in UTC. Numbers and texts are not converted into each other: ``"5"`` is no integer.
+Fields marked *Addition* are Mulligan's own; clients of the plain format neither send nor need
+them. All models are frozen.
+"""
+
+from mulligan.models.base import F64, I32, U32, U64, UtcTime, utc_now
+from mulligan.models.execution import (
+    DEFAULT_LANGUAGES,
+    DEFAULT_VM_TYPE,
+    CodeBlock,
+    DisplayData,
+    ExecutionIntent,
+    HistoryConfig,
+    LanguageConfig,
+    ParseExecuteRequest,
+    ParseExecuteResponse,
+    VmCreateRequest,
+    VmExecuteRequest,
+    VmExecuteResponse,
+    VmExecutionConfig,
+    VmInstance,
+    VmPoolResponse,
+)
+from mulligan.models.past import (
+    CommandHistoryEntry,
+    DiffEntry,
+    DiffResponse,
+    ForkRequest,
+    ForkResponse,
+    HistoryQueryRequest,
+    HistoryQueryResponse,
+    KernelState,
+    RollbackRequest,
+    RollbackResponse,
+    RollbackTo,
+    Snapshot,
+    SnapshotCreateRequest,
+    Verdict,
+)
+
+__all__ = [
+    "DEFAULT_LANGUAGES",
+    "DEFAULT_VM_TYPE",
+    "F64",
+    "I32",
+    "U32",
+    "U64",
+    "CodeBlock",
+    "CommandHistoryEntry",
+    "DiffEntry",
+    "DiffResponse",
+    "DisplayData",
+    "ExecutionIntent",
+    "ForkRequest",
+    "ForkResponse",
+    "HistoryConfig",
+    "HistoryQueryRequest",
+    "HistoryQueryResponse",
+    "KernelState",
+    "LanguageConfig",
+    "ParseExecuteRequest",
+    "ParseExecuteResponse",
+    "RollbackRequest",
+    "RollbackResponse",
+    "RollbackTo",
+    "Snapshot",
+    "SnapshotCreateRequest",
+    "UtcTime",
+    "Verdict",
+    "VmCreateRequest",
+    "VmExecuteRequest",
+    "VmExecuteResponse",
+    "VmExecutionConfig",
+    "VmInstance",
+    "VmPoolResponse",
+    "utc_now",
+]

@@ -1,0 +1,178 @@
+"""Running code, the VMs it runs in, and what a client is told to do."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import Field, StrictBool, StrictStr
+
+from mulligan.models.base import F64, I32, U32, U64, Request, Struct, UtcTime
+
+
+class HistoryConfig(Struct):
+    """History tracking and rollback."""
+
+    enabled: StrictBool = True
+    snapshot_on_execution: StrictBool = False
+    snapshot_on_failure: StrictBool = True
+    auto_rollback_on_failure: StrictBool = False
+    max_history_entries: U64 = 100
+    persist_history: StrictBool = True
+    integration_mode: StrictStr = "http"
+
+
+DEFAULT_LANGUAGES: tuple[str, ...] = ("python", "javascript", "bash", "rust")
+DEFAULT_VM_TYPE = "focal-optimized"
+
+
+class VmExecutionConfig(Struct):
+    """What a client needs to know: where to run code, and under which bounds."""
+
+    enabled: StrictBool = False
+    api_base_url: StrictStr = "http://localhost:8080"
+    vm_pool_size: U32 = 1
+    default_vm_type: StrictStr = DEFAULT_VM_TYPE
+    execution_timeout_ms: U64 = 30000
+    allowed_languages: list[StrictStr] = Field(default_factory=lambda: list(DEFAULT_LANGUAGES))
+    auto_provision: StrictBool = True
+    code_validation: StrictBool = True
+    max_code_length: U64 = 10000
+    history: HistoryConfig = Field(default_factory=HistoryConfig)
+
+
+class CodeBlock(Struct):
+    """A block of code found in a model's answer."""
+
+    language: StrictStr
+    code: StrictStr
+    execution_confidence: F64
+    start_pos: U64
+    end_pos: U64
+    metadata: Any | None = None
+
+
+class VmExecuteRequest(Request):
+    """Run ``code`` in a VM of ``agent_id``."""
+
+    agent_id: StrictStr
+    language: StrictStr
+    code: StrictStr
+    vm_id: StrictStr | None = None
+    requirements: list[StrictStr] = Field(default_factory=list)
+    timeout_seconds: U64 | None = None
+    working_dir: StrictStr | None = None
+    metadata: Any | None = None
+    # Additions
+    stdin: StrictStr | None = None
+    env: dict[StrictStr, StrictStr] | None = None
+    kernel: StrictStr | None = None
+
+
+class DisplayData(Struct):
+    """A value or a picture a kernel's cell gave: base64 for binary types, text for the others."""
+
+    mime_type: StrictStr
+    data: StrictStr
+
+
+class VmExecuteResponse(Struct):
+    """What came of an execution.
+
+    ``exit_code`` is the program's own; 128 + n where signal n ended it, 124 where the time limit
+    did (then ``error`` says so too).
+    """
+
+    execution_id: StrictStr
+    vm_id: StrictStr
+    exit_code: I32
+    stdout: StrictStr
+    stderr: StrictStr
+    duration_ms: U64
+    started_at: UtcTime
+    completed_at: UtcTime
+    error: StrictStr | None = None
+    # Additions
+    outcome: StrictStr = "success"
+    truncated: StrictBool = False
+    stdout_bytes: U64 = 0
+    stderr_bytes: U64 = 0
+    cpu_ms: U64 = 0
+    max_rss_kb: U64 = 0
+    background_processes: U64 = 0
+    kernel: StrictStr | None = None
+    result: StrictStr | None = None
+    results: list[DisplayData] = Field(default_factory=list)
+    snapshot_before: StrictStr | None = None
+    snapshot_after: StrictStr | None = None
+    rolled_back_to: StrictStr | None = None
+    notes: list[StrictStr] = Field(default_factory=list)
+
+
+class ParseExecuteRequest(Request):
+    """Find the code in a model's answer and, if asked, run it."""
+
+    agent_id: StrictStr
+    llm_response: StrictStr
+    auto_execute: StrictBool
+    auto_execute_threshold: F64
+    vm_config: Any | None = None
+
+
+class ParseExecuteResponse(Struct):
+    """The blocks found, what running them gave, and what went wrong."""
+
+    code_blocks: list[CodeBlock]
+    execution_results: list[VmExecuteResponse]
+    errors: list[StrictStr]
+
+
+class VmInstance(Struct):
+    """A VM as its users see it."""
+
+    id: StrictStr
+    name: StrictStr
+    vm_type: StrictStr
+    status: StrictStr
+    ip_address: StrictStr | None = None
+    created_at: UtcTime
+    last_activity: UtcTime | None = None
+    # Additions
+    agent_id: StrictStr | None = None
+    driver: StrictStr | None = None
+
+
+class VmCreateRequest(Request):
+    """Make a VM; ``agent_id`` is an addition, and is read from an ``agent-<id>-vm`` name else."""
+
+    vm_type: StrictStr = DEFAULT_VM_TYPE
+    vm_name: StrictStr | None = None
+    agent_id: StrictStr | None = None
+
+
+class VmPoolResponse(Struct):
+    """The VMs of an agent."""
+
+    agent_id: StrictStr
+    available_vms: list[VmInstance]
+    in_use_vms: list[VmInstance]
+    pool_config: VmExecutionConfig
+
+
+class ExecutionIntent(Struct):
+    """How much a text asks for its code to be run."""
+
+    confidence: F64
+    trigger_keywords: list[StrictStr]
+    context_clues: list[StrictStr]
+    suggested_action: StrictStr
+
+
+class LanguageConfig(Struct):
+    """How a language is run."""
+
+    name: StrictStr = "unknown"
+    extension: StrictStr = "txt"
+    execute_command: StrictStr = "cat"
+    common_packages: list[StrictStr] = Field(default_factory=list)
+    restrictions: list[StrictStr] = Field(default_factory=list)
+    timeout_multiplier: F64 = 1.0

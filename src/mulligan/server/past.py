@@ -1,0 +1,139 @@
+"""Routes of the time machine: history, snapshots, rollback, fork, diff."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import FastAPI, Query
+
+from mulligan.models import (
+    DiffResponse,
+    ForkRequest,
+    ForkResponse,
+    HistoryQueryRequest,
+    HistoryQueryResponse,
+    RollbackResponse,
+    RollbackTo,
+    Snapshot,
+    SnapshotCreateRequest,
+    UtcTime,
+)
+from mulligan.server.engines import EngineDependency
+
+Text = Annotated[str | None, Query()]
+Time = Annotated[UtcTime | None, Query()]
+Count = Annotated[int | None, Query(ge=0)]
+
+
+def add_routes(app: FastAPI) -> None:
+    """Adds them."""
+    _add_history(app)
+    _add_snapshots(app)
+    _add_changes(app)
+
+
+def _add_history(app: FastAPI) -> None:
+    @app.get(
+        "/api/vms/{vm_id}/history",
+        response_model=HistoryQueryResponse,
+        summary="Executions of a VM, newest first; `total` counts all that match",
+    )
+    async def history(
+        vm_id: str,
+        engine: EngineDependency,
+        agent_id: Text = None,
+        limit: Count = None,
+        offset: Annotated[int, Query(ge=0)] = 0,
+        failures_only: Annotated[bool, Query()] = False,
+        start_date: Time = None,
+        end_date: Time = None,
+        search: Text = None,
+        language: Text = None,
+    ) -> HistoryQueryResponse:
+        request = HistoryQueryRequest(
+            vm_id=vm_id,
+            agent_id=agent_id,
+            limit=limit,
+            offset=offset,
+            failures_only=failures_only,
+            start_date=start_date,
+            end_date=end_date,
+            search=search,
+            language=language,
+        )
+        return await engine.past.history(request)
+
+
+def _add_snapshots(app: FastAPI) -> None:
+    @app.post(
+        "/api/vms/{vm_id}/snapshots",
+        response_model=Snapshot,
+        status_code=201,
+        summary="Keep the state a VM is in",
+    )
+    async def create(
+        vm_id: str, engine: EngineDependency, request: SnapshotCreateRequest | None = None
+    ) -> Snapshot:
+        return await engine.past.snapshot(vm_id, request or SnapshotCreateRequest())
+
+    @app.get(
+        "/api/vms/{vm_id}/snapshots",
+        response_model=list[Snapshot],
+        summary="Snapshots of a VM, newest first",
+    )
+    async def list_all(vm_id: str, engine: EngineDependency) -> list[Snapshot]:
+        return await engine.past.snapshots(vm_id)
+
+    @app.delete(
+        "/api/vms/{vm_id}/snapshots/{snapshot_id}",
+        status_code=204,
+        summary="Forget a snapshot; what others are built on stays",
+    )
+    async def delete(vm_id: str, snapshot_id: str, engine: EngineDependency) -> None:
+        await engine.past.delete_snapshot(vm_id, snapshot_id)
+
+
+def _add_changes(app: FastAPI) -> None:
+    @app.post(
+        "/api/vms/{vm_id}/rollback",
+        response_model=RollbackResponse,
+        summary="Take a VM back: to a snapshot, to before an execution, to the last success",
+    )
+    async def rollback(
+        vm_id: str, engine: EngineDependency, to: RollbackTo | None = None
+    ) -> RollbackResponse:
+        return await engine.past.rollback(vm_id, to or RollbackTo())
+
+    @app.post(
+        "/api/vms/{vm_id}/rollback/{snapshot_id}",
+        response_model=RollbackResponse,
+        summary="Take a VM back to a snapshot",
+    )
+    async def rollback_to(
+        vm_id: str, snapshot_id: str, engine: EngineDependency
+    ) -> RollbackResponse:
+        return await engine.past.rollback(vm_id, RollbackTo(snapshot_id=snapshot_id))
+
+    @app.post(
+        "/api/vms/{vm_id}/fork",
+        response_model=ForkResponse,
+        status_code=201,
+        summary="Make VMs that go on from a VM's present, or from one of its past states",
+    )
+    async def fork(
+        vm_id: str, engine: EngineDependency, request: ForkRequest | None = None
+    ) -> ForkResponse:
+        return await engine.past.fork(vm_id, request or ForkRequest())
+
+    @app.get(
+        "/api/vms/{vm_id}/diff",
+        response_model=DiffResponse,
+        summary="What differs between two snapshots, or since one",
+    )
+    async def diff(
+        vm_id: str,
+        engine: EngineDependency,
+        old: Annotated[str | None, Query(alias="from")] = None,
+        new: Annotated[str | None, Query(alias="to")] = None,
+    ) -> DiffResponse:
+        return await engine.past.diff(vm_id, old, new)
