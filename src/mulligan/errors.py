@@ -105,6 +105,7 @@ class RollbackFailed(VmExecutionError):  # noqa: N818
 
     variant = "RollbackFailed"
     template = "Rollback failed: {}"
+    http_status = 409
 
 
 class SessionNotFound(VmExecutionError):  # noqa: N818

@@ -17,7 +17,7 @@ TABLE = [
     (errors.InternalError, "Internal", "oh", "Internal error: oh", 500),
     (errors.HistoryError, "HistoryError", "off", "History error: off", 500),
     (errors.SnapshotNotFound, "SnapshotNotFound", "s-1", "Snapshot not found: s-1", 404),
-    (errors.RollbackFailed, "RollbackFailed", "busy", "Rollback failed: busy", 500),
+    (errors.RollbackFailed, "RollbackFailed", "busy", "Rollback failed: busy", 409),
     (errors.SessionNotFound, "SessionNotFound", "x", "Session not found: x", 404),
     (errors.ConnectionFailed, "ConnectionError", "down", "Connection error: down", 502),
     (errors.ConfigError, "ConfigError", "bad", "Configuration error: bad", 500),

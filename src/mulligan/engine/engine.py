@@ -155,9 +155,8 @@ class Engine:
 
     async def settle(self) -> None:
         """Waits until nothing is left to do in the background."""
-        self._opened()
-        assert self._maintenance is not None
-        await self._maintenance.settle()
+        if self._maintenance is not None:
+            await self._maintenance.settle()
 
     def _layers_in_use(self, agent_id: str) -> tuple[set[str], set[str]]:
         """Of an agent: layers its VMs and snapshots stand on, and trees its VMs have mounted."""
@@ -243,9 +242,7 @@ class Engine:
     def _recording(
         self, vm: Vm, request: VmExecuteRequest, execution_id: str, language: str
     ) -> Recording:
-        assert self._history is not None
-        assert self._machine is not None
-        assert self._maintenance is not None
+        assert self._history and self._machine and self._maintenance  # noqa: PT018
         return Recording(
             self.settings.history,
             self._history,
@@ -359,7 +356,7 @@ class Engine:
 
     async def _fork(self, vm: Vm, name: str, base: str | None) -> Vm:
         """A VM of the same agent and type that goes on from a layer."""
-        _, _, stores = self._opened()
+        stores = self._opened()[2]
         changes = {"id": new_id("vm"), "name": name, "created_at": utc_now()}
         return await self._add(vm.record.model_copy(update=changes), stores, base)
 

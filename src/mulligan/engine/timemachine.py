@@ -18,6 +18,7 @@ from mulligan.errors import (
     RollbackFailed,
     SnapshotFailed,
     SnapshotNotFound,
+    ValidationFailed,
     VmExecutionError,
 )
 from mulligan.guest.root import IMAGE, LAYERS
@@ -172,7 +173,7 @@ class TimeMachine:
         """The snapshot a rollback goes to; None for the present."""
         named = [to.snapshot_id is not None, to.execution_id is not None, to.last_success]
         if sum(named) > 1:
-            raise RollbackFailed(
+            raise ValidationFailed(
                 "more than one place to go back to is named",
                 field="snapshot_id",
                 remedy="name one of snapshot_id, execution_id and last_success",

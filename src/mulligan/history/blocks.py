@@ -29,6 +29,7 @@ from sqlalchemy import (
 from mulligan.history import records
 from mulligan.history.columns import microseconds
 from mulligan.history.schema import blocks
+from mulligan.history.sequence import vm_of
 from mulligan.models import CommandHistoryEntry
 
 BLOCK_ROWS = 1024
@@ -51,7 +52,7 @@ _c = blocks.c
 _OPEN = (
     select(_c.id)
     .where(
-        _c.vm_id == bindparam("vm"),
+        _c.vm == bindparam("vm", type_=BigInteger),
         _c.agent_id == bindparam("agent"),
         _c.language == bindparam("lang"),
         _c.kernel.is_not_distinct_from(bindparam("kern")),
@@ -83,14 +84,23 @@ _LEAVE = (
     .returning(_c.rows)
 )
 _REMOVE = delete(blocks).where(_c.id == bindparam("block"), _c.rows <= 0)
-_COUNT = select(func.coalesce(func.sum(_c.rows), 0)).where(_c.vm_id == bindparam("vm"))
+_COUNT = select(func.coalesce(func.sum(_c.rows), 0)).where(
+    _c.vm == bindparam("vm", type_=BigInteger)
+)
 
 
-def open_block(connection: Connection, entry: CommandHistoryEntry) -> int:
-    """The id of the block a row like this goes into; made if there is none with room."""
+def enter(connection: Connection, seq: int, entry: CommandHistoryEntry) -> int:
+    """Counts a row into a block with room, made if there is none; returns the block's id."""
+    block_id = _open_block(connection, vm_of(seq), entry)
+    time = microseconds(entry.executed_at)
+    connection.execute(_ENTER, {"block": block_id, "seq": seq, "time": time})
+    return block_id
+
+
+def _open_block(connection: Connection, vm: int, entry: CommandHistoryEntry) -> int:
     status = records.status(entry)
     wanted = {
-        "vm": entry.vm_id,
+        "vm": vm,
         "agent": entry.agent_id,
         "lang": entry.language,
         "kern": entry.kernel,
@@ -101,7 +111,7 @@ def open_block(connection: Connection, entry: CommandHistoryEntry) -> int:
     if found is not None:
         return int(found)
     made = {
-        "vm_id": entry.vm_id,
+        "vm": vm,
         "agent_id": entry.agent_id,
         "language": entry.language,
         "kernel": entry.kernel,
@@ -116,12 +126,6 @@ def open_block(connection: Connection, entry: CommandHistoryEntry) -> int:
     return int(connection.execute(_MAKE, made).scalar_one())
 
 
-def enter(connection: Connection, block_id: int, seq: int, entry: CommandHistoryEntry) -> None:
-    """Counts a row in."""
-    time = microseconds(entry.executed_at)
-    connection.execute(_ENTER, {"block": block_id, "seq": seq, "time": time})
-
-
 def leave(connection: Connection, block_id: int, count: int = 1) -> None:
     """Counts rows out; a block without any is gone."""
     left = connection.execute(_LEAVE, {"block": block_id, "count": count}).scalar()
@@ -129,9 +133,9 @@ def leave(connection: Connection, block_id: int, count: int = 1) -> None:
         connection.execute(_REMOVE, {"block": block_id})
 
 
-def count(connection: Connection, vm_id: str) -> int:
+def count(connection: Connection, vm: int) -> int:
     """How many rows a VM has."""
-    return int(connection.execute(_COUNT, {"vm": vm_id}).scalar_one())
+    return int(connection.execute(_COUNT, {"vm": vm}).scalar_one())
 
 
 def matching(

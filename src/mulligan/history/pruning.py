@@ -27,6 +27,7 @@ from mulligan.history.schema import (
     snapshots,
     words,
 )
+from mulligan.history.sequence import forget, span, vm_number, vm_of
 
 AUTOMATIC = ("execution", "restore_point")
 _BATCH = 500
@@ -46,7 +47,7 @@ _c = executions.c
 _COLUMNS = (_c.seq, _c.id, _c.block_id, _c.stdout_in_file, _c.stderr_in_file, *SNAPSHOT_COLUMNS)
 _OLDEST = (
     select(*_COLUMNS)
-    .where(_c.vm_id == bindparam("vm"))
+    .where(_c.seq.between(bindparam("low", type_=BigInteger), bindparam("high", type_=BigInteger)))
     .order_by(_c.seq)
     .limit(bindparam("most", type_=BigInteger))
 )
@@ -68,13 +69,21 @@ _AUTOMATIC = (
 _AUTOMATIC_OF = _AUTOMATIC.where(snapshots.c.id.in_(_IDS))
 
 
-def excess(connection: Connection, vm_id: str, most: int, keep: int) -> Gone:
-    """Drops a VM's oldest rows until ``most`` are left, but none that runs and not row ``keep``."""
+def excess(connection: Connection, most: int, keep: int) -> Gone:
+    """Drops a VM's oldest rows until ``most`` are left, but none that runs.
+
+    Args:
+        connection: to the database.
+        most: how many may be left.
+        keep: sequence number of a row of the VM that is not dropped either.
+    """
     gone = Gone()
-    too_many = counted.count(connection, vm_id) - most
+    vm = vm_of(keep)
+    low, high = span(vm)
+    too_many = counted.count(connection, vm) - most
     while too_many > 0:
-        size = min(_BATCH, too_many)
-        rows = connection.execute(_OLDEST_ENDED, {"vm": vm_id, "keep": keep, "most": size}).all()
+        some = {"low": low, "high": high, "keep": keep, "most": min(_BATCH, too_many)}
+        rows = connection.execute(_OLDEST_ENDED, some).all()
         if not rows:
             break
         _drop(connection, rows, gone)
@@ -85,8 +94,14 @@ def excess(connection: Connection, vm_id: str, most: int, keep: int) -> Gone:
 def all_of(connection: Connection, vm_id: str) -> Gone:
     """Drops all rows of a VM, running ones too."""
     gone = Gone()
-    while rows := connection.execute(_OLDEST, {"vm": vm_id, "most": _BATCH}).all():
+    vm = vm_number(connection, vm_id)
+    if vm is None:
+        return gone
+    low, high = span(vm)
+    some = {"low": low, "high": high, "most": _BATCH}
+    while rows := connection.execute(_OLDEST, some).all():
         _drop(connection, rows, gone)
+    forget(connection, vm)
     return gone
 
 

@@ -14,6 +14,7 @@ from mulligan.history import words as full_text
 from mulligan.history.columns import microseconds
 from mulligan.history.records import FAILED
 from mulligan.history.schema import blocks, executions, words
+from mulligan.history.sequence import span, vm_number
 from mulligan.models import HistoryQueryRequest
 
 DEFAULT_LIMIT = 100
@@ -52,6 +53,29 @@ class Wanted:
         )
 
 
+@dataclass(frozen=True)
+class _Page:
+    limit: int
+    offset: int
+
+    def of(
+        self,
+        connection: Connection,
+        number: ColumnElement[int],
+        conditions: Sequence[ColumnElement[bool]],
+        total: int,
+        source: FromClause | None = None,
+    ) -> tuple[Sequence[int], int]:
+        """The sequence numbers on the page, and the total."""
+        if not self.limit or self.offset >= total:
+            return [], total
+        statement = select(number).where(*conditions).order_by(number.desc())
+        if source is not None:
+            statement = statement.select_from(source)
+        found = connection.execute(statement.limit(self.limit).offset(self.offset))
+        return found.scalars().all(), total
+
+
 def find(
     connection: Connection, wanted: Wanted, limit: int | None, offset: int
 ) -> tuple[list[Any], int]:
@@ -64,11 +88,16 @@ def find(
         offset: how many of the newest to pass over.
     """
     limit = min(DEFAULT_LIMIT if limit is None else limit, MOST_ROWS)
-    offset = min(offset, _MOST_OFFSET)
-    if wanted.search is not None:
-        numbers, total = _search(connection, wanted, limit, offset)
+    vm = vm_number(connection, wanted.vm_id)
+    if vm is None:
+        return [], 0
+    page = _Page(limit, min(offset, _MOST_OFFSET))
+    if wanted == Wanted(wanted.vm_id):
+        numbers, total = _all(connection, vm, page)
+    elif wanted.search is None:
+        numbers, total = _filter(connection, vm, wanted, page)
     else:
-        numbers, total = _filter(connection, wanted, limit, offset)
+        numbers, total = _search(connection, vm, wanted, page)
     if not numbers:
         return [], total
     rows = connection.execute(
@@ -77,18 +106,15 @@ def find(
     return list(rows.mappings()), total
 
 
+def _all(connection: Connection, vm: int, page: _Page) -> tuple[Sequence[int], int]:
+    total = counted.count(connection, vm)
+    return page.of(connection, executions.c.seq, [executions.c.seq.between(*span(vm))], total)
+
+
 def _filter(
-    connection: Connection, wanted: Wanted, limit: int, offset: int
+    connection: Connection, vm: int, wanted: Wanted, page: _Page
 ) -> tuple[Sequence[int], int]:
-    conditions = [blocks.c.vm_id == wanted.vm_id, *_same(blocks, wanted)]
-    if wanted.status is not None:
-        conditions.append(blocks.c.status == wanted.status)
-    found = counted.matching(
-        connection,
-        conditions,
-        None if wanted.start is None else microseconds(wanted.start),
-        None if wanted.end is None else microseconds(wanted.end),
-    )
+    found = _blocks(connection, vm, wanted)
     total = sum(block.rows for block in found if block.whole)
     partly = [block.id for block in found if not block.whole]
     dates = _dates(wanted)
@@ -96,21 +122,13 @@ def _filter(
         total += connection.execute(
             select(func.count()).where(executions.c.block_id.in_(partly), *dates)
         ).scalar_one()
-    if not limit or offset >= total:
-        return [], total
-    chosen = [block.id for block in counted.newest(found, offset + limit)]
-    numbers = connection.execute(
-        select(executions.c.seq)
-        .where(executions.c.block_id.in_(chosen), *dates)
-        .order_by(executions.c.seq.desc())
-        .limit(limit)
-        .offset(offset)
-    )
-    return numbers.scalars().all(), total
+    chosen = [block.id for block in counted.newest(found, page.offset + page.limit)]
+    conditions = [executions.c.block_id.in_(chosen), *dates]
+    return page.of(connection, executions.c.seq, conditions, total)
 
 
 def _search(
-    connection: Connection, wanted: Wanted, limit: int, offset: int
+    connection: Connection, vm: int, wanted: Wanted, page: _Page
 ) -> tuple[Sequence[int], int]:
     assert wanted.search is not None
     assert wanted.status in {None, FAILED}
@@ -119,27 +137,32 @@ def _search(
         return [], 0  # nothing but punctuation, which is in no index
     conditions: list[ColumnElement[bool]] = []
     source: FromClause = words
+    low, high = span(vm)
     if wanted != Wanted(wanted.vm_id, wanted.status, search=wanted.search):
-        # Nothing about the VM, which the match has: SQLite would take the index of VMs for a
-        # reason to start there, and ask the full-text index about row after row.
+        found = _blocks(connection, vm, wanted)
+        if not found:
+            return [], 0
+        low, high = min(block.min_seq for block in found), found[0].max_seq
         source = words.join(executions, executions.c.seq == words.c.rowid)
         conditions = [*_same(executions, wanted), *_dates(wanted)]
     failed = wanted.status == FAILED
-    match = full_text.condition(connection, wanted.vm_id, looked_for, failed=failed)
+    conditions += full_text.condition(connection, looked_for, (low, high), failed=failed)
     total = connection.execute(
-        select(func.count()).select_from(source).where(match, *conditions)
+        select(func.count()).select_from(source).where(*conditions)
     ).scalar_one()
-    if not limit or offset >= total:
-        return [], total
-    numbers = connection.execute(
-        select(words.c.rowid)
-        .select_from(source)
-        .where(match, *conditions)
-        .order_by(words.c.rowid.desc())
-        .limit(limit)
-        .offset(offset)
+    return page.of(connection, words.c.rowid, conditions, total, source)
+
+
+def _blocks(connection: Connection, vm: int, wanted: Wanted) -> list[counted.Block]:
+    conditions = [blocks.c.vm == vm, *_same(blocks, wanted)]
+    if wanted.status is not None:
+        conditions.append(blocks.c.status == wanted.status)
+    return counted.matching(
+        connection,
+        conditions,
+        None if wanted.start is None else microseconds(wanted.start),
+        None if wanted.end is None else microseconds(wanted.end),
     )
-    return numbers.scalars().all(), total
 
 
 def _same(table: FromClause, wanted: Wanted) -> list[ColumnElement[bool]]:

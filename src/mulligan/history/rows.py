@@ -9,7 +9,7 @@ from sqlalchemy import Connection, bindparam, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from mulligan.errors import HistoryError
-from mulligan.history import blocks, pruning, records, words
+from mulligan.history import blocks, pruning, records, sequence, words
 from mulligan.history.outputs import STREAMS
 from mulligan.history.schema import blocks as block_table
 from mulligan.history.schema import doomed_outputs, executions
@@ -19,10 +19,11 @@ LOST = "lost"
 LOST_ERROR = "the server was ended while this ran"
 
 # Built once, as they run with every execution: building one takes longer than running it.
-_INSERT = insert(executions).returning(executions.c.seq)
+_INSERT = insert(executions)
 _FIND = select(
     executions.c.seq,
     executions.c.block_id,
+    executions.c.vm_id,
     executions.c.stdout_in_file,
     executions.c.stderr_in_file,
 ).where(executions.c.id == bindparam("wanted"))
@@ -43,7 +44,7 @@ def prepare(entry: CommandHistoryEntry) -> Prepared:
     """Does what needs no database, and so need not keep other writers waiting."""
     found = words.words_of(entry.command, entry.proposed_command, entry.stdout, entry.stderr)
     failed = records.status(entry) == records.FAILED
-    every = words.every_word(entry.vm_id, found, failed=failed)
+    every = words.every_word(found, failed=failed)
     return Prepared(entry, records.entry_row(entry), every)
 
 
@@ -53,12 +54,12 @@ def add(connection: Connection, new: Prepared) -> int:
     Raises:
         HistoryError: its id is taken.
     """
-    block_id = blocks.open_block(connection, new.entry)
+    seq = sequence.take(connection, new.entry.vm_id)
+    block_id = blocks.enter(connection, seq, new.entry)
     try:
-        seq: int = connection.execute(_INSERT, new.columns | {"block_id": block_id}).scalar_one()
+        connection.execute(_INSERT, new.columns | {"seq": seq, "block_id": block_id})
     except IntegrityError:
         raise HistoryError(f"there is an execution {new.entry.id} already") from None
-    blocks.enter(connection, block_id, seq, new.entry)
     words.index(connection, seq, new.words, new=True)
     return seq
 
@@ -68,14 +69,18 @@ def write(connection: Connection, new: Prepared) -> list[str]:
 
     Returns:
         The streams that were in files and are not any more.
+
+    Raises:
+        HistoryError: the row with that id is of another VM.
     """
     old = connection.execute(_FIND, {"wanted": new.entry.id}).one_or_none()
     if old is None:
         add(connection, new)
         return []
+    if old.vm_id != new.entry.vm_id:
+        raise HistoryError(f"execution {new.entry.id} is of VM {old.vm_id}")
     blocks.leave(connection, old.block_id)
-    block_id = blocks.open_block(connection, new.entry)
-    blocks.enter(connection, block_id, old.seq, new.entry)
+    block_id = blocks.enter(connection, old.seq, new.entry)
     connection.execute(_REWRITE, new.columns | {"block_id": block_id, "row": old.seq})
     words.index(connection, old.seq, new.words, new=False)
     flags = [f"{stream}_in_file" for stream in STREAMS]
@@ -99,7 +104,7 @@ def end_leftovers(connection: Connection) -> tuple[list[str], list[str]]:
     """
     c = executions.c
     running = c.outcome == records.RUNNING
-    statement = select(c.seq, c.id, c.vm_id).where(running).order_by(c.seq)
+    statement = select(c.seq, c.id).where(running).order_by(c.executed_at, c.seq)
     found = connection.execute(statement).all()
     lost = [row.id for row in found]
     if lost:
@@ -111,7 +116,7 @@ def end_leftovers(connection: Connection) -> tuple[list[str], list[str]]:
             update(block_table).where(status == records.RUNNING).values(status=records.FAILED)
         )
         for row in found:
-            words.mark_failed(connection, row.seq, row.vm_id)
+            words.mark_failed(connection, row.seq)
         pruning.doom(connection, lost)
     doomed = connection.execute(select(doomed_outputs.c.execution_id)).scalars()
     return lost, list(doomed)

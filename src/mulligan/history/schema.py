@@ -28,11 +28,22 @@ HEAD = "0001"  # the newest step in migrations/versions
 metadata = MetaData()
 _KEY = BigInteger().with_variant(Integer, "sqlite")  # SQLite counts up INTEGER alone
 
+# The VMs that have rows, and how many numbers each has used: see sequence.py.
+vms = Table(
+    "mulligan_vms",
+    metadata,
+    Column("number", _KEY, primary_key=True, autoincrement=True),
+    Column("vm_id", AnyText, nullable=False),
+    Column("taken", BigInteger, nullable=False),
+    sqlite_autoincrement=True,  # a number is never used twice, whatever was deleted
+)
+Index("mulligan_vms_id", vms.c.vm_id, unique=True)
+
 # The narrow columns come first: SQLite then reads them without the outputs' pages.
 executions = Table(
     "mulligan_executions",
     metadata,
-    Column("seq", _KEY, primary_key=True, autoincrement=True),
+    Column("seq", _KEY, primary_key=True, autoincrement=False),
     Column("block_id", BigInteger, nullable=False),
     Column("executed_at", Time, nullable=False),
     Column("success", Boolean, nullable=False),
@@ -64,10 +75,8 @@ executions = Table(
     Column("proposed_command", AnyText),
     Column("stdout", AnyText, nullable=False),
     Column("stderr", AnyText, nullable=False),
-    sqlite_autoincrement=True,  # a number is never used twice, whatever was deleted
 )
 Index("mulligan_executions_id", executions.c.id, unique=True)
-Index("mulligan_executions_vm", executions.c.vm_id, executions.c.seq)
 Index(
     "mulligan_executions_block",
     executions.c.block_id,
@@ -93,7 +102,7 @@ blocks = Table(
     "mulligan_blocks",
     metadata,
     Column("id", _KEY, primary_key=True, autoincrement=True),
-    Column("vm_id", AnyText, nullable=False),
+    Column("vm", BigInteger, nullable=False),
     Column("agent_id", AnyText, nullable=False),
     Column("language", AnyText, nullable=False),
     Column("kernel", AnyText),
@@ -106,7 +115,7 @@ blocks = Table(
     Column("max_time", BigInteger, nullable=False),
     sqlite_autoincrement=True,
 )
-Index("mulligan_blocks_vm", blocks.c.vm_id)
+Index("mulligan_blocks_vm", blocks.c.vm)
 
 snapshots = Table(
     "mulligan_snapshots",

@@ -149,7 +149,7 @@ class HistoryStore:
             seq = rows.add(connection, prepared)
             if max_entries is None:
                 return Dropped()
-            gone = pruning.excess(connection, entry.vm_id, max_entries, seq)
+            gone = pruning.excess(connection, max_entries, seq)
             dropped = self._release(connection, gone) if gone.executions else Dropped()
         self._remove_outputs(gone.with_files)
         return dropped
@@ -158,7 +158,7 @@ class HistoryStore:
         """Writes all fields of an execution over the row with its id; adds it if there is none.
 
         Doing it again with the same entry changes nothing. Its place in the order stays that of
-        `begin`.
+        `begin`, and so does its VM.
         """
         prepared = self._prepare(entry)
         with self._executions().write() as connection:

@@ -12,13 +12,16 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Iterable
-from hashlib import blake2b
+from typing import cast
 
-from sqlalchemy import Connection, TextClause, text
+from sqlalchemy import ColumnElement, Connection, text
+
+from mulligan.history.schema import words
 
 TEXT_CHARS = 65536  # of each text, so much is indexed
 _WORD_CHARS = 64  # of each word, so much counts
 _INDEX_BYTES = 900_000  # PostgreSQL takes no more than 1 MiB for a row
+_FAILED = ":f"  # no text has such a word
 _WORD = re.compile(r"\w+|[^\x00-\x7f]")
 _PART = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
 _IDEOGRAPH = re.compile("[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]")
@@ -75,21 +78,25 @@ def search_words(search: str) -> list[str]:
     return list(dict.fromkeys(_folded(word) for word in _words(search)))
 
 
-def scope(vm_id: str, *, failed: bool = False) -> str:
-    """A word no text can contain, which is in all rows of one VM, or in the failed ones."""
-    digest = blake2b(vm_id.encode(errors="surrogatepass"), digest_size=12).hexdigest()
-    return f":{digest}{'f' if failed else ''}"
+def condition(
+    connection: Connection, wanted: list[str], span: tuple[int, int], *, failed: bool
+) -> list[ColumnElement[bool]]:
+    """The conditions on ``mulligan_words`` for (failed) rows that have all these words.
 
-
-def condition(connection: Connection, vm_id: str, wanted: list[str], *, failed: bool) -> TextClause:
-    """The condition on ``mulligan_words`` for (failed) rows of a VM that have all these words."""
-    every = (scope(vm_id, failed=failed), *wanted)
+    Args:
+        connection: to the database.
+        wanted: from `search_words`, and not empty.
+        span: first and last rowid.
+        failed: whether rows of failed executions alone are wanted.
+    """
+    every = [_FAILED, *wanted] if failed else wanted
     if connection.dialect.name == "sqlite":
-        match = " AND ".join(f'"{word}"' for word in every)
-        return text("mulligan_words MATCH :match").bindparams(match=match)
-    match = " & ".join(f"'{word}'" for word in every)
-    clause = text("mulligan_words.words @@ CAST(:match AS tsquery)")
-    return clause.bindparams(match=match)
+        match = text("mulligan_words MATCH :match")
+        match = match.bindparams(match=" AND ".join(f'"{word}"' for word in every))
+    else:
+        match = text("mulligan_words.words @@ CAST(:match AS tsquery)")
+        match = match.bindparams(match=" & ".join(f"'{word}'" for word in every))
+    return [cast("ColumnElement[bool]", match), words.c.rowid.between(*span)]
 
 
 _INSERT = {
@@ -117,10 +124,9 @@ _APPEND = {
 }
 
 
-def every_word(vm_id: str, found: Iterable[str], *, failed: bool) -> list[str]:
-    """What `words_of` found, and the words for the row's VM."""
-    scopes = [scope(vm_id), scope(vm_id, failed=True)] if failed else [scope(vm_id)]
-    return [*scopes, *sorted(found)]
+def every_word(found: Iterable[str], *, failed: bool) -> list[str]:
+    """What `words_of` found, and the mark of a failed row."""
+    return [*([_FAILED] if failed else []), *sorted(found)]
 
 
 def index(connection: Connection, seq: int, every: list[str], *, new: bool) -> None:
@@ -130,7 +136,6 @@ def index(connection: Connection, seq: int, every: list[str], *, new: bool) -> N
     connection.execute((_INSERT if new else _UPDATE)[name], {"seq": seq, "words": value})
 
 
-def mark_failed(connection: Connection, seq: int, vm_id: str) -> None:
+def mark_failed(connection: Connection, seq: int) -> None:
     """Makes a row findable as a failed one, too."""
-    word = scope(vm_id, failed=True)
-    connection.execute(_APPEND[connection.dialect.name], {"seq": seq, "word": word})
+    connection.execute(_APPEND[connection.dialect.name], {"seq": seq, "word": _FAILED})

@@ -1,4 +1,4 @@
-"""Executions, blocks, snapshots, doomed outputs and the full-text index."""
+"""VMs, executions, blocks, snapshots, doomed outputs and the full-text index."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -11,6 +11,7 @@ _KEY = sa.BigInteger().with_variant(sa.Integer, "sqlite")
 
 def upgrade() -> None:
     """Makes the first tables."""
+    _vms()
     _executions()
     _blocks()
     _snapshots()
@@ -18,10 +19,21 @@ def upgrade() -> None:
     _words()
 
 
+def _vms() -> None:
+    op.create_table(
+        "mulligan_vms",
+        sa.Column("number", _KEY, primary_key=True, autoincrement=True),
+        sa.Column("vm_id", sa.Text, nullable=False),
+        sa.Column("taken", sa.BigInteger, nullable=False),
+        sqlite_autoincrement=True,
+    )
+    op.create_index("mulligan_vms_id", "mulligan_vms", ["vm_id"], unique=True)
+
+
 def _executions() -> None:
     op.create_table(
         "mulligan_executions",
-        sa.Column("seq", _KEY, primary_key=True, autoincrement=True),
+        sa.Column("seq", _KEY, primary_key=True, autoincrement=False),
         sa.Column("block_id", sa.BigInteger, nullable=False),
         sa.Column("executed_at", sa.BigInteger, nullable=False),
         sa.Column("success", sa.Boolean, nullable=False),
@@ -53,11 +65,9 @@ def _executions() -> None:
         sa.Column("proposed_command", sa.Text),
         sa.Column("stdout", sa.Text, nullable=False),
         sa.Column("stderr", sa.Text, nullable=False),
-        sqlite_autoincrement=True,
     )
     name = "mulligan_executions"
     op.create_index(f"{name}_id", name, ["id"], unique=True)
-    op.create_index(f"{name}_vm", name, ["vm_id", "seq"])
     op.create_index(f"{name}_block", name, ["block_id", "seq", "executed_at"])
     for reference in ("snapshot_id", "snapshot_before", "snapshot_after"):
         given = sa.text(f"{reference} IS NOT NULL")
@@ -70,7 +80,7 @@ def _blocks() -> None:
     op.create_table(
         "mulligan_blocks",
         sa.Column("id", _KEY, primary_key=True, autoincrement=True),
-        sa.Column("vm_id", sa.Text, nullable=False),
+        sa.Column("vm", sa.BigInteger, nullable=False),
         sa.Column("agent_id", sa.Text, nullable=False),
         sa.Column("language", sa.Text, nullable=False),
         sa.Column("kernel", sa.Text),
@@ -83,7 +93,7 @@ def _blocks() -> None:
         sa.Column("max_time", sa.BigInteger, nullable=False),
         sqlite_autoincrement=True,
     )
-    op.create_index("mulligan_blocks_vm", "mulligan_blocks", ["vm_id"])
+    op.create_index("mulligan_blocks_vm", "mulligan_blocks", ["vm"])
 
 
 def _snapshots() -> None:
