@@ -44,6 +44,7 @@ format: install  ## Format the code and apply safe fixes
 
 bench: install  ## Measure, side by side with what is installed
 	$(BIN)/python -m bench
+	$(BIN)/python -m bench.undo
 
 lock:  ## Resolve pyproject.toml anew into requirements.lock (needs uv)
 	uv pip compile --universal --python-version 3.11 --generate-hashes --no-header \

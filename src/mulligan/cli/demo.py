@@ -20,7 +20,7 @@ from mulligan.engine.engine import Engine
 from mulligan.extraction.fences import fenced_blocks
 from mulligan.images.toolchains import find
 from mulligan.layers.directories import PASS_THROUGH, remove_tree
-from mulligan.models import VmExecuteRequest, VmExecuteResponse
+from mulligan.models import ForkRequest, RollbackTo, VmExecuteRequest, VmExecuteResponse
 
 ANSWER = """\
 Sure! This counts the primes below 10,000:
@@ -63,12 +63,14 @@ echo 'I will never stop, and neither will my hidden child'
 while :; do :; done
 """
 
+WORK = "wc -l primes.txt; sha256sum primes.txt"
+BREAK = "rm primes.txt; mkdir junk; echo oops > junk/oops; ls"
 SURVIVORS = "set -- /proc/[0-9]*; echo $#"
 ROUNDS = 30
 
 
 def demo() -> None:
-    """Show isolation, a runaway program stopped, and what it costs."""
+    """Show isolation, a runaway program stopped, undo, and what it costs."""
     directory = Path(tempfile.mkdtemp(prefix="mulligan-demo-"))
     directory.chmod(PASS_THROUGH)
     try:
@@ -87,6 +89,7 @@ async def _demo(directory: Path) -> None:
         await _answer(engine)
         await _spy(engine, secret, secret_file)
         await _runaway(engine)
+        await _undo(engine)
         await _timings(engine)
     del os.environ["MULLIGAN_DEMO_SECRET"]
 
@@ -118,6 +121,32 @@ async def _runaway(engine: Engine) -> None:
     _show("time limit 1 s (times 1.5, as every Bash program gets)", response)
     after = int((await _run(engine, "bash", SURVIVORS)).stdout)
     out.print(f"  processes in the VM before: {before}, after: {after}")
+
+
+async def _undo(engine: Engine) -> None:
+    _title("A program that destroys its work, taken back")
+    before = await _run(engine, "bash", WORK)
+    _show("it looks around", before)
+    vm_id = before.vm_id
+    broke = await _run(engine, "bash", BREAK)
+    _show("it breaks everything", broke)
+    changes = await engine.past.diff(vm_id)
+    for entry in changes.entries:
+        out.print(f"  [yellow]{entry.change}[/yellow] {escape(printable(entry.path))}")
+    start = time.perf_counter()
+    await engine.past.rollback(vm_id, RollbackTo(execution_id=broke.execution_id))
+    took = (time.perf_counter() - start) * 1000
+    after = await _run(engine, "bash", WORK)
+    _show(f"rolled back in {took:.1f} ms, it looks around again", after)
+    same = after.stdout == before.stdout
+    verdict = "[green]all is as it was[/green]" if same else "[red]something is missing[/red]"
+    out.print(f"  {verdict}")
+    start = time.perf_counter()
+    forked = await engine.past.fork(vm_id, ForkRequest(count=10))
+    took = (time.perf_counter() - start) * 1000
+    out.print(f"  and {len(forked.vms)} forks of it, made in {took:.1f} ms")
+    if not same:
+        raise typer.Exit(1)
 
 
 async def _timings(engine: Engine) -> None:
