@@ -4,6 +4,7 @@ import errno
 import os
 import pickle
 import shutil
+import signal
 import stat
 import tempfile
 import traceback
@@ -42,10 +43,13 @@ def inside(work: Callable[["Stack"], Any], disk: Path | None = None) -> Any:
             pipe.write(pickle.dumps(answer))
         os._exit(0)
     os.close(write_end)
-    with os.fdopen(read_end, "rb") as pipe:
-        data = pipe.read()
-    os.waitpid(pid, 0)
-    remove_tree(top)
+    try:
+        with os.fdopen(read_end, "rb") as pipe:
+            data = pipe.read()
+    finally:  # also when the test ran out of time
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        remove_tree(top)
     outcome, value = pickle.loads(data)
     if outcome == "skip":
         pytest.skip(value)

@@ -49,6 +49,17 @@ def test_defaults() -> None:
         "boot_timeout_seconds": 20.0,
         "guest_uid": 61000,
         "guest_gid": 61000,
+        "durability": "process",
+        "database_url": None,
+        "history": {
+            "enabled": True,
+            "snapshot_on_execution": False,
+            "snapshot_on_failure": True,
+            "auto_rollback_on_failure": False,
+            "max_history_entries": 100,
+            "persist_history": True,
+            "integration_mode": "http",
+        },
         "log_level": "info",
     }
     assert settings.data_dir == default_data_dir()
