@@ -8,8 +8,9 @@ import pytest
 
 from mulligan.drivers.bubblewrap.driver import BubblewrapDriver
 from mulligan.drivers.interface import BootSpec, Driver
-from mulligan.engine.connection import OutputCallback, Program, ProgramResult
+from mulligan.engine.connection import OutputCallback, Program
 from mulligan.engine.programs import steps_for
+from mulligan.engine.replies import ProgramResult
 from mulligan.engine.store import VmRecord, VmStore, new_id
 from mulligan.engine.vm import Stores, Vm
 from mulligan.images.host import WORKSPACE, HostImage, prepare
@@ -17,6 +18,7 @@ from mulligan.layers.directories import make_directory
 from mulligan.layers.store import LayerStore
 from mulligan.models import utc_now
 from support import host
+from support.kernels import Kernel
 
 GUEST = (61000, 61000)
 DRIVERS: dict[str, Callable[[Path], Driver]] = {
@@ -81,3 +83,26 @@ async def machine(request: pytest.FixtureRequest) -> AsyncIterator[Machine]:
         yield Machine(vm, image, driver)
         await vm.stop()
     assert not host.descendants(os.getpid()) - before
+
+
+@pytest.fixture
+async def python(machine: Machine) -> AsyncIterator[Kernel]:
+    kernel = Kernel(machine)
+    yield kernel
+    await kernel.memory("end", "")
+
+
+@pytest.fixture
+async def bash(machine: Machine) -> AsyncIterator[Kernel]:
+    kernel = Kernel(machine, "bash")
+    yield kernel
+    await kernel.memory("end", "")
+
+
+@pytest.fixture
+async def node(machine: Machine) -> AsyncIterator[Kernel]:
+    if "javascript" not in machine.image.toolchains:
+        pytest.skip("this host has no Node.js")
+    kernel = Kernel(machine, "javascript")
+    yield kernel
+    await kernel.memory("end", "")

@@ -7,18 +7,24 @@ limit here again, numbers are checked, and a VM that breaks the protocol is give
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from mulligan.engine.replies import (
+    KernelMemory,
+    ProgramResult,
+    kernel_memories,
+    program_result,
+)
 from mulligan.errors import ExecutionFailed, ValidationFailed
 from mulligan.guest import frames
 
-AGENT_MAX_PAYLOAD = 1024 * 1024
+AGENT_MAX_PAYLOAD = 4 * 1024 * 1024
 BACKSTOP_S = 5.0
 UNREAD_S = 0.1
 ASK_S = 30.0
+MOST_CHANNELS = 2**31 - 1  # the agent has the numbers above for itself
 OutputCallback = Callable[[str, bytes], None]
 STREAM_NAMES = {frames.STDOUT: "stdout", frames.STDERR: "stderr"}
 
@@ -28,7 +34,8 @@ class Program:
     """What the agent is asked to run.
 
     Attributes:
-        runtime: "python" to start from the zygote where that can be, "exec" otherwise.
+        runtime: "python" to start from the zygote where that can be, "kernel" to run as a cell of
+            a kernel, "job" for the agent's own work, "exec" otherwise.
         steps: argument vectors, each run if the one before it succeeded.
         files: name to text, laid at ``/run/mulligan`` for this execution alone.
         env: added to the VM's environment.
@@ -37,6 +44,10 @@ class Program:
         output_limit: bytes of each of stdout and stderr that are kept.
         stdin: what the program reads; None for an empty input.
         job: with the runtime "job", what the agent itself is to do, as ``guest.jobs`` takes it.
+        kernel: with the runtime "kernel", its name; it is started where it does not run.
+        language: with "kernel", "python", "bash" or "javascript".
+        code: with "kernel", what to run.
+        enter: with "kernel", whether a kernel that runs already goes to ``cwd`` first.
     """
 
     runtime: str
@@ -48,6 +59,10 @@ class Program:
     output_limit: int
     stdin: bytes | None = None
     job: dict[str, object] | None = None
+    kernel: str | None = None
+    language: str = ""
+    code: str = ""
+    enter: bool = False
 
     def body(self) -> dict[str, object]:
         """Body of the START frame."""
@@ -61,31 +76,11 @@ class Program:
             "output_limit": self.output_limit,
             "stdin": self.stdin is not None,
             "job": self.job,
+            "kernel": self.kernel,
+            "language": self.language,
+            "code": self.code,
+            "enter": self.enter,
         }
-
-
-@dataclass(frozen=True)
-class ProgramResult:
-    """How a program ended.
-
-    Attributes:
-        status: wait status, as of waitpid(2).
-        reason: "exit", "timeout", "cancel", or "setup" where it was never started.
-        message: why, with "setup".
-        stdout_bytes, stderr_bytes: what was written, kept or not.
-    """
-
-    status: int
-    reason: str
-    message: str
-    stdout: bytes
-    stderr: bytes
-    stdout_bytes: int
-    stderr_bytes: int
-    truncated: bool
-    cpu_us: int
-    max_rss_kb: int
-    background: int
 
 
 @dataclass
@@ -210,7 +205,7 @@ class AgentConnection(asyncio.Protocol):
     def _new_channel(self) -> int:
         if self._lost is not None:
             raise ExecutionFailed(f"the VM ended: {self._lost}")
-        self._last_channel = self._last_channel % (2**32 - 1) + 1
+        self._last_channel = self._last_channel % MOST_CHANNELS + 1
         return self._last_channel
 
     async def finish(self, running: Running) -> ProgramResult:
@@ -303,6 +298,26 @@ class AgentConnection(asyncio.Protocol):
         """Ends a pause."""
         self._write(frames.encode(frames.RESUME))
 
+    async def kernels(self, op: str, key: str, keep: int = 16) -> list[KernelMemory]:
+        """Keeps, brings back or lets go of the memory of the VM's kernels.
+
+        Args:
+            op: "checkpoint" keeps it under ``key``, "revive" brings back what was kept so and ends
+                the kernels of which nothing was, "drop" lets go of it, "end" ends the kernel of
+                that name, or all of them where it is empty.
+            key: names the memory, or with "end" the kernel.
+            keep: how many memories each kernel may have; the oldest go first.
+
+        Raises:
+            ExecutionFailed: the VM ended under it.
+        """
+        answer = await self._ask(frames.KERNELS, {"op": op, "key": key, "keep": keep})
+        try:
+            return kernel_memories(answer)
+        except frames.FrameError as error:
+            self.give_up(f"its agent broke the protocol: {error}")
+            raise ExecutionFailed(f"the VM ended: {error}") from None
+
     async def _ask(self, kind: int, body: dict[str, object]) -> dict[str, Any]:
         channel = self._new_channel()
         answer: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
@@ -353,7 +368,8 @@ class AgentConnection(asyncio.Protocol):
         running = self._running.get(frame.channel)
         if running is None or running.done.done():
             return
-        running.done.set_result(_result(frame.body(), running))
+        stdout, stderr = running.output[frames.STDOUT], running.output[frames.STDERR]
+        running.done.set_result(program_result(frame.body(), bytes(stdout), bytes(stderr)))
 
 
 def _start_frame(channel: int, program: Program) -> bytes:
@@ -361,33 +377,3 @@ def _start_frame(channel: int, program: Program) -> bytes:
         return frames.encode(frames.START, channel, program.body())
     except frames.FrameError as error:
         raise ValidationFailed(f"code and env are too large: {error}", field="code") from None
-
-
-def _result(body: dict[str, Any], running: Running) -> ProgramResult:
-    """Reads an EXIT frame, trusting none of it."""
-    reason = body.get("reason")
-    if reason not in ("exit", "timeout", "cancel", "setup"):
-        raise frames.FrameError("an execution ended for no known reason")
-    status = _number(body, "status", 0xFFFF)
-    if not (os.WIFEXITED(status) or os.WIFSIGNALED(status)):
-        raise frames.FrameError(f"status {status:#x} is not that of an ended process")
-    return ProgramResult(
-        status=status,
-        reason=reason,
-        message=str(body.get("message", ""))[:500],
-        stdout=bytes(running.output[frames.STDOUT]),
-        stderr=bytes(running.output[frames.STDERR]),
-        stdout_bytes=_number(body, "stdout_bytes"),
-        stderr_bytes=_number(body, "stderr_bytes"),
-        truncated=body.get("truncated") is True,
-        cpu_us=_number(body, "user_us") + _number(body, "system_us"),
-        max_rss_kb=_number(body, "max_rss_kb"),
-        background=_number(body, "background"),
-    )
-
-
-def _number(body: dict[str, Any], name: str, most: int = 2**63 - 1) -> int:
-    value = body.get(name)
-    if type(value) is not int or not 0 <= value <= most:
-        raise frames.FrameError(f"{name} is no number in range")
-    return value

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 from datetime import datetime
 
-from mulligan.engine.connection import Program, ProgramResult
+from mulligan.engine.connection import Program
+from mulligan.engine.replies import ProgramResult
 from mulligan.errors import ExecutionFailed, ExecutionTimeout, ValidationFailed
 from mulligan.models import VmExecuteResponse, utc_now
 

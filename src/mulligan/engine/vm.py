@@ -13,9 +13,9 @@ from mulligan.engine.connection import (
     AgentConnection,
     OutputCallback,
     Program,
-    ProgramResult,
     Running,
 )
+from mulligan.engine.replies import ProgramResult
 from mulligan.engine.store import VmRecord, VmState, VmStore, new_id
 from mulligan.errors import ConfigError, ExecutionFailed, VmNotAvailable
 from mulligan.layers.store import LayerStore

@@ -14,12 +14,12 @@ import sys
 import time
 from _signal import SIGCHLD, SIGKILL, set_wakeup_fd
 from _signal import signal as set_handler
-from _socket import AF_UNIX, SOCK_STREAM, socket
 
 from mulligan.guest import frames, launch, processes, spawn, zygotes
 from mulligan.guest.captures import Capture, Feed, open_pipes
 from mulligan.guest.execution import DRAIN_READS, Execution
 from mulligan.guest.forkserver import ENDED, FORKED
+from mulligan.guest.host import Host
 from mulligan.guest.loop import Loop
 from mulligan.guest.vm import Vm
 
@@ -27,9 +27,8 @@ TYPE_CHECKING = False  # importing typing for it would cost every VM millisecond
 if TYPE_CHECKING:
     from typing import Any
 
-RECEIVE = 256 * 1024
-OUTGOING_HIGH = 1024 * 1024
-OUTGOING_LOW = 256 * 1024
+    from mulligan.guest.kernels.manager import Kernels
+
 LINGER_TICK_S = 0.01
 PATIENCE_S = 0.5
 
@@ -38,18 +37,16 @@ class Agent:
     """The loop and everything it watches."""
 
     def __init__(self, descriptor: int, zygote: zygotes.Zygote, env: dict[str, str]) -> None:
-        self._host = socket(AF_UNIX, SOCK_STREAM, 0, descriptor)
-        self._host.setblocking(False)
-        self._decoder = frames.Decoder(frames.FROM_HOST)
-        self._outgoing = bytearray()
         self._loop = Loop()
-        self._writing = False
+        self._host = Host(descriptor, self._loop, self._handle)
+        self._send = self._host.send
         self._executions: dict[int, Execution] = {}
         self._by_pid: dict[int, Execution] = {}
         self._zygote: zygotes.Zygote | None = zygote
         self._env = env
         self._nofile = resource.getrlimit(resource.RLIMIT_NOFILE)
         self._vm = Vm(self._send)
+        self._kernels: Kernels | None = None
 
     def run(self) -> None:
         """Serves the host until it is gone."""
@@ -57,7 +54,6 @@ class Agent:
         set_wakeup_fd(wake_write, warn_on_full_buffer=False)
         set_handler(SIGCHLD, lambda *_: None)
         self._loop.watch(wake_read, lambda: self._on_child(wake_read))
-        self._loop.watch(self._host.fileno(), self._on_host)
         assert self._zygote is not None
         self._loop.watch(self._zygote.control.fileno(), self._on_zygote)
         # Programs keep the usual limit; the agent holds four descriptors for each of them.
@@ -68,7 +64,7 @@ class Agent:
             if not self._vm.paused:
                 self._on_time()
             self._vm.on_time()
-            self._flush()
+            self._host.flush()
 
     def _timeout(self) -> float:
         """Seconds until something is due."""
@@ -81,30 +77,17 @@ class Agent:
                 due = min(due, LINGER_TICK_S)
             elif execution.deadline is not None:
                 due = min(due, max(0.0, execution.deadline - now))
-        return due
+        return due if self._kernels is None else min(due, self._kernels.timeout())
 
-    # The host
-
-    def _on_host(self) -> None:
-        try:
-            data = self._host.recv(RECEIVE)
-        except BlockingIOError:
-            data = b""
-            if not self._outgoing:
-                return
-        except ConnectionError:
-            os._exit(0)
-        else:
-            if not data:
-                os._exit(0)
-        for frame in self._decoder.feed(data):
-            self._handle(frame)
+    # Frames
 
     def _handle(self, frame: frames.Frame) -> None:
         if self._vm.postpones(frame):
             return
         if frame.kind == frames.START:
-            self._start(frame.channel, frame.body())
+            body = frame.body()
+            start = self._all_kernels().start if body["runtime"] == "kernel" else self._start
+            start(frame.channel, body)
         elif (execution := self._executions.get(frame.channel)) is not None:
             self._on_frame(execution, frame)
         elif frame.kind == frames.BOOT:
@@ -119,6 +102,12 @@ class Agent:
                 self._handle(postponed)
         elif frame.kind == frames.PING:
             self._send(frames.PONG, frame.channel)
+        else:
+            self._on_kernel_frame(frame)
+
+    def _on_kernel_frame(self, frame: frames.Frame) -> None:
+        if frame.kind == frames.KERNELS or self._kernels is not None:
+            self._all_kernels().handle(frame)
 
     def _on_frame(self, execution: Execution, frame: frames.Frame) -> None:
         """A frame for an execution that has not ended."""
@@ -129,23 +118,23 @@ class Agent:
             execution.stdin.ended |= frame.kind == frames.STDIN_END
             self._on_stdin(execution)
 
-    def _send(self, kind: int, channel: int = 0, payload: bytes | dict[str, object] = b"") -> None:
-        self._outgoing += frames.encode(kind, channel, payload)
+    def _all_kernels(self) -> Kernels:
+        """The kernels; what they need is not imported before the first."""
+        if self._kernels is None:
+            from mulligan.guest.kernels.manager import Kernels
+            from mulligan.guest.kernels.place import Place
 
-    def _flush(self) -> None:
-        """Sends what the host takes; holds the programs' output back while it takes too little."""
-        try:
-            while self._outgoing:
-                del self._outgoing[: self._host.send(self._outgoing)]
-        except BlockingIOError:
-            pass  # the rest goes when the socket says so
-        except ConnectionError:
-            os._exit(0)
-        if self._writing != bool(self._outgoing):
-            self._writing = bool(self._outgoing)
-            self._loop.also_write(self._host.fileno(), self._writing)
-        if len(self._outgoing) < OUTGOING_LOW:
-            self._loop.release()
+            place = Place(
+                loop=self._loop,
+                host=self._host,
+                request=self._request,
+                give_up_zygote=self._give_up_zygote,
+                root=lambda: self._vm.root,
+                env=self._env,
+                nofile=self._nofile,
+            )
+            self._kernels = Kernels(place)
+        return self._kernels
 
     # Executions
 
@@ -269,7 +258,7 @@ class Agent:
             return
         if chunk:
             self._send(kind, execution.channel, chunk)
-        if len(self._outgoing) > OUTGOING_HIGH:
+        if self._host.crowded():
             self._loop.hold(capture.descriptor)
 
     # Ends
@@ -292,6 +281,8 @@ class Agent:
             if execution is not None:
                 user, system = int(usage.ru_utime * 1e6), int(usage.ru_stime * 1e6)
                 self._on_exit(execution, status, (user, system, usage.ru_maxrss))
+            elif self._kernels is not None:
+                self._kernels.reaped(pid, status)
 
     def _on_zygote(self) -> None:
         zygote = self._zygote
@@ -302,6 +293,9 @@ class Agent:
                 kind, channel, number, user, system, rss = reply
                 execution = self._executions.get(channel)
                 if execution is None:
+                    kernels = self._kernels
+                    if kernels is not None and kernels.from_zygote(kind, channel, number):
+                        continue
                     if kind == FORKED:  # nobody's: an execution given up meanwhile
                         processes.send([number], SIGKILL)
                     continue
@@ -333,6 +327,8 @@ class Agent:
 
     def _on_time(self) -> None:
         """Ends what is over its time, and lets go of what has lingered enough."""
+        if self._kernels is not None:
+            self._kernels.on_time()
         now = time.monotonic()
         for execution in list(self._executions.values()):
             if execution.linger_until is not None:
@@ -355,7 +351,12 @@ class Agent:
         if execution.patience:
             execution.patience = False
             execution.deadline = time.monotonic() + PATIENCE_S
-        elif self._zygote is not None:  # stopped, or hung: its children become ours
+        else:
+            self._give_up_zygote()
+
+    def _give_up_zygote(self) -> None:
+        """Ends a zygote that is stopped, or hangs: its children become ours."""
+        if self._zygote is not None:
             processes.send([self._zygote.pid], SIGKILL)
 
     def _finish(self, execution: Execution) -> None:

@@ -107,7 +107,7 @@ class Vm:
 
     def postpones(self, frame: frames.Frame) -> bool:
         """Whether a frame waits for the end of the pause: ending one has the others go on."""
-        if self._pause is None or frame.kind not in (frames.KILL, frames.ROOT):
+        if self._pause is None or frame.kind not in (frames.KILL, frames.ROOT, frames.KERNELS):
             return False
         self._postponed.append(frame)
         return True

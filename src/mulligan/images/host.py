@@ -156,11 +156,16 @@ def _digest(found: dict[str, Toolchain], binds: list[Path], owner: tuple[int, in
     sources: list[object] = [FORMAT, owner, MADE_UP, [str(path) for path in binds]]
     sources += [[name, str(chain.program)] for name, chain in sorted(found.items())]
     guest = Path(mulligan.guest.__file__).parent
-    for path in [*_copied(), *sorted(guest.rglob("*.py")), found["python"].program]:
+    for path in [*_copied(), *_guest_files(guest), found["python"].program]:
         if path.exists():
             stat = path.stat()
             sources.append([str(path), stat.st_mtime_ns, stat.st_size])
     return hashlib.sha256(json.dumps(sources).encode()).hexdigest()[:16]
+
+
+def _guest_files(guest: Path) -> list[Path]:
+    """What of the guest's code images have: its modules, and the programs of kernels."""
+    return sorted(path for path in guest.rglob("*.*") if path.suffix in (".py", ".sh", ".js"))
 
 
 def _build(

@@ -1,0 +1,139 @@
+"""What a VM's agent answers, read with no trust in any of it."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Any
+
+from mulligan.guest import frames
+
+MOST_ITEMS = 64
+MOST_NOTE = 500
+
+
+@dataclass(frozen=True)
+class ProgramResult:
+    """How a program ended.
+
+    Attributes:
+        status: wait status, as of waitpid(2).
+        reason: "exit", "timeout", "cancel", or "setup" where it was never started.
+        message: why, with "setup".
+        stdout_bytes, stderr_bytes: what was written, kept or not.
+        result: of a cell, its value as text.
+        results: of a cell, pictures and other forms of its value: (mime type, data) pairs.
+        notes: of a cell, what its reader should know.
+        kernel_ended: why the kernel of a cell is no more; None where it lives.
+    """
+
+    status: int
+    reason: str
+    message: str
+    stdout: bytes
+    stderr: bytes
+    stdout_bytes: int
+    stderr_bytes: int
+    truncated: bool
+    cpu_us: int
+    max_rss_kb: int
+    background: int
+    result: str | None = None
+    results: tuple[tuple[str, str], ...] = ()
+    notes: tuple[str, ...] = ()
+    kernel_ended: str | None = None
+
+
+@dataclass(frozen=True)
+class KernelMemory:
+    """What became of a kernel's memory; see ``mulligan.models.KernelState``."""
+
+    name: str
+    language: str
+    memory: str
+    notes: tuple[str, ...]
+
+
+def program_result(body: dict[str, Any], stdout: bytes, stderr: bytes) -> ProgramResult:
+    """Reads an EXIT frame.
+
+    Raises:
+        FrameError: it is none.
+    """
+    reason = body.get("reason")
+    if reason not in ("exit", "timeout", "cancel", "setup"):
+        raise frames.FrameError("an execution ended for no known reason")
+    status = _number(body, "status", 0xFFFF)
+    if not (os.WIFEXITED(status) or os.WIFSIGNALED(status)):
+        raise frames.FrameError(f"status {status:#x} is not that of an ended process")
+    return ProgramResult(
+        status=status,
+        reason=reason,
+        message=str(body.get("message", ""))[:500],
+        stdout=stdout,
+        stderr=stderr,
+        stdout_bytes=_number(body, "stdout_bytes"),
+        stderr_bytes=_number(body, "stderr_bytes"),
+        truncated=body.get("truncated") is True,
+        cpu_us=_number(body, "user_us") + _number(body, "system_us"),
+        max_rss_kb=_number(body, "max_rss_kb"),
+        background=_number(body, "background"),
+        result=_optional_text(body, "result"),
+        results=tuple(
+            (_text(each, "mime_type"), _text(each, "data")) for each in _objects(body, "results")
+        ),
+        notes=_texts(body, "notes"),
+        kernel_ended=_optional_text(body, "kernel_ended"),
+    )
+
+
+def kernel_memories(body: dict[str, Any]) -> list[KernelMemory]:
+    """Reads a KERNELS_DONE frame.
+
+    Raises:
+        FrameError: it is none.
+    """
+    found = []
+    for each in _objects(body, "kernels"):
+        memory = _text(each, "memory")
+        if memory not in ("kept", "lost", "not kept"):
+            raise frames.FrameError("a kernel's memory is in no known state")
+        name, language = _text(each, "name"), _text(each, "language")
+        found.append(KernelMemory(name, language, memory, _texts(each, "notes")))
+    return found
+
+
+def _number(body: dict[str, Any], name: str, most: int = 2**63 - 1) -> int:
+    value = body.get(name)
+    if type(value) is not int or not 0 <= value <= most:
+        raise frames.FrameError(f"{name} is no number in range")
+    return value
+
+
+def _items(body: dict[str, Any], name: str) -> list[Any]:
+    value = body.get(name, [])
+    if not isinstance(value, list) or len(value) > MOST_ITEMS:
+        raise frames.FrameError(f"{name} is no list in bounds")
+    return value
+
+
+def _objects(body: dict[str, Any], name: str) -> list[dict[str, Any]]:
+    found = _items(body, name)
+    if not all(isinstance(each, dict) for each in found):
+        raise frames.FrameError(f"{name} has what is no object")
+    return found
+
+
+def _text(body: dict[str, Any], name: str) -> str:
+    value = body.get(name)
+    if not isinstance(value, str):
+        raise frames.FrameError(f"{name} is no text")
+    return value.encode("utf-8", "replace").decode()  # JSON can spell what text cannot have
+
+
+def _optional_text(body: dict[str, Any], name: str) -> str | None:
+    return None if body.get(name) is None else _text(body, name)
+
+
+def _texts(body: dict[str, Any], name: str) -> tuple[str, ...]:
+    return tuple(_text({name: each}, name)[:MOST_NOTE] for each in _items(body, name))

@@ -1,0 +1,1 @@
+"""Kernels: programs that live on between executions and keep their state."""
