@@ -304,7 +304,7 @@ class HistorySuite:
     @example(search="\ud800")
     def test_any_search_is_safe_and_finds_itself(self, store: HistoryStore, search: str) -> None:
         vm_id = fresh("vm")
-        run(store, vm_id, command="something else")
+        run(store, vm_id, command="")
         begun = entry(vm_id, command=f"before({search}) after")
         store.begin(begun, max_entries=None)
         found = ids(store, vm_id, search=search)
@@ -404,6 +404,15 @@ class HistorySuite:
         assert run(store, vm_id, most=3) == Dropped((third.id,), (shared.id,))
         assert {each.id for each in store.list_snapshots(vm_id)} == {manual.id, undo.id}
         assert not set(store.unreferenced_snapshots()) & {manual.id, undo.id}
+
+    def test_ids_may_be_any_text(self, store: HistoryStore) -> None:
+        vm_id, odd = fresh("vm\x00\ud800"), fresh("'\x00\x1a/../😀")
+        kept = snapshot(vm_id, "execution", id=odd)
+        store.add_snapshot(kept, "layer")
+        store.finish(ended(entry(vm_id, id=odd, snapshot_id=odd, stdout="o" * 2 * INLINE)))
+        assert odd not in store.unreferenced_snapshots()
+        assert run(store, vm_id, most=1) == Dropped((odd,), (odd,))
+        assert store.get_snapshot(odd) is None
 
     def test_a_fork_s_rows_keep_its_origin_s_snapshots(self, store: HistoryStore) -> None:
         origin, fork = fresh("vm"), fresh("vm")

@@ -1,4 +1,4 @@
-"""The history on SQLite, and in memory: the suite every database has to pass."""
+"""The history on SQLite: the suite every database has to pass."""
 
 from collections.abc import Callable, Iterator
 
@@ -8,6 +8,15 @@ pytest.register_assert_rewrite("support.history")
 
 from mulligan.history import HistoryStore  # noqa: E402
 from support.history import INLINE, HistorySuite  # noqa: E402
+
+
+@pytest.fixture(scope="module", params=["process", "power"])
+def store(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[HistoryStore]:
+    directory = tmp_path_factory.mktemp("data") / "history"
+    with HistoryStore(directory, durability=request.param, output_inline_bytes=INLINE) as opened:
+        yield opened
 
 
 @pytest.fixture
@@ -20,25 +29,4 @@ def reopened(store: HistoryStore) -> Callable[[], list[str]]:
 
 
 class TestSqlite(HistorySuite):
-    @pytest.fixture(scope="class", params=["process", "power"])
-    def store(
-        self, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-    ) -> Iterator[HistoryStore]:
-        directory = tmp_path_factory.mktemp("data") / "history"
-        with HistoryStore(
-            directory, durability=request.param, output_inline_bytes=INLINE
-        ) as opened:
-            yield opened
-
-
-class TestNotPersisting(HistorySuite):
-    @pytest.fixture(scope="class")
-    def store(self, tmp_path_factory: pytest.TempPathFactory) -> Iterator[HistoryStore]:
-        directory = tmp_path_factory.mktemp("data") / "history"
-        with HistoryStore(directory, persist=False, output_inline_bytes=INLINE) as opened:
-            yield opened
-
-    def cut(self, given: object) -> set[str]:
-        return set()
-
-    test_rows_survive_and_running_ones_are_lost = None  # they do not
+    pass

@@ -82,7 +82,7 @@ class Agent:
     # Frames
 
     def _handle(self, frame: frames.Frame) -> None:
-        if self._vm.postpones(frame):
+        if self._vm.takes(frame):
             return
         if frame.kind == frames.START:
             body = frame.body()
@@ -90,23 +90,13 @@ class Agent:
             start(frame.channel, body)
         elif (execution := self._executions.get(frame.channel)) is not None:
             self._on_frame(execution, frame)
-        elif frame.kind == frames.BOOT:
-            self._vm.boot(frame.body())
         elif frame.kind == frames.ROOT:
             spared = {self._zygote.pid} if self._zygote is not None else set()
             self._vm.move(frame.channel, frame.body(), spared, busy=bool(self._executions))
-        elif frame.kind == frames.PAUSE:
-            self._vm.pause(frame.channel)
         elif frame.kind == frames.RESUME:
             for postponed in self._vm.resume():
                 self._handle(postponed)
-        elif frame.kind == frames.PING:
-            self._send(frames.PONG, frame.channel)
-        else:
-            self._on_kernel_frame(frame)
-
-    def _on_kernel_frame(self, frame: frames.Frame) -> None:
-        if frame.kind == frames.KERNELS or self._kernels is not None:
+        elif frame.kind == frames.KERNELS or self._kernels is not None:
             self._all_kernels().handle(frame)
 
     def _on_frame(self, execution: Execution, frame: frames.Frame) -> None:

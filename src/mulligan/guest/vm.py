@@ -36,6 +36,18 @@ class Vm:
         self._pause_until: float | None = None
         self._postponed: list[frames.Frame] = []
 
+    def takes(self, frame: frames.Frame) -> bool:
+        """Deals with a frame that is about the VM alone, or that has to wait."""
+        if frame.kind == frames.BOOT:
+            self.boot(frame.body())
+        elif frame.kind == frames.PING:
+            self._send(frames.PONG, frame.channel, {})
+        elif frame.kind == frames.PAUSE:
+            self.pause(frame.channel)
+        else:
+            return self._postpones(frame)
+        return True
+
     def boot(self, body: dict[str, Any]) -> None:
         """Makes the VM ready for programs, and says so.
 
@@ -105,7 +117,7 @@ class Vm:
             self._pause_until = None
             self._send(frames.PAUSED, self._pause_channel, {"holds": holds})
 
-    def postpones(self, frame: frames.Frame) -> bool:
+    def _postpones(self, frame: frames.Frame) -> bool:
         """Whether a frame waits for the end of the pause: ending one has the others go on."""
         if self._pause is None or frame.kind not in (frames.KILL, frames.ROOT, frames.KERNELS):
             return False

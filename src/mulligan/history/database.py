@@ -43,6 +43,11 @@ class Database:
         self.where = where
         self._engine = engine
         self._writer = engine.execution_options(mulligan_begin="BEGIN IMMEDIATE")
+        # Else PostgreSQL shows each statement what was committed before it; SQLite does not.
+        one_state = {"isolation_level": "REPEATABLE READ"}
+        self._reader = engine.execution_options(
+            **(one_state if engine.dialect.name == "postgresql" else {})
+        )
         self._turn = threading.Lock()
         self._one_connection = isinstance(engine.pool, StaticPool)
 
@@ -57,7 +62,7 @@ class Database:
             with self.write() as connection:
                 yield connection
             return
-        with guarded(self.where), self._engine.connect() as connection:
+        with guarded(self.where), self._reader.connect() as connection:
             yield connection
 
     @contextmanager
@@ -145,14 +150,14 @@ def open_url(url: str, *, power: bool) -> Database:
             pool_size=_CONNECTIONS,
             max_overflow=_MORE_CONNECTIONS,
             pool_pre_ping=True,  # the server may have been restarted
-            connect_args={"connect_timeout": CONNECT_SECONDS},
+            connect_args={"connect_timeout": CONNECT_SECONDS, "client_encoding": "utf8"},
         )
     except (ArgumentError, NoSuchModuleError, ValueError):
         raise _wrong_url("no database address") from None  # it may hold a password
     except ImportError as error:
         raise ConfigError(
             f"PostgreSQL needs the driver psycopg: {error}",
-            field="history_url",
+            field="database_url",
             remedy="pip install 'mulligan[postgres]'",
         ) from None
     if power:
@@ -167,8 +172,8 @@ def open_url(url: str, *, power: bool) -> Database:
 
 def _wrong_url(what: str) -> ConfigError:
     return ConfigError(
-        f"history_url is {what}",
-        field="history_url",
+        f"database_url is {what}",
+        field="database_url",
         remedy="use postgresql+psycopg://user:password@host/database, or leave it out for SQLite",
     )
 
@@ -236,7 +241,7 @@ def _check_server(connection: Connection, where: str) -> None:
     if encoding != "UTF8":
         raise ConfigError(
             f"{where} has encoding {encoding}",
-            field="history_url",
+            field="database_url",
             remedy="make a database with ENCODING 'UTF8'",
         )
 

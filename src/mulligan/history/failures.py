@@ -30,11 +30,11 @@ _SQLITE = {
     "TOOBIG": ("a text is longer than the database takes", "lower output_limit_bytes"),
 }
 _POSTGRES = {
-    "08": ("the connection was lost", "see that the database server runs, then try again"),
+    "08": ("there is no connection", "see that the database server runs and database_url is right"),
     "22021": ("the database cannot hold this text", "use a database with encoding UTF8"),
     "25006": ("the database takes no changes", "use a database that is not read-only"),
-    "28": ("the database refuses this user", "check user and password in history_url"),
-    "3D": ("there is no such database", "create it, or correct history_url"),
+    "28": ("the database refuses this user", "check user and password in database_url"),
+    "3D": ("there is no such database", "create it, or correct database_url"),
     "42501": ("the database user may not do this", "grant it its own schema, or use another"),
     "53100": ("the database server's disk is full", _FREE),
     "53": ("the database server is out of resources", "try again when it is less busy"),

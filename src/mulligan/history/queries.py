@@ -122,8 +122,15 @@ def _filter(
         total += connection.execute(
             select(func.count()).where(executions.c.block_id.in_(partly), *dates)
         ).scalar_one()
-    chosen = [block.id for block in counted.newest(found, page.offset + page.limit)]
-    conditions = [executions.c.block_id.in_(chosen), *dates]
+    chosen = counted.newest(found, page.offset + page.limit)
+    if not chosen:
+        return [], total
+    conditions = [
+        executions.c.block_id.in_([block.id for block in chosen]),
+        # PostgreSQL may go down the rows by number, and would else meet other VMs' first.
+        executions.c.seq.between(min(block.min_seq for block in chosen), chosen[0].max_seq),
+        *dates,
+    ]
     return page.of(connection, executions.c.seq, conditions, total)
 
 
