@@ -13,11 +13,11 @@ from weakref import WeakValueDictionary
 
 from mulligan.drivers.bubblewrap.driver import BubblewrapDriver
 from mulligan.drivers.interface import BootSpec, Driver
-from mulligan.engine.connection import OutputCallback, Program
+from mulligan.engine.connection import OutputCallback
 from mulligan.engine.lock import DirectoryLock
 from mulligan.engine.maintenance import Maintenance
 from mulligan.engine.past import Past
-from mulligan.engine.programs import steps_for
+from mulligan.engine.programs import program_of
 from mulligan.engine.recording import Recording
 from mulligan.engine.results import raise_setup_failure, response_of
 from mulligan.engine.store import StoredVm, VmRecord, VmStore, new_id
@@ -31,8 +31,7 @@ from mulligan.errors import (
     VmNotAvailable,
 )
 from mulligan.history import HistoryStore
-from mulligan.images.host import WORKSPACE, HostImage, prepare
-from mulligan.languages import LANGUAGES
+from mulligan.images.host import HostImage, prepare
 from mulligan.layers.directories import make_directory
 from mulligan.layers.store import LayerStore
 from mulligan.log import get_logger
@@ -207,7 +206,7 @@ class Engine:
         """
         image, _, _ = self._opened()
         language = check_request(request, self.settings)
-        program = self._program(request, language, image)
+        program = program_of(request, language, image, self.settings)
         vm = await self._vm_for(request.agent_id, request.vm_id)
         execution_id = new_id("exec")
         recording = self._recording(vm, request, execution_id, language)
@@ -252,24 +251,6 @@ class Engine:
             request,
             execution_id,
             language,
-        )
-
-    def _program(self, request: VmExecuteRequest, language: str, image: HostImage) -> Program:
-        runtime, steps, file = steps_for(language, image)
-        base_ms = (
-            request.timeout_seconds * 1000
-            if request.timeout_seconds is not None
-            else self.settings.execution_timeout_ms
-        )
-        return Program(
-            runtime=runtime,
-            steps=steps,
-            files={file: request.code},
-            env=request.env or {},
-            cwd=request.working_dir or WORKSPACE,
-            timeout_ms=int(base_ms * LANGUAGES[language].timeout_multiplier),
-            output_limit=self.settings.output_limit_bytes,
-            stdin=request.stdin.encode() if request.stdin is not None else None,
         )
 
     # VMs

@@ -76,7 +76,8 @@ class Past:
             VmNotAvailable: there is no such VM.
         """
         vm = self._find(vm_id, agent_id)
-        return await asyncio.to_thread(self._history.list_snapshots, vm.record.id)
+        found = await asyncio.to_thread(self._history.list_snapshots, vm.record.id)
+        return await vm.kernels.present(vm.connection, found)
 
     async def snapshot(
         self, vm_id: str, request: SnapshotCreateRequest, agent_id: str | None = None
@@ -111,7 +112,7 @@ class Past:
         vm = self._find(vm_id, agent_id)
         snapshot, _ = await self._machine.find(vm, snapshot_id)
         await asyncio.to_thread(self._history.delete_snapshot, snapshot.id)
-        self._machine.forget(vm_id, [snapshot.id])
+        await self._machine.let_go(vm, [snapshot.id])
         self._maintenance.look_at(vm.record.agent_id)
 
     async def rollback(
@@ -151,12 +152,14 @@ class Past:
         if snapshot_id is None:
             snapshot_id = (await self._snapshot(vm)).id
         async with vm.steady():  # so that its layer cannot go meanwhile
-            _, layer = await self._machine.find(vm, snapshot_id)
+            snapshot, layer = await self._machine.find(vm, snapshot_id)
             vms = []
             for number in range(1, request.count + 1):
                 name = f"{vm.record.name}-fork-{number}"[:200]
                 vms.append((await self._add(vm, name, layer)).instance())
-        return ForkResponse(vm_id=vm.record.id, snapshot_id=snapshot_id, vms=vms)
+        names = ", ".join(each.name for each in snapshot.kernels)
+        notes = [f"forks have the files; memory of kernels stays behind: {names}"] if names else []
+        return ForkResponse(vm_id=vm.record.id, snapshot_id=snapshot_id, vms=vms, notes=notes)
 
     async def diff(
         self,

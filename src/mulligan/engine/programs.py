@@ -2,12 +2,46 @@
 
 from __future__ import annotations
 
+from mulligan.engine.connection import Program
 from mulligan.errors import UnsupportedLanguage
 from mulligan.guest.root import EXECUTION_DIR
-from mulligan.images.host import HostImage, toolchains_hint
+from mulligan.images.host import WORKSPACE, HostImage, toolchains_hint
 from mulligan.languages import LANGUAGES
+from mulligan.models import VmExecuteRequest
+from mulligan.settings import Settings
 
 RUST_EDITION = "2021"
+
+
+def program_of(
+    request: VmExecuteRequest, language: str, image: HostImage, settings: Settings
+) -> Program:
+    """What the agent is asked to run, for a request that was checked.
+
+    Raises:
+        UnsupportedLanguage: the image has no toolchain for it.
+    """
+    runtime, steps, file = steps_for(language, image)
+    base_ms = (
+        request.timeout_seconds * 1000
+        if request.timeout_seconds is not None
+        else settings.execution_timeout_ms
+    )
+    in_kernel = request.kernel is not None
+    return Program(
+        runtime="kernel" if in_kernel else runtime,
+        steps=steps,
+        files={} if in_kernel else {file: request.code},
+        env=request.env or {},
+        cwd=request.working_dir or WORKSPACE,
+        timeout_ms=int(base_ms * LANGUAGES[language].timeout_multiplier),
+        output_limit=settings.output_limit_bytes,
+        stdin=request.stdin.encode() if request.stdin is not None else None,
+        kernel=request.kernel,
+        language=language,
+        code=request.code if in_kernel else "",
+        enter=request.working_dir is not None,
+    )
 
 
 def steps_for(language: str, image: HostImage) -> tuple[str, list[list[str]], str]:

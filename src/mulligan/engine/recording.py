@@ -82,7 +82,7 @@ class Recording:
         dropped = await asyncio.to_thread(self._history.begin, self._entry, max_entries=limit)
         self._begun = True
         if dropped.snapshots:
-            self._machine.forget(self._vm.record.id, list(dropped.snapshots))
+            await self._machine.let_go(self._vm, list(dropped.snapshots))
             self._maintenance.look_at(self._vm.record.agent_id)
 
     async def fail(self, error: BaseException) -> None:
@@ -150,7 +150,7 @@ class Recording:
                     notes.append("not rolled back: another execution was running")
                     return None
                 found = await self._machine.find(self._vm, point)
-                await self._machine.go_to(self._vm, point, found[1])
+                await self._machine.go_to(self._vm, *found)
         except VmExecutionError as error:
             notes.append(f"not rolled back: {error}")
             return None

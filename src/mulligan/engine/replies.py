@@ -9,6 +9,7 @@ from typing import Any
 from mulligan.guest import frames
 
 MOST_ITEMS = 64
+MOST_KEYS = 256
 MOST_NOTE = 500
 
 
@@ -46,12 +47,16 @@ class ProgramResult:
 
 @dataclass(frozen=True)
 class KernelMemory:
-    """What became of a kernel's memory; see ``mulligan.models.KernelState``."""
+    """What became of a kernel's memory; see ``mulligan.models.KernelState``.
+
+    ``keys`` are the snapshots for which some is kept.
+    """
 
     name: str
     language: str
     memory: str
     notes: tuple[str, ...]
+    keys: tuple[str, ...] = ()
 
 
 def program_result(body: dict[str, Any], stdout: bytes, stderr: bytes) -> ProgramResult:
@@ -99,7 +104,8 @@ def kernel_memories(body: dict[str, Any]) -> list[KernelMemory]:
         if memory not in ("kept", "lost", "not kept"):
             raise frames.FrameError("a kernel's memory is in no known state")
         name, language = _text(each, "name"), _text(each, "language")
-        found.append(KernelMemory(name, language, memory, _texts(each, "notes")))
+        keys = _texts(each, "keys", MOST_KEYS)
+        found.append(KernelMemory(name, language, memory, _texts(each, "notes"), keys))
     return found
 
 
@@ -110,9 +116,9 @@ def _number(body: dict[str, Any], name: str, most: int = 2**63 - 1) -> int:
     return value
 
 
-def _items(body: dict[str, Any], name: str) -> list[Any]:
+def _items(body: dict[str, Any], name: str, most: int = MOST_ITEMS) -> list[Any]:
     value = body.get(name, [])
-    if not isinstance(value, list) or len(value) > MOST_ITEMS:
+    if not isinstance(value, list) or len(value) > most:
         raise frames.FrameError(f"{name} is no list in bounds")
     return value
 
@@ -135,5 +141,5 @@ def _optional_text(body: dict[str, Any], name: str) -> str | None:
     return None if body.get(name) is None else _text(body, name)
 
 
-def _texts(body: dict[str, Any], name: str) -> tuple[str, ...]:
-    return tuple(_text({name: each}, name)[:MOST_NOTE] for each in _items(body, name))
+def _texts(body: dict[str, Any], name: str, most: int = MOST_ITEMS) -> tuple[str, ...]:
+    return tuple(_text({name: each}, name)[:MOST_NOTE] for each in _items(body, name, most))

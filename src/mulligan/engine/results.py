@@ -8,7 +8,7 @@ from datetime import datetime
 from mulligan.engine.connection import Program
 from mulligan.engine.replies import ProgramResult
 from mulligan.errors import ExecutionFailed, ExecutionTimeout, ValidationFailed
-from mulligan.models import VmExecuteResponse, utc_now
+from mulligan.models import DisplayData, VmExecuteResponse, utc_now
 
 TIMEOUT_EXIT_CODE = 124  # as timeout(1) has it
 SIGNAL_EXIT_CODE = 128
@@ -20,6 +20,8 @@ def raise_setup_failure(result: ProgramResult) -> None:
         return
     if result.message.startswith("working_dir"):
         raise ValidationFailed(result.message, field="working_dir")
+    if result.message.startswith(("kernel ", "this VM has")):
+        raise ValidationFailed(result.message, field="kernel")
     raise ExecutionFailed(result.message or "the program could not be started")
 
 
@@ -50,16 +52,27 @@ def response_of(
         cpu_ms=result.cpu_us // 1000,
         max_rss_kb=result.max_rss_kb,
         background_processes=result.background,
+        kernel=program.kernel,
+        result=result.result,
+        results=[DisplayData(mime_type=kind, data=data) for kind, data in result.results],
+        notes=list(result.notes),
     )
 
 
 def _judge(program: Program, result: ProgramResult) -> tuple[int, str, str | None]:
     """Exit code, outcome and error text of a program that ran."""
     if result.reason == "timeout":
-        return TIMEOUT_EXIT_CODE, "timeout", str(ExecutionTimeout(program.timeout_ms))
+        text = str(ExecutionTimeout(program.timeout_ms))
+        return TIMEOUT_EXIT_CODE, "timeout", _with(text, result.kernel_ended)
     code = os.waitstatus_to_exitcode(result.status)
     if code < 0:
         code = SIGNAL_EXIT_CODE - code
     if result.reason == "cancel":
-        return code, "cancelled", "Execution cancelled"
+        return code, "cancelled", _with("Execution cancelled", result.kernel_ended)
+    if result.kernel_ended is not None:
+        return code, "failed", result.kernel_ended
     return code, "success" if code == 0 else "failed", None
+
+
+def _with(text: str, kernel_ended: str | None) -> str:
+    return text if kernel_ended is None else f"{text}; {kernel_ended}"

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
+from typing import NamedTuple
 
 from pydantic import ValidationError
 
@@ -41,6 +43,14 @@ MANUAL, EXECUTION = "manual", "execution"
 RESTORE_POINT, PRE_ROLLBACK = "restore_point", "pre_rollback"
 
 
+class Standing(NamedTuple):
+    """The snapshot a VM was last seen in the state of, its layer, and ``Kernels.changes`` then."""
+
+    layer: str | None
+    kernel_changes: int
+    snapshot_id: str
+
+
 class TimeMachine:
     """Keeps and restores states. Methods marked *steady* are for the holder of ``vm.steady()``.
 
@@ -54,9 +64,11 @@ class TimeMachine:
     def __init__(self, history: HistoryStore, maintenance: Maintenance) -> None:
         self._history = history
         self._maintenance = maintenance
-        # By VM: the layer of the last snapshot, and its id. A VM that stands on that layer and
-        # has written nothing since needs no other.
-        self._current: dict[str, tuple[str | None, str]] = {}
+        # By VM: where it stands. One that has written nothing since, in files or in memory, needs
+        # no other snapshot.
+        self._current: dict[str, Standing] = {}
+        # By VM: the snapshot each of its latest ones came from. Layers tell that for files alone.
+        self._parents: dict[str, dict[str, str | None]] = {}
 
     # Keeping
 
@@ -73,8 +85,8 @@ class TimeMachine:
         if not await disk.freeze(vm):
             return None
         known = self._current.get(vm.record.id)
-        if known is not None and known[0] == vm.state.base:
-            return known[1]
+        if known is not None and known == (vm.state.base, vm.kernels.changes, known.snapshot_id):
+            return known.snapshot_id
         return (await self._add(vm, vm.state.base, RESTORE_POINT, None, None)).id
 
     async def snapshot(
@@ -101,8 +113,13 @@ class TimeMachine:
         request: SnapshotCreateRequest | None,
         execution_id: str | None,
     ) -> Snapshot:
+        snapshot_id = new_id("snap")
+        try:
+            kernels = await vm.kernels.checkpoint(vm.connection, snapshot_id)
+        except ExecutionFailed as error:
+            raise SnapshotFailed(str(error.detail)) from None
         snapshot = Snapshot(
-            id=new_id("snap"),
+            id=snapshot_id,
             vm_id=vm.record.id,
             agent_id=vm.record.agent_id,
             name=request.name if request else None,
@@ -110,16 +127,27 @@ class TimeMachine:
             kind=kind,
             created_at=utc_now(),
             execution_id=execution_id,
+            kernels=kernels,
         )
         try:
             await asyncio.to_thread(self._history.add_snapshot, snapshot, layer)
         except HistoryError as error:
+            await self.let_go(vm, [snapshot_id])
             detail = f"it could not be recorded: {error.detail}"
             raise SnapshotFailed(detail, remedy=error.remedy) from None
         if layer == vm.state.base:
-            self._current[vm.record.id] = (layer, snapshot.id)
+            self._stand(vm, layer, snapshot.id)
         self._maintenance.look_at(vm.record.agent_id, vm.record.id, layer)
         return snapshot
+
+    def _stand(self, vm: Vm, layer: str | None, snapshot_id: str) -> None:
+        """A VM is in the state of a snapshot that has just been made."""
+        parents = self._parents.setdefault(vm.record.id, {})
+        before = self._current.get(vm.record.id)
+        parents[snapshot_id] = before.snapshot_id if before is not None else None
+        if len(parents) > LOOK_BACK:
+            del parents[next(iter(parents))]
+        self._current[vm.record.id] = Standing(layer, vm.kernels.changes, snapshot_id)
 
     async def _flatten_deep(self, vm: Vm) -> None:
         """A stack must fit into the options of one mount, however busy the background is."""
@@ -134,8 +162,16 @@ class TimeMachine:
     def forget(self, vm_id: str, snapshots: list[str] | None = None) -> None:
         """Snapshots are gone: those named, or all of a VM."""
         known = self._current.get(vm_id)
-        if known is not None and (snapshots is None or known[1] in snapshots):
+        if known is not None and (snapshots is None or known.snapshot_id in snapshots):
             del self._current[vm_id]
+        if snapshots is None:
+            self._parents.pop(vm_id, None)
+
+    async def let_go(self, vm: Vm, snapshots: list[str]) -> None:
+        """Snapshots of a VM are gone, and the memory of its kernels that was kept for them."""
+        self.forget(vm.record.id, snapshots)
+        with contextlib.suppress(ExecutionFailed):  # the VM is gone, and all memory with it
+            await vm.kernels.drop(vm.connection, snapshots)
 
     # Finding
 
@@ -195,17 +231,36 @@ class TimeMachine:
                 f"{vm.record.id} has no history to go back in", remedy="name a snapshot"
             )
         unchanged = not await disk.changed(vm)
-        agent_id, base = vm.record.agent_id, vm.state.base
         for entry in entries:
             start = _start_of(entry)
             found = await asyncio.to_thread(self._history.get_snapshot, start)
-            if found is None or (unchanged and found[1] == base):
+            if found is None or (unchanged and self._is_present(vm, *found)):
                 continue
-            if vm.stores.layers.descends(agent_id, base, found[1]):
+            if self._led_here(vm, *found):
                 return start  # and not what an earlier rollback has undone already
         raise RollbackFailed(
             f"{vm.record.id} is as it was before its first execution that history has"
         )
+
+    def _is_present(self, vm: Vm, snapshot: Snapshot, layer: str | None) -> bool:
+        """Whether a VM whose files did not change since it was frozen is in a snapshot's state."""
+        if layer != vm.state.base:
+            return False
+        known = self._current.get(vm.record.id)
+        if known is not None and known.snapshot_id == snapshot.id:
+            return known.kernel_changes == vm.kernels.changes
+        return not snapshot.kernels and not vm.kernels.used
+
+    def _led_here(self, vm: Vm, snapshot: Snapshot, layer: str | None) -> bool:
+        """Whether the present came from a snapshot, as far as that is known by its memory."""
+        parents = self._parents.get(vm.record.id, {})
+        known = self._current.get(vm.record.id)
+        if known is None or snapshot.id not in parents:
+            return vm.stores.layers.descends(vm.record.agent_id, vm.state.base, layer)
+        each: str | None = known.snapshot_id
+        while each is not None and each != snapshot.id:
+            each = parents.get(each)
+        return each is not None
 
     # Going back
 
@@ -218,14 +273,14 @@ class TimeMachine:
         target = await self._target(vm, to)
         if target is None:
             target = (await self.snapshot(vm, PRE_ROLLBACK)).id
-        _, layer = await self.find(vm, target)
+        snapshot, layer = await self.find(vm, target)
         before = None
         if to.create_pre_rollback_snapshot:
             before = (await self.snapshot(vm, PRE_ROLLBACK)).id
-        return await self.go_to(vm, target, layer, before)
+        return await self.go_to(vm, snapshot, layer, before)
 
     async def go_to(
-        self, vm: Vm, snapshot_id: str, layer: str | None, before: str | None = None
+        self, vm: Vm, snapshot: Snapshot, layer: str | None, before: str | None = None
     ) -> RollbackResponse:
         """*Steady.* The step itself. See ``rollback``."""
         old = vm.state.generation
@@ -235,15 +290,20 @@ class TimeMachine:
             raise RollbackFailed(str(error)) from None
         except ExecutionFailed:
             cancelled = []  # its processes are gone; it boots with the disk that was asked for
-        self._current[vm.record.id] = (layer, snapshot_id)
+        try:
+            kernels = await vm.kernels.revive(vm.connection, snapshot.id, snapshot.kernels)
+        except ExecutionFailed:
+            kernels = (await vm.kernels.present(None, [snapshot]))[0].kernels
+        self._current[vm.record.id] = Standing(layer, vm.kernels.changes, snapshot.id)
         await asyncio.to_thread(vm.stores.vms.discard_generation, vm.record.id, old)
         self._maintenance.look_at(vm.record.agent_id)
         return RollbackResponse(
             vm_id=vm.record.id,
-            restored_snapshot_id=snapshot_id,
+            restored_snapshot_id=snapshot.id,
             pre_rollback_snapshot_id=before,
             rolled_back_at=utc_now(),
             success=True,
+            kernels=kernels,
             cancelled_executions=cancelled,
         )
 

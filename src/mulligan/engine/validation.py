@@ -13,6 +13,9 @@ MAX_ID_LENGTH = 128
 MAX_NAME_LENGTH = 200
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@/+-]*")
 _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+MAX_KERNEL_NAME = 64
+_KERNEL = re.compile(rf"[A-Za-z0-9._-]{{1,{MAX_KERNEL_NAME}}}")
+KERNEL_LANGUAGES = ("python", "bash", "javascript")
 MAX_PATH_LENGTH = 4095
 MAX_ENV_VALUE = 100_000  # below what the kernel takes as one string (128 KiB)
 MAX_ENV_TOTAL = 512 * 1024
@@ -34,16 +37,14 @@ def check_request(request: VmExecuteRequest, settings: Settings) -> str:
         ValidationFailed, UnsupportedLanguage: naming the field and what would be right.
     """
     check_agent_id(request.agent_id)
-    if request.kernel is not None:
-        raise ValidationFailed(
-            "kernels are not part of this version", field="kernel", remedy="leave it out"
-        )
     language = canonical(request.language)
     if language not in LANGUAGES or language not in settings.allowed_languages:
         allowed = ", ".join(settings.allowed_languages)
         raise UnsupportedLanguage(
             request.language[:100], field="language", remedy=f"use one of: {allowed}"
         )
+    if request.kernel is not None:
+        _check_kernel(request.kernel, language)
     _check_code(request.code, settings.max_code_length)
     _check_timeout(request.timeout_seconds, settings.max_timeout_seconds)
     _check_working_dir(request.working_dir)
@@ -57,6 +58,19 @@ def check_request(request: VmExecuteRequest, settings: Settings) -> str:
             remedy="send an empty list; packages of the host's interpreter can be imported",
         )
     return language
+
+
+def _check_kernel(name: str, language: str) -> None:
+    if not _KERNEL.fullmatch(name):
+        raise ValidationFailed(
+            f"kernel must be 1 to {MAX_KERNEL_NAME} letters, digits or . _ -", field="kernel"
+        )
+    if language not in KERNEL_LANGUAGES:
+        raise ValidationFailed(
+            f"there are no kernels for {language}",
+            field="kernel",
+            remedy=f"leave it out, or use one of: {', '.join(KERNEL_LANGUAGES)}",
+        )
 
 
 def _check_code(code: str, most: int) -> None:

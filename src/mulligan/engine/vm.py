@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import datetime
+from weakref import WeakValueDictionary
 
 from mulligan.drivers.interface import BootSpec, Driver, Machine
 from mulligan.engine.connection import (
@@ -15,6 +16,7 @@ from mulligan.engine.connection import (
     Program,
     Running,
 )
+from mulligan.engine.kernels import Kernels
 from mulligan.engine.replies import ProgramResult
 from mulligan.engine.store import VmRecord, VmState, VmStore, new_id
 from mulligan.errors import ConfigError, ExecutionFailed, VmNotAvailable
@@ -55,6 +57,8 @@ class Vm:
         self.state = state
         self.last_activity: datetime | None = None
         self.stack_in_use: list[str] = []
+        self.kernels = Kernels()
+        self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._driver = driver
         self._spec = spec
         self.stores = stores
@@ -125,25 +129,41 @@ class Vm:
         self._executing += 1
         self.last_activity = utc_now()
         execution_id = execution_id or new_id("run")
+        try:
+            async with self._turn(program.kernel):
+                return await self._run(program, on_output, execution_id, prepare)
+        finally:
+            self._running.pop(execution_id, None)
+            self._executing -= 1
+            self.last_activity = utc_now()
+
+    def _turn(self, kernel: str | None) -> AbstractAsyncContextManager[None]:
+        """A kernel's cells run one after the other, each from the state the one before it left."""
+        if kernel is None:
+            return nullcontext()
+        return self._turns.setdefault(kernel, asyncio.Lock())
+
+    async def _run(
+        self,
+        program: Program,
+        on_output: OutputCallback | None,
+        execution_id: str,
+        prepare: Callable[[], Awaitable[None]] | None,
+    ) -> ProgramResult:
         wanted = asyncio.Event()
         wanted.set()
         task = asyncio.create_task(self._begin(program, on_output, execution_id, prepare, wanted))
         self._beginnings.add(task)
         task.add_done_callback(self._begun)
         try:
-            try:
-                connection, running = await asyncio.shield(task)
-            except asyncio.CancelledError:
-                wanted.clear()  # what was begun with the disk goes on to its end
-                if task.done() and not task.cancelled() and task.exception() is None:
-                    connection, running = task.result()
-                    await connection.end([running])
-                raise
-            return await connection.finish(running)
-        finally:
-            self._running.pop(execution_id, None)
-            self._executing -= 1
-            self.last_activity = utc_now()
+            connection, running = await asyncio.shield(task)
+        except asyncio.CancelledError:
+            wanted.clear()  # what was begun with the disk goes on to its end
+            if task.done() and not task.cancelled() and task.exception() is None:
+                connection, running = task.result()
+                await connection.end([running])
+            raise
+        return await connection.finish(running)
 
     def _begun(self, task: asyncio.Task[tuple[AgentConnection, Running]]) -> None:
         self._beginnings.discard(task)
@@ -167,6 +187,8 @@ class Vm:
             if not wanted.is_set():
                 raise ExecutionFailed("it was cancelled before it started")
             running = connection.start(program, on_output)
+            if program.kernel is not None:
+                self.kernels.cell_started()
             self._running[execution_id] = running
             return connection, running
 
@@ -255,6 +277,7 @@ class Vm:
             return
         self._machine = None
         self._connection = None
+        self.kernels.lost()
         log.warning(
             "vm_ended", vm_id=self.record.id, reason=why, said=machine.diagnostics()[-1000:]
         )
@@ -284,6 +307,7 @@ class Vm:
         """``stop`` for the holder of ``steady``."""
         machine, self._machine = self._machine, None
         connection, self._connection = self._connection, None
+        self.kernels.lost()
         if connection is not None:
             connection.give_up("it was stopped")
         if machine is not None:

@@ -92,7 +92,8 @@ class Agent:
             self._on_frame(execution, frame)
         elif frame.kind == frames.ROOT:
             spared = {self._zygote.pid} if self._zygote is not None else set()
-            self._vm.move(frame.channel, frame.body(), spared, busy=bool(self._executions))
+            busy = bool(self._executions)
+            self._vm.move(frame.channel, frame.body(), spared, self._kernels, busy=busy)
         elif frame.kind == frames.RESUME:
             for postponed in self._vm.resume():
                 self._handle(postponed)

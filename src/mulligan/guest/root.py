@@ -33,6 +33,7 @@ MASKED = (
     "/proc/keys",
 )
 MOUNT_FLAGS = kernel.MS_NOSUID | kernel.MS_NODEV
+STEP = "/root"  # where the next root is attached in the empty one between two
 LOST = 71
 
 
@@ -107,32 +108,56 @@ class Roots:
         finally:
             self._return()
 
-    def move(self, namespace: int, root: int) -> None:
-        """Moves the processes of a mount namespace to another root, their private files with them.
+    def leave(self, namespace: int) -> int:
+        """Takes the processes of a mount namespace out of their root, into an empty one.
 
-        Their working directories stay behind; each has to enter its own anew.
+        Working directories other than the root itself stay behind, and keep the old root alive.
+
+        Returns:
+            A descriptor of their private files, for ``enter``.
+
+        Raises:
+            OSError: a step was refused.
+        """
+        try:
+            kernel.setns(namespace, kernel.CLONE_NEWNS)
+            private = kernel.open_tree(EXECUTION_DIR)
+            try:
+                flags = MOUNT_FLAGS | kernel.MS_NOEXEC
+                kernel.mount("tmpfs", "/proc", "tmpfs", flags, "size=4k,nr_inodes=8,mode=755")
+                os.mkdir(f"/proc{STEP}")
+                kernel.pivot_into("/proc")
+            except OSError:
+                os.close(private)
+                raise
+            return private
+        finally:
+            self._return()
+
+    def enter(self, namespace: int, private: int, root: int) -> None:
+        """Takes the processes of a mount namespace that left their root into another one.
 
         Args:
             namespace: descriptor of the mount namespace whose processes move.
+            private: what ``leave`` returned; it is closed.
             root: descriptor of one that ``assemble`` made.
 
         Raises:
             OSError: a step was refused.
         """
-        opened = []
+        new_root = -1
         try:
             kernel.setns(root, kernel.CLONE_NEWNS)
-            opened.append(kernel.open_tree("/"))
+            new_root = kernel.open_tree("/")
             kernel.setns(namespace, kernel.CLONE_NEWNS)
-            opened.append(kernel.open_tree(EXECUTION_DIR))
-            new_root, private = opened
-            kernel.move_mount(new_root, "/proc")
+            kernel.move_mount(new_root, STEP)
             os.fchdir(new_root)
             kernel.pivot_here()
             kernel.move_mount(private, EXECUTION_DIR)
         finally:
-            for descriptor in opened:
-                os.close(descriptor)
+            os.close(private)
+            if new_root >= 0:
+                os.close(new_root)
             self._return()
 
     def _return(self) -> None:

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
+    from mulligan.guest.kernels.manager import Kernels
+
 IDLE_S = 3600.0
 PAUSE_TICK_S = 0.002
 PAUSE_PATIENCE_S = 2.0
@@ -62,33 +64,88 @@ class Vm:
             return
         self._send(frames.READY, 0, {"pid": os.getpid(), "python": sys.version.split()[0]})
 
-    def move(self, channel: int, body: dict[str, Any], spared: set[int], *, busy: bool) -> None:
+    def move(
+        self,
+        channel: int,
+        body: dict[str, Any],
+        spared: set[int],
+        kernels: Kernels | None,
+        *,
+        busy: bool,
+    ) -> None:
         """Moves the VM to another root: if nothing runs in it, or after ending what does.
+
+        Kernels that are between cells move along; where programs are ended, only their frozen
+        images do.
 
         Args:
             channel: of the answer.
             body: ``layers`` and ``generation`` as for ``Roots.assemble``; ``end``, whether
                 programs are ended.
             spared: processes that are no programs.
+            kernels: those of the VM, if it ever had any.
             busy: whether an execution runs.
         """
         if body["end"]:
-            if not processes.end_everything(spared):
-                os._exit(UNENDABLE)
-        elif busy or processes.others(spared):
+            self._end_programs(spared, kernels)
+            self._switch(channel, body, kernels)
+        elif busy or not self._is_quiet(spared, kernels):
             self._send(frames.ROOT_DONE, channel, {"busy": True, "error": None})
-            return
+        elif kernels is not None:
+            kernels.leave(lambda: self._switch(channel, body, kernels))
+        else:
+            self._switch(channel, body, None)
+
+    def _switch(self, channel: int, body: dict[str, Any], kernels: Kernels | None) -> None:
+        """Leaves the present root for another one."""
         assert self._roots is not None
-        # First the old one goes: the kernel minds a directory that is written to by one overlay
-        # and below another, even for a moment. Where the new one fails the host gives the VM up.
-        os.close(self.root)
-        self.root = -1
+        inside: list[int] = []
+        private: list[int] = []
         try:
+            inside = [] if kernels is None else kernels.open_namespaces()
+            if not body["end"] and not self._seal(inside):
+                self._send(frames.ROOT_DONE, channel, {"busy": True, "error": None})
+                return
+            # Nobody is in the old root any more, if it could be helped: the kernel minds a
+            # directory that is written to by one overlay and below another. Where the new one
+            # fails the host gives the VM up.
+            private += [self._roots.leave(namespace) for namespace in inside]
+            os.close(self.root)
+            self.root = -1
             self.root = self._roots.assemble(body["layers"], body["generation"])
+            for namespace in inside:
+                self._roots.enter(namespace, private.pop(0), self.root)
         except OSError as error:
             self._send(frames.ROOT_DONE, channel, {"busy": False, "error": str(error)})
             return
+        finally:
+            for descriptor in (*inside, *private):
+                os.close(descriptor)
         self._send(frames.ROOT_DONE, channel, {"busy": False, "error": None})
+
+    def _end_programs(self, spared: set[int], kernels: Kernels | None) -> None:
+        if kernels is not None:
+            kernels.end_all("the VM was rolled back")
+            spared = spared | kernels.snapshots.frozen_pids()
+        if not processes.end_everything(spared):
+            os._exit(UNENDABLE)
+
+    def _is_quiet(self, spared: set[int], kernels: Kernels | None) -> bool:
+        if kernels is not None:
+            if kernels.busy():
+                return False
+            spared = spared | kernels.pids()
+        return not processes.others(spared)
+
+    def _seal(self, namespaces: list[int]) -> bool:
+        """Has no kernel write to its root any more; false where one has a file open for that."""
+        assert self._roots is not None
+        for number, namespace in enumerate(namespaces):
+            if not self._roots.seal(namespace):
+                for sealed in namespaces[:number]:
+                    self._roots.unseal(sealed)
+                return False
+        return True
 
     # Pauses
 

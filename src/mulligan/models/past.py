@@ -168,6 +168,7 @@ class ForkResponse(Struct):
     vm_id: StrictStr
     snapshot_id: StrictStr
     vms: list[VmInstance]
+    notes: list[StrictStr] = Field(default_factory=list)
 
 
 class DiffEntry(Struct):

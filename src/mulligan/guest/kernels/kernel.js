@@ -4,7 +4,7 @@
 //
 // Cells go through V8's inspector in its REPL mode, in this very thread: `const`, `let` and `class`
 // may be declared again, `await` may stand at the top level, and the last value comes back.
-// docs/decisions/0006-kernels.md has the protocol and what is kept of a kernel.
+// docs/decisions/0007-kernels.md has the protocol and what is kept of a kernel.
 'use strict';
 
 const { writeSync, readFileSync, createReadStream } = require('fs');
@@ -139,6 +139,15 @@ function run(number, settings) {
   }
 }
 
+// The root is about to be switched: it is let go of.
+function release() {
+  try {
+    directory = process.cwd();
+  } catch {}
+  process.chdir('/');
+  send({ op: 'released' });
+}
+
 // The root was switched: to the same directory, by its path.
 function move() {
   try {
@@ -182,6 +191,7 @@ control.on('data', (data) => {
     const [op, number, , settings] = pending.slice(0, end).split(' ');
     pending = pending.slice(end + 1);
     if (op === 'cell') run(Number(number), settings === '1');
+    else if (op === 'release') release();
     else if (op === 'moved') move();
   }
 });

@@ -6,7 +6,7 @@
 #
 # A cell is sourced at the top level: declarations are global, `break` meets no loop of ours, and
 # while it runs the socket is out of its reach. `exit` is caught by a trap, which writes the shell's
-# state down and has a new bash in the same process take it up. docs/decisions/0006-kernels.md.
+# state down and has a new bash in the same process take it up. docs/decisions/0007-kernels.md.
 
 unset BASH_ENV
 __mulligan_streams=$MULLIGAN_KERNEL
@@ -54,9 +54,19 @@ __mulligan_after() {
   builtin printf '{"op":"done","status":%d}\0' "$1" >&0
 }
 
+# The root is about to be switched: it is let go of.
+__mulligan_release() {
+  __mulligan_here=$PWD
+  unset -v __mulligan_old
+  [[ -v OLDPWD ]] && __mulligan_old=$OLDPWD
+  builtin cd /
+  builtin printf '{"op":"released"}\0' >&0
+}
+
 # The root was switched: to the same directory, by its path.
 __mulligan_moved() {
-  builtin cd -- "$PWD" || builtin cd /
+  builtin cd -- "$__mulligan_here" || builtin cd /
+  if [[ -v __mulligan_old ]]; then OLDPWD=$__mulligan_old; else unset -v OLDPWD; fi
 }
 
 # What would bring another bash to where this one is, as commands.
@@ -82,6 +92,7 @@ __mulligan_dump() {
   builtin printf '__mulligan_user_exit=%q\n' "$__mulligan_user_exit"
   builtin trap -p | command -p grep -v __mulligan_
   builtin printf 'cd -- %q\n' "$PWD"
+  [[ -v OLDPWD ]] && builtin printf 'OLDPWD=%q\n' "$OLDPWD"
   builtin printf 'umask %s\n' "$(builtin umask)"
   builtin printf 'set --'
   (($#)) && builtin printf ' %q' "$@"

@@ -9,12 +9,14 @@ from _signal import SIGINT, SIGKILL
 from mulligan.guest import frames, processes
 from mulligan.guest.forkserver import ENDED, FORKED
 from mulligan.guest.kernels.cells import GRACE_S, Cell
+from mulligan.guest.kernels.departure import Departure
 from mulligan.guest.kernels.links import LinkError, Message
 from mulligan.guest.kernels.live import IDLE_OUTPUT, Live, words
 from mulligan.guest.kernels.runners import Kernel, Runners
 
 TYPE_CHECKING = False  # importing typing for it would cost every VM milliseconds
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
 
     from mulligan.guest.kernels.place import Place
@@ -33,6 +35,7 @@ class Kernels(Runners):
         super().__init__(place)
         self.kernels: dict[str, Kernel] = {}
         self._cells: dict[int, Cell] = {}
+        self.departure: Departure | None = None
         from mulligan.guest.kernels.snapshots import Snapshots
 
         self.snapshots = Snapshots(self)
@@ -110,19 +113,50 @@ class Kernels(Runners):
                 return True
         return self.snapshots.reaped(pid)
 
-    def moved(self) -> None:
-        """The root was switched under them: each goes to its directory again, by its path."""
-        for kernel in self.kernels.values():
-            if kernel.live is not None and kernel.live.usable:
-                self.say(kernel, kernel.live, _MOVED.get(kernel.language, "moved"))
+    def leave(self, then: Callable[[], None]) -> None:
+        """Has all kernels let go of the root, calls ``then``, and has them go on."""
+        self.departure = Departure(self, then)
+        self.departure.begin()
 
-    def namespaces(self) -> dict[int, int]:
-        """Every mount namespace of a kernel or of a frozen image, and one process in each."""
+    def busy(self) -> bool:
+        """Whether a cell runs, or is to run, or memory is on its way."""
+        return any(each.cell or each.queue or each.saving for each in self.kernels.values())
+
+    def pids(self) -> frozenset[int]:
+        """The kernels' own processes, frozen ones included; not those that cells started."""
+        lives = (each.live.pid for each in self.kernels.values() if each.live is not None)
+        return self.snapshots.frozen_pids() | {pid for pid in lives if pid}
+
+    def open_namespaces(self) -> list[int]:
+        """A descriptor of every mount namespace of a kernel or of a frozen image.
+
+        Raises:
+            OSError: one could not be opened.
+        """
         found = {memory.namespace: memory.pid for memory in self.snapshots.frozen()}
         for kernel in self.kernels.values():
             if kernel.live is not None and kernel.live.namespace and kernel.live.pid:
                 found[kernel.live.namespace] = kernel.live.pid
-        return found
+        opened: list[int] = []
+        try:
+            for number, pid in found.items():
+                try:
+                    descriptor = os.open(f"/proc/{pid}/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+                except FileNotFoundError:
+                    continue  # it has just ended; the loop hears of it next
+                opened.append(descriptor)
+                if os.fstat(descriptor).st_ino != number:
+                    os.close(opened.pop())  # its number is somebody else's by now
+        except OSError:
+            for descriptor in opened:
+                os.close(descriptor)
+            raise
+        return opened
+
+    def end_all(self, why: str) -> None:
+        """Ends every kernel and cancels its cells; frozen images stay."""
+        for kernel in list(self.kernels.values()):
+            self.snapshots.displace(kernel, why)
 
     # Time
 
@@ -132,7 +166,8 @@ class Kernels(Runners):
             (cell.deadline for cell in self._cells.values() if cell.deadline is not None),
             default=None,
         )
-        moments = [moment for moment in (due, self.snapshots.due()) if moment is not None]
+        leaving = self.departure.deadline if self.departure is not None else None
+        moments = [each for each in (due, leaving, self.snapshots.due()) if each is not None]
         lives = (kernel.live for kernel in self.kernels.values() if kernel.live is not None)
         moments += [x.silent_since + SILENCE_S for x in lives if x.silent_since is not None]
         return max(0.0, min(moments) - time.monotonic()) if moments else IDLE_S
@@ -151,6 +186,8 @@ class Kernels(Runners):
                 self.end(kernel, f"the kernel closed its control channel and was ended{FRESH}")
                 self.pump(kernel)
         self.snapshots.on_time(now)
+        if self.departure is not None and now >= self.departure.deadline:
+            self.departure.give_up()
 
     # Cells
 
@@ -167,6 +204,7 @@ class Kernels(Runners):
             return
         kernel.queue.pop(0)
         kernel.cell = cell
+        kernel.latest = None
         kernel.number += 1
         live = kernel.live
         if kernel.obituary is not None:
@@ -255,7 +293,11 @@ class Kernels(Runners):
             self._done(kernel, live, message)
         elif message.op in ("state", "failed") and kernel.saving:
             self.snapshots.said(kernel, message)
-        else:
+        elif (
+            message.op != "released"
+            or self.departure is None
+            or not self.departure.released(kernel)
+        ):
             raise LinkError("it spoke out of turn")
 
     def _done(self, kernel: Kernel, live: Live, message: Message) -> None:
@@ -312,6 +354,9 @@ class Kernels(Runners):
         if cell is not None:
             cell.cpu, cell.rss_kb = live.usage()
         self.discard(kernel)
+        kernel.latest = None
+        if self.departure is not None:
+            self.departure.released(kernel)
         kernel.cell = None
         if cell is None and kernel.queue and not live.usable:
             cell = kernel.queue.pop(0)
@@ -321,6 +366,3 @@ class Kernels(Runners):
         else:
             kernel.obituary = why.removesuffix(FRESH) + "; this execution started a fresh one"
         self.snapshots.gone(kernel, why)
-
-
-_MOVED = {"bash": "{ __mulligan_moved; } 2>/dev/null"}

@@ -3,7 +3,7 @@
 This file is no module of the agent: it is laid, compiled, into a kernel's own directory and run as
 its main program, with the program's rights. Standard input is at first a control socket; on it
 come three memory files (a cell's code, its input, its settings) that the agent writes before it
-says ``cell``. docs/decisions/0006-kernels.md has the protocol and what is kept of a kernel.
+says ``cell``. docs/decisions/0007-kernels.md has the protocol and what is kept of a kernel.
 """
 
 from __future__ import annotations
@@ -22,12 +22,13 @@ TYPE_CHECKING = False  # importing typing for it would cost every kernel millise
 if TYPE_CHECKING:
     from typing import Any
 
-    from mulligan.guest.kernels import forks, values
+    from mulligan.guest.kernels import files, forks, values
 else:  # where this runs, they are beside it and in no package
+    import mulligan_files as files
     import mulligan_forks as forks
     import mulligan_values as values
 
-    for _name in ("mulligan_forks", "mulligan_values"):
+    for _name in ("mulligan_files", "mulligan_forks", "mulligan_values"):
         del sys.modules[_name]
 
 PACKET = 60_000
@@ -57,6 +58,7 @@ class Kernel:
         self.runner: Any = None
         self.fresh_stdin = True
         self.notes: list[str] = []
+        self.released: list[files.File] = []
 
     def serve(self) -> None:
         """Does what the agent says until it is gone."""
@@ -68,8 +70,10 @@ class Kernel:
                 self._cell(int(words[1]), words[2] == "1", words[3] == "1")
             elif words[0] == "checkpoint":
                 self._checkpoint(_socket(_out_of_the_way(received[0])))
+            elif words[0] == "release":
+                self._release()
             elif words[0] == "moved":
-                self._enter(self.cwd)
+                self._take_up()
 
     # Cells
 
@@ -188,8 +192,9 @@ class Kernel:
         In the image only when it was revived, and in a child of it: the image itself never does
         anything but wait. It is forked twice, so that it is no child of the program's.
         """
-        own = {self.control.fileno(), self.code, self.settings, frozen.fileno()}
-        notes = forks.left_out(own)
+        own = self._own() | {frozen.fileno()}
+        opened = files.on_the_disk(own)
+        notes = forks.left_out(own | {each.number for each in opened})
         random = sys.modules.get("random")
         state = random.getstate() if random is not None else None
         self._flush()
@@ -208,7 +213,9 @@ class Kernel:
         os.dup2(nowhere, 1)
         os.dup2(nowhere, 2)
         os.close(nowhere)
+        files.release(opened)
         os.chdir("/")  # no tree is held by waiting
+        self.released = opened
         self._wait(frozen, notes)
         if random is not None:
             random.setstate(state)  # a fork seeds it anew
@@ -255,9 +262,28 @@ class Kernel:
         os.close(stderr)
         self.control = _socket(_out_of_the_way(control))
         self.pid = os.getpid()
-        self._enter(self.cwd)
+        self._take_up()
         notes, self.notes = self.notes, []
         _send(self.control, {"op": "ready", "notes": notes})
+
+    # The root
+
+    def _own(self) -> set[int]:
+        return {self.control.fileno(), self.code, self.settings}
+
+    def _release(self) -> None:
+        """Lets go of the root, which the VM is about to leave, as far as that can be done."""
+        if len(os.listdir("/proc/self/task")) == 1:  # other threads would miss what is let go
+            self.released = files.on_the_disk(self._own())
+            files.release(self.released)
+            os.chdir("/")
+        _send(self.control, {"op": "released"})
+
+    def _take_up(self) -> None:
+        """Goes on in the root there is now, where it was before."""
+        self._enter(self.cwd)
+        self.notes += files.take_up(self.released)[: values.MOST_NOTES]
+        self.released = []
 
     def _enter(self, cwd: str) -> None:
         """Goes to a directory by its path; what it was before may be another one now."""

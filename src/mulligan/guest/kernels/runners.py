@@ -34,7 +34,9 @@ class Kernel:
         self.queue: list[Cell] = []
         self.number = 0
         self.memories: dict[str, Memory] = {}
+        self.latest: Memory | None = None  # what of them it still is
         self.saving = False
+        self.displaced = False  # it was alive when the VM went to another state
         self.obituary: str | None = None
 
     def empty(self) -> bool:

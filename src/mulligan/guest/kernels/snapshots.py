@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from mulligan.guest.kernels.runners import Kernel
 
 PATIENCE_S = 5.0
+MOST_KEYS = 256
 MOST_KEPT = 16
 KEPT, LOST, NOT_KEPT = "kept", "lost", "not kept"
 FAILED = "failed"
@@ -43,6 +44,7 @@ class Request:
                 "language": language,
                 "memory": memory,
                 "notes": notes[:MOST_NOTES],
+                "keys": list(kernel.memories),
             }
         )
 
@@ -73,7 +75,10 @@ class Snapshots:
             elif op == "revive":
                 self._revive(kernel, request)
             elif op == "drop":
-                self._drop(kernel, request.key)
+                for each in request.key.split():
+                    self._drop(kernel, each)
+            elif op == "list":
+                request.tell(kernel, kernel.language, KEPT if kernel.memories else LOST, [])
             elif op == "end" and key in (None, "", kernel.name):
                 self._end(kernel, request)
         request.asked = True
@@ -81,7 +86,7 @@ class Snapshots:
 
     def frozen(self) -> list[Frozen]:
         """Every frozen image, those included that are only coming to be."""
-        kept = [each for k in self._all.kernels.values() for each in k.memories.values()]
+        kept = {each for k in self._all.kernels.values() for each in k.memories.values()}
         coming = [each for request in self._requests for each in request.waiting.values()]
         return [each for each in (*kept, *coming) if isinstance(each, Frozen) and each.pid]
 
@@ -104,13 +109,17 @@ class Snapshots:
 
     def reaped(self, pid: int) -> bool:
         """A process has ended; true where it was an image."""
-        for kernel in self._all.kernels.values():
-            for key, memory in list(kernel.memories.items()):
+        for kernel in list(self._all.kernels.values()):
+            for memory in set(kernel.memories.values()):
                 if isinstance(memory, Frozen) and memory.pid == pid:
                     memory.pid = 0
-                    self._forget(kernel, key)
+                    self._forget_all(kernel, memory)
                     return True
         return False
+
+    def _forget_all(self, kernel: Kernel, memory: Memory) -> None:
+        for key in [key for key, each in kernel.memories.items() if each is memory]:
+            self._forget(kernel, key)
 
     # Keeping
 
@@ -123,6 +132,9 @@ class Snapshots:
             return
         if kernel.cell is not None or kernel.saving or not live.usable:
             request.tell(kernel, kernel.language, NOT_KEPT, ["it was busy"])
+            return
+        if kernel.latest is not None and not kernel.latest.notes:
+            self._keep(kernel, request, kernel.latest)  # nothing ran in it since
             return
         kernel.saving = True
         if kernel.language == "bash":
@@ -157,13 +169,16 @@ class Snapshots:
         self._ask_again()
         if request.waiting.get(kernel.name) is image:
             self._keep(kernel, request, image)
+        elif kernel.live is not None and kernel.live.usable:
+            self.came_up(kernel, kernel.live)
 
     def _bad_image(self, kernel: Kernel, image: Frozen, request: Request) -> None:
-        for key, memory in list(kernel.memories.items()):
-            if memory is image:
-                self._forget(kernel, key)
-                self._ask_again()
-                return
+        if image in kernel.memories.values():
+            self._forget_all(kernel, image)
+            self._ask_again()
+            if kernel.live is not None and kernel.live.usable:
+                self.came_up(kernel, kernel.live)
+            return
         if request.waiting.get(kernel.name) is image:
             self._close(image)
             request.tell(kernel, kernel.language, NOT_KEPT, ["its memory could not be kept"])
@@ -187,9 +202,12 @@ class Snapshots:
         self._resume(kernel, request)
 
     def _keep(self, kernel: Kernel, request: Request, memory: Memory) -> None:
-        self._drop(kernel, request.key)
-        kernel.memories[request.key] = memory
-        while len(kernel.memories) > max(0, request.keep):
+        if kernel.memories.get(request.key) is not memory:
+            self._drop(kernel, request.key)
+        kernel.memories[request.key] = kernel.latest = memory
+        while kernel.memories and (
+            len(set(kernel.memories.values())) > request.keep or len(kernel.memories) > MOST_KEYS
+        ):
             self._forget(kernel, next(iter(kernel.memories)))
         kept = KEPT if request.key in kernel.memories else NOT_KEPT
         request.tell(kernel, kernel.language, kept, memory.notes)
@@ -204,8 +222,9 @@ class Snapshots:
 
     def _revive(self, kernel: Kernel, request: Request) -> None:
         memory = kernel.memories.get(request.key)
-        was_live, language = kernel.live is not None, kernel.language
-        self._end_quietly(kernel, "the VM was rolled back")
+        language = kernel.language
+        self.displace(kernel, "the VM was rolled back")
+        was_live, kernel.displaced = kernel.displaced, False
         if memory is None:
             if was_live:
                 gone = NOT_KEPT if language == "javascript" else LOST
@@ -219,6 +238,11 @@ class Snapshots:
             self._all.begin(kernel, "/", {}, memory.text())
         elif isinstance(memory, Frozen):
             self._thaw(kernel, memory)
+
+    def displace(self, kernel: Kernel, why: str) -> None:
+        """Ends a kernel for a state in which it may not be; its memories stay."""
+        kernel.displaced |= kernel.live is not None
+        self._end_quietly(kernel, why)
 
     def _thaw(self, kernel: Kernel, image: Frozen) -> None:
         live = Live(image.language, image.files)
@@ -239,19 +263,25 @@ class Snapshots:
 
     def renew(self, kernel: Kernel) -> None:
         """Hears the images that have just taken a revived one's place: they are to be spared."""
-        for memory in list(kernel.memories.values()):
+        for memory in set(kernel.memories.values()):
             if isinstance(memory, Frozen) and not memory.pid:
                 memory.listen()
 
     def came_up(self, kernel: Kernel, live: Live) -> None:
-        """A kernel can take cells: perhaps one that was brought back."""
+        """A kernel can take cells: perhaps one that was brought back.
+
+        It is not back before another image waits in its place: what the VM's processes are for is
+        known whenever a request is answered.
+        """
         for request in list(self._requests):
             if kernel.name not in request.waiting or not kernel.saving:
                 continue
             memory = kernel.memories.get(request.key)
-            if memory is None:
-                continue
-            request.tell(kernel, kernel.language, KEPT, [*live.notes, *memory.notes])
+            if isinstance(memory, Frozen) and not memory.pid:
+                return
+            kept = memory.notes if memory is not None else []
+            kernel.latest = memory
+            request.tell(kernel, kernel.language, KEPT, [*live.notes, *kept])
             self._resume(kernel, request)
 
     def gone(self, kernel: Kernel, why: str) -> None:
@@ -272,7 +302,11 @@ class Snapshots:
             self._forget(kernel, key)
 
     def _forget(self, kernel: Kernel, key: str) -> None:
-        self._close(kernel.memories.pop(key))
+        memory = kernel.memories.pop(key)
+        if memory not in kernel.memories.values():
+            self._close(memory)
+            if kernel.latest is memory:
+                kernel.latest = None
         self._tidy(kernel)
 
     def _close(self, memory: Memory) -> None:
