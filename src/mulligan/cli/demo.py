@@ -65,12 +65,29 @@ while :; do :; done
 
 WORK = "wc -l primes.txt; sha256sum primes.txt"
 BREAK = "rm primes.txt; mkdir junk; echo oops > junk/oops; ls"
+PREPARE = """\
+import json
+scores = {"ada": 3, "grace": 5}
+journal = open("journal.txt", "w+")
+journal.write("prepared\\n")
+"""
+SPOIL = """\
+scores.clear()
+del json
+journal.close()
+print("scores:", scores)
+"""
+LOOK = """\
+journal.seek(0)
+print("scores:", json.dumps(scores), "| journal:", journal.read().strip())
+"""
+LOOKS = 'scores: {"ada": 3, "grace": 5} | journal: prepared\n'
 SURVIVORS = "set -- /proc/[0-9]*; echo $#"
 ROUNDS = 30
 
 
 def demo() -> None:
-    """Show isolation, a runaway program stopped, undo, and what it costs."""
+    """Show isolation, a runaway program stopped, undo of files and variables, and what it costs."""
     directory = Path(tempfile.mkdtemp(prefix="mulligan-demo-"))
     directory.chmod(PASS_THROUGH)
     try:
@@ -90,6 +107,7 @@ async def _demo(directory: Path) -> None:
         await _spy(engine, secret, secret_file)
         await _runaway(engine)
         await _undo(engine)
+        await _variables(engine)
         await _timings(engine)
     del os.environ["MULLIGAN_DEMO_SECRET"]
 
@@ -149,6 +167,23 @@ async def _undo(engine: Engine) -> None:
         raise typer.Exit(1)
 
 
+async def _variables(engine: Engine) -> None:
+    _title("Variables of a live interpreter, taken back")
+    await _run(engine, "python", PREPARE, kernel="main")
+    broke = await _run(engine, "python", SPOIL, kernel="main")
+    _show("a cell ruins the data another one prepared", broke)
+    start = time.perf_counter()
+    to = RollbackTo(execution_id=broke.execution_id)
+    await engine.past.rollback(broke.vm_id, to)
+    took = (time.perf_counter() - start) * 1000
+    after = await _run(engine, "python", LOOK, kernel="main")
+    _show(f"rolled back in {took:.1f} ms; the same interpreter has it again", after)
+    if after.stdout != LOOKS:
+        out.print("  [red]a variable is missing[/red]")
+        raise typer.Exit(1)
+    out.print("  [green]no variable, import or open file is missing[/green]")
+
+
 async def _timings(engine: Engine) -> None:
     _title("What isolation costs here")
     chain = find("python")
@@ -171,10 +206,14 @@ async def _timings(engine: Engine) -> None:
 
 
 async def _run(
-    engine: Engine, language: str, code: str, timeout: int | None = None
+    engine: Engine,
+    language: str,
+    code: str,
+    timeout: int | None = None,
+    kernel: str | None = None,
 ) -> VmExecuteResponse:
     request = VmExecuteRequest(
-        agent_id="demo", language=language, code=code, timeout_seconds=timeout
+        agent_id="demo", language=language, code=code, timeout_seconds=timeout, kernel=kernel
     )
     return await engine.execute(request)
 

@@ -13,7 +13,7 @@ from pydantic import BaseModel
 from rich.markup import escape
 from rich.table import Table
 
-from mulligan.cli.console import out, printable, run_async
+from mulligan.cli.console import err, out, printable, run_async
 from mulligan.cli.options import DEFAULT_AGENT, DataDirOption, JsonOption, ServerOption
 from mulligan.cli.session import open_session
 from mulligan.client.backends import Backend
@@ -23,6 +23,7 @@ from mulligan.models import (
     DiffEntry,
     ForkRequest,
     HistoryQueryRequest,
+    KernelState,
     RollbackTo,
     SnapshotCreateRequest,
 )
@@ -153,11 +154,13 @@ def list_snapshots(
         out.print(json_module.dumps(dumped, indent=2), markup=False)
         return
     table = Table(box=None, pad_edge=False)
-    for heading in ("SNAPSHOT", "WHEN", "KIND", "NAME"):
+    for heading in ("SNAPSHOT", "WHEN", "KIND", "KERNELS", "NAME"):
         table.add_column(heading, no_wrap=True)
     for each in found:
         kind = each.kind.replace("_", " ")
-        table.add_row(each.id, _local(each.created_at), kind, escape(printable(each.name or "")))
+        kernels = escape(printable(", ".join(map(_kernel, each.kernels))))
+        name = escape(printable(each.name or ""))
+        table.add_row(each.id, _local(each.created_at), kind, kernels, name)
     out.print(table if found else "no snapshots")
 
 
@@ -219,6 +222,11 @@ def rollback(
         out.print(f"where it was is kept as {done.pre_rollback_snapshot_id}")
     for cancelled in done.cancelled_executions:
         out.print(f"cancelled {cancelled}")
+    for kernel in done.kernels:
+        colour = "default" if kernel.memory == "kept" else "yellow"
+        out.print(f"[{colour}]kernel {escape(printable(_kernel(kernel)))}[/{colour}]")
+        for note in kernel.notes:
+            out.print(f"[dim]  {escape(printable(note))}[/dim]")
 
 
 def fork(
@@ -245,6 +253,8 @@ def fork(
         return
     for each in made.vms:
         out.print(each.id)
+    for note in made.notes:
+        err.print(f"[dim]{escape(printable(note))}[/dim]")
 
 
 def diff(
@@ -291,6 +301,11 @@ def _print_entry(entry: DiffEntry) -> None:
         if not line.startswith(("---", "+++")):
             style = {"+": "green", "-": "red", "@": "cyan"}.get(line[:1], "dim")
             out.print(f"    [{style}]{escape(printable(line))}[/{style}]")
+
+
+def _kernel(state: KernelState) -> str:
+    memory = {"kept": "variables kept", "lost": "variables lost", "not kept": "not kept"}
+    return f"{state.name}: {memory.get(state.memory, state.memory)}"
 
 
 def _local(time: datetime) -> str:

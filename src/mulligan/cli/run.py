@@ -7,12 +7,23 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.markup import escape
 
-from mulligan.cli.console import UsageError, err, out, run_async
+from mulligan.cli.console import UsageError, err, out, printable, run_async
 from mulligan.cli.options import DEFAULT_AGENT, DataDirOption, JsonOption, ServerOption
 from mulligan.cli.session import open_session
 from mulligan.languages import EXTENSIONS
 from mulligan.models import VmExecuteRequest, VmExecuteResponse
+
+KernelOption = Annotated[
+    str | None,
+    typer.Option(
+        "--kernel",
+        metavar="NAME",
+        help="Run as a cell of this kernel, which keeps its variables while a server keeps the VM: "
+        "python, bash and javascript.",
+    ),
+]
 
 
 def run(
@@ -28,6 +39,7 @@ def run(
     ] = None,
     agent: Annotated[str, typer.Option("--agent", help="Whose VM it runs in.")] = DEFAULT_AGENT,
     vm: Annotated[str | None, typer.Option("--vm", help="The VM, by its id.")] = None,
+    kernel: KernelOption = None,
     timeout: Annotated[
         int | None,
         typer.Option(
@@ -58,6 +70,7 @@ def run(
         language=language or _language_of(file),
         code=_code(file, code),
         vm_id=vm,
+        kernel=kernel,
         timeout_seconds=_timeout(timeout),
         working_dir=cwd,
         env=_environment(env or []),
@@ -81,6 +94,8 @@ async def _execute(
 
 def _report(response: VmExecuteResponse, *, stays: bool) -> None:
     """Says on stderr what the program's own output does not."""
+    if response.result is not None:
+        out.print(printable(response.result), markup=False, highlight=False, soft_wrap=True)
     if response.error:
         err.print(f"[red]{response.error}[/red]")
     if response.truncated:
@@ -88,6 +103,15 @@ def _report(response: VmExecuteResponse, *, stays: bool) -> None:
         err.print(
             f"[yellow]output cut: the program wrote {total} bytes, more than is kept of a stream "
             "(MULLIGAN_OUTPUT_LIMIT_BYTES)[/yellow]"
+        )
+    for note in response.notes:
+        err.print(f"[dim]{escape(printable(note))}[/dim]")
+    for kind in (each.mime_type for each in response.results):
+        err.print(f"[dim]a {escape(printable(kind))} came back; --json has it[/dim]")
+    if response.kernel is not None and not stays:
+        err.print(
+            f"[dim]kernel {response.kernel} ended with this command; a server (mulligan serve) "
+            "keeps it[/dim]"
         )
     if response.background_processes:
         count = response.background_processes
