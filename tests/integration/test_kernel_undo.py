@@ -112,12 +112,14 @@ async def test_files_that_cannot_be_opened_again_are_left_open(engine) -> None:
     assert await value(engine, "f.read()") == "'1'"
 
 
-async def test_a_deleted_open_file_hinders_and_is_told(engine) -> None:
-    await run(engine, "import os; f = open('f', 'w'); os.unlink('f'); f.write('x'); f.flush()")
-    response = await run(engine, "f.seek(0)")
-    assert "nothing to go back to" in response.notes[0]
-    await run(engine, "f.close()")
-    assert (await run(engine, "1")).notes == []
+async def test_a_deleted_open_file_is_told_and_hinders_nothing(engine) -> None:
+    await run(engine, "import os; f = open('f', 'w+'); os.unlink('f'); f.write('x'); f.flush()")
+    await run(engine, "open('g', 'w').write('1')")
+    response = await run(engine, "open('g', 'w').write('2'); f.seek(0); f.read()")
+    assert (response.result, response.notes) == ("'x'", [])
+    done = await back(engine, response.vm_id, execution_id=response.execution_id)
+    assert any("/workspace/f (deleted) is open" in note for note in done.kernels[0].notes)
+    assert await value(engine, "open('g').read()") == "'1'"
 
 
 async def test_bash_goes_back_and_node_says_that_it_cannot(engine) -> None:

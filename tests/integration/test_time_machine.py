@@ -232,8 +232,23 @@ async def test_history_is_bounded_and_lets_go_of_its_snapshots() -> None:
             assert await text(engine, "ls | wc -l") == "12\n"
 
 
-async def test_a_program_in_the_background_means_no_restore_point_and_says_so(engine) -> None:
-    vm_id = (await bash(engine, "nohup sleep 300 >/dev/null 2>&1 & echo 1 > a")).vm_id
+BACKGROUND = "nohup sleep 300 >/dev/null 2>&1 & "
+
+
+async def test_small_changes_are_copied_under_a_program_in_the_background(engine) -> None:
+    vm_id = (await bash(engine, BACKGROUND + "echo 1 > a")).vm_id
+    for number in (2, 3):
+        broke = await bash(engine, f"echo {number} > a; mkdir d{number}")
+        assert (broke.snapshot_before is not None, broke.notes) == (True, [])
+    await engine.past.rollback(vm_id, RollbackTo())
+    assert await text(engine, "cat a; ls -d d*") == "2\nd2\n"
+    await engine.past.rollback(vm_id, RollbackTo())
+    assert await text(engine, "cat a; ls") == "1\na\n"
+
+
+@pytest.mark.parametrize("much", ["head -c 6M /dev/zero > big", "mkdir d; touch d/{1..1500}"])
+async def test_large_changes_under_one_mean_no_restore_point_and_say_so(engine, much: str) -> None:
+    vm_id = (await bash(engine, BACKGROUND + f"echo 1 > a; {much}")).vm_id
     response = await bash(engine, "echo 2 > a")
     assert response.snapshot_before is None
     assert "nothing to go back to" in response.notes[0]
@@ -243,6 +258,21 @@ async def test_a_program_in_the_background_means_no_restore_point_and_says_so(en
     await bash(engine, "echo 3 > a")
     await engine.past.rollback(vm_id, RollbackTo(snapshot_id=kept.id))
     assert await text(engine, "cat a") == "2\n"
+
+
+async def test_executions_beside_one_that_writes_nothing_can_be_undone(engine) -> None:
+    vm_id = (await bash(engine, "echo 1 > a; mkfifo gate")).vm_id
+    started = asyncio.Event()
+    request = VmExecuteRequest(
+        agent_id="tester", language="bash", code="echo on; read x < gate; echo $x"
+    )
+    beside = asyncio.create_task(engine.execute(request, lambda *_: started.set()))
+    await asyncio.wait_for(started.wait(), 20)
+    broke = await bash(engine, "echo 2 > a; echo go > gate")
+    assert broke.snapshot_before is not None
+    assert (await beside).stdout == "on\ngo\n"
+    await engine.past.rollback(vm_id, RollbackTo(execution_id=broke.execution_id))
+    assert await text(engine, "cat a") == "1\n"
 
 
 async def test_everything_is_there_for_the_next_server() -> None:

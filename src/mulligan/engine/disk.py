@@ -8,6 +8,7 @@ at worst its processes are ended, and it boots again with its disk as it should 
 from __future__ import annotations
 
 import asyncio
+import json
 import secrets
 
 from mulligan.engine.connection import AgentConnection, Program
@@ -19,6 +20,8 @@ from mulligan.log import get_logger
 
 log = get_logger()
 
+SMALL_BYTES = 4 * 1024 * 1024
+SMALL_ENTRIES = 1000
 JOB_TIMEOUT_MS = 600_000
 JOB_OUTPUT = 64 * 1024 * 1024
 
@@ -40,11 +43,11 @@ async def freeze(vm: Vm) -> bool:
     Raises:
         SnapshotFailed: it could not be done.
     """
-    if vm.running:
-        return False
     try:
         if not await changed(vm):
             return True
+        if vm.running:
+            return False
         following = vm.state.generation + 1
         await asyncio.to_thread(_prepare, vm, following)
         connection = vm.connection
@@ -89,11 +92,15 @@ def _freeze(vm: Vm) -> None:
         log.warning("vm_state_not_written", vm_id=record.id, error=str(error))
 
 
-async def copy(vm: Vm) -> str:
+async def copy(vm: Vm, *, small: bool = False) -> str | None:
     """Makes a layer of a copy, while everything that runs in the VM is stopped where it stands.
 
+    Args:
+        vm: the VM; it goes on as it was.
+        small: whether only what is copied in no time is copied at all.
+
     Returns:
-        The layer. The VM itself goes on as it was.
+        The layer; None where ``small`` is asked for and there is more.
 
     Raises:
         SnapshotFailed: it could not be done.
@@ -101,11 +108,20 @@ async def copy(vm: Vm) -> str:
     stores, record = vm.stores, vm.record
     name = f"copy-{secrets.token_hex(4)}"
     place = stores.vms.disk(record.id) / name
+    arguments: dict[str, object] = {
+        "op": "copy",
+        "source": f"{DISK}/{vm.state.generation}/upper",
+        "target": f"{DISK}/{name}/upper",
+    }
+    if small:
+        arguments |= {"most_bytes": SMALL_BYTES, "most_entries": SMALL_ENTRIES}
     try:
         connection = await vm.up()
         await asyncio.to_thread(stores.vms.make_place, record.id, name)
         try:
-            await _copy(connection, f"{DISK}/{vm.state.generation}/upper", f"{DISK}/{name}/upper")
+            printed = await _copy(connection, arguments)
+            if json.loads(printed or b"{}").get("too_large") is True:
+                return None
             layer = f"{layer_name(record.id, vm.state.generation)}-{name}"
             await asyncio.to_thread(
                 stores.layers.freeze, record.agent_id, layer, vm.state.base, place / "upper"
@@ -114,16 +130,18 @@ async def copy(vm: Vm) -> str:
             await asyncio.to_thread(stores.vms.discard_place, record.id, name)
     except (OSError, ExecutionFailed) as error:
         raise SnapshotFailed(_reason(error)) from None
+    except (ValueError, AttributeError):
+        raise SnapshotFailed("the VM's agent did not say what it copied") from None
     return layer
 
 
-async def _copy(connection: AgentConnection, source: str, target: str) -> None:
+async def _copy(connection: AgentConnection, arguments: dict[str, object]) -> bytes:
     try:
         if not await connection.pause():
             raise ExecutionFailed(
                 "a program of the VM could not be stopped for the moment it takes"
             )
-        await run_job(connection, {"op": "copy", "source": source, "target": target})
+        return await run_job(connection, arguments)
     finally:
         connection.resume()
 

@@ -9,8 +9,9 @@ from typing import Any, Protocol, TypeVar
 from mulligan.engine.maintenance import Maintenance
 from mulligan.engine.timemachine import MANUAL, TimeMachine
 from mulligan.engine.vm import Vm
-from mulligan.errors import HistoryError, ValidationFailed
+from mulligan.errors import HistoryError, ValidationFailed, VmExecutionError
 from mulligan.history import HistoryStore
+from mulligan.log import get_logger
 from mulligan.models import (
     DiffResponse,
     ForkRequest,
@@ -22,6 +23,8 @@ from mulligan.models import (
     Snapshot,
     SnapshotCreateRequest,
 )
+
+log = get_logger()
 
 MAX_FORKS = 1000
 MAX_TEXT = 1000
@@ -129,7 +132,12 @@ class Past:
 
     async def _rollback(self, vm: Vm, to: RollbackTo) -> RollbackResponse:
         async with vm.steady():
-            return await self._machine.rollback(vm, to)
+            done = await self._machine.rollback(vm, to)
+            try:
+                await vm.up()  # a stopped VM goes on from there at once
+            except VmExecutionError as error:
+                log.warning("vm_not_booted", vm_id=vm.record.id, error=str(error))
+            return done
 
     async def fork(
         self, vm_id: str, request: ForkRequest, agent_id: str | None = None

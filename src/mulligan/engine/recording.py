@@ -22,8 +22,8 @@ from mulligan.settings import HistorySettings
 log = get_logger()
 
 NO_RESTORE_POINT = (
-    "nothing to go back to: something else ran in the VM when this started (a program in the "
-    "background, or another execution)"
+    "nothing to go back to: when this started, another execution ran in the VM, or a program in "
+    "the background did and more had been written than is copied under it"
 )
 
 

@@ -76,14 +76,18 @@ class TimeMachine:
         """*Steady.* A snapshot of the present, for an execution that is about to start.
 
         Returns:
-            Its id; None where something runs in the VM already, which only a copy could keep.
+            Its id; None where something runs in the VM already and it would take too long to copy
+            what was written since the last one.
 
         Raises:
             SnapshotFailed: it could not be made.
         """
         await self._flatten_deep(vm)
         if not await disk.freeze(vm):
-            return None
+            copied = None if vm.running else await disk.copy(vm, small=True)
+            if copied is None:
+                return None
+            return (await self._add(vm, copied, RESTORE_POINT, None, None)).id
         known = self._current.get(vm.record.id)
         if known is not None and known == (vm.state.base, vm.kernels.changes, known.snapshot_id):
             return known.snapshot_id
@@ -135,8 +139,7 @@ class TimeMachine:
             await self.let_go(vm, [snapshot_id])
             detail = f"it could not be recorded: {error.detail}"
             raise SnapshotFailed(detail, remedy=error.remedy) from None
-        if layer == vm.state.base:
-            self._stand(vm, layer, snapshot.id)
+        self._stand(vm, layer, snapshot.id)
         self._maintenance.look_at(vm.record.agent_id, vm.record.id, layer)
         return snapshot
 

@@ -20,9 +20,10 @@ if TYPE_CHECKING:
 MOST_TEXT = 64 * 1024
 MOST_TOTAL = 8 * 1024 * 1024
 MOST_ENTRIES = 100_000
+UNBOUNDED = 1 << 62
 
 _FIELDS = {
-    "copy": {"source", "target"},
+    "copy": {"source", "target", "most_bytes", "most_entries"},
     "merge": {"trees", "target"},
     "diff": {"old", "new", "image", "max_text_bytes", "max_total", "max_entries"},
     "size": {"trees"},
@@ -34,7 +35,8 @@ def main(arguments: dict[str, Any]) -> None:
 
     ``arguments["op"]`` says which; all paths are absolute, lists of trees are newest first:
 
-    - ``copy`` of ``source`` to ``target``: ``{"entries": names made}``
+    - ``copy`` of ``source`` to ``target``: ``{"entries": names made}``; with ``most_bytes`` and
+      ``most_entries`` only of what is no larger, else ``{"too_large": true}`` and nothing is made
     - ``merge`` of ``trees`` into ``target``: ``{"entries": names made, "copied": of which not
       linked but copied}``
     - ``diff`` of the stacks ``old`` and ``new`` over ``image`` (a path or None): the fields of
@@ -64,8 +66,13 @@ def main(arguments: dict[str, Any]) -> None:
 def _run(op: str, arguments: dict[str, Any]) -> Iterable[dict[str, object]]:
     if op == "copy":
         from mulligan.guest.jobs.copy import copy
+        from mulligan.guest.jobs.size import within
 
-        return [copy(_path(arguments, "source"), _path(arguments, "target"))]
+        source = _path(arguments, "source")
+        most = [_count(arguments, name, UNBOUNDED) for name in ("most_bytes", "most_entries")]
+        if min(most) < UNBOUNDED and not within(source, *most):
+            return [{"too_large": True}]
+        return [copy(source, _path(arguments, "target"))]
     if op == "merge":
         from mulligan.guest.jobs.merge import merge
 

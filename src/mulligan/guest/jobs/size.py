@@ -26,8 +26,21 @@ def size(trees: list[str]) -> dict[str, object]:
     return {"bytes": sizes.blocks * BLOCK, "entries": sizes.entries}
 
 
+def within(path: str, most_bytes: int, most_entries: int) -> bool:
+    """Whether a tree is no larger than that; what is larger is not walked to its end.
+
+    Raises:
+        OSError: something could not be read.
+    """
+    sizes = _Sizes(most_bytes, most_entries)
+    with Cursor(path) as tree:
+        sizes.add(tree)
+    return not sizes.exceeded()
+
+
 class _Sizes:
-    def __init__(self) -> None:
+    def __init__(self, most_bytes: int | None = None, most_entries: int | None = None) -> None:
+        self._most = most_bytes, most_entries
         self.blocks = 0
         self.entries = 0
         self._seen: set[tuple[int, int]] = set()  # tops, and files of several names
@@ -37,7 +50,7 @@ class _Sizes:
         if not self._is_new(os.fstat(tree.fd)):
             return
         pending = [self._count(tree)]
-        while pending:
+        while pending and not self.exceeded():
             if pending[-1]:
                 tree.enter(pending[-1].pop())
                 pending.append(self._count(tree))
@@ -53,6 +66,8 @@ class _Sizes:
         with os.scandir(tree.fd) as found:
             for entry in found:
                 self.entries += 1
+                if self.exceeded():
+                    break
                 if entry.is_dir(follow_symlinks=False):
                     directories.append(entry.name)
                     continue
@@ -60,6 +75,13 @@ class _Sizes:
                 if status.st_nlink == 1 or self._is_new(status):
                     self.blocks += status.st_blocks
         return directories
+
+    def exceeded(self) -> bool:
+        """Whether it is more by now than it may be."""
+        most_bytes, most_entries = self._most
+        return (most_bytes is not None and self.blocks * BLOCK > most_bytes) or (
+            most_entries is not None and self.entries > most_entries
+        )
 
     def _is_new(self, status: os.stat_result) -> bool:
         inode = status.st_dev, status.st_ino
