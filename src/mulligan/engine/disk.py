@@ -43,22 +43,24 @@ async def freeze(vm: Vm) -> bool:
     Raises:
         SnapshotFailed: it could not be done.
     """
+    following = vm.state.generation + 1
+    running = bool(vm.running)
     try:
-        if not await changed(vm):
+        if not await asyncio.to_thread(_prepare, vm, following, look=running):
             return True
-        if vm.running:
+        if running:
             return False
-        following = vm.state.generation + 1
-        await asyncio.to_thread(_prepare, vm, following)
         connection = vm.connection
         if connection is not None and not await _move_above(vm, connection, following):
             await asyncio.to_thread(vm.stores.vms.discard_generation, vm.record.id, following)
             return False
+        left = vm.state.generation
         try:
             await asyncio.to_thread(_freeze, vm)
         except OSError:
             await vm.down()  # it has moved above an upper that is no layer
             raise
+        vm.in_background(vm.stores.vms.settle, vm.record.id, left)
     except (OSError, ExecutionFailed) as error:
         raise SnapshotFailed(_reason(error)) from None
     if connection is not None:
@@ -66,9 +68,14 @@ async def freeze(vm: Vm) -> bool:
     return True
 
 
-def _prepare(vm: Vm, generation: int) -> None:
-    upper = vm.stores.vms.upper(vm.record.id, vm.state.generation)
-    vm.stores.vms.make_generation(vm.record.id, generation, upper)
+def _prepare(vm: Vm, generation: int, *, look: bool) -> bool:
+    """Whether anything was written; if so, and not only to ``look``, makes the next generation."""
+    stores, vm_id = vm.stores.vms, vm.record.id
+    if not stores.changed(vm_id, vm.state.generation):
+        return False
+    if not look:
+        stores.make_generation(vm_id, generation, stores.upper(vm_id, vm.state.generation))
+    return True
 
 
 async def _move_above(vm: Vm, connection: AgentConnection, generation: int) -> bool:
@@ -85,11 +92,7 @@ def _freeze(vm: Vm) -> None:
     upper = stores.vms.upper(record.id, state.generation)
     stores.layers.freeze(record.agent_id, layer, state.base, upper)
     vm.state = VmState(base=layer, generation=state.generation + 1)
-    try:
-        stores.vms.set_state(record.id, vm.state)
-        stores.vms.discard_generation(record.id, state.generation)
-    except OSError as error:
-        log.warning("vm_state_not_written", vm_id=record.id, error=str(error))
+    stores.vms.follow(record.id, vm.state)
 
 
 async def copy(vm: Vm, *, small: bool = False) -> str | None:

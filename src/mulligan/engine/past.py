@@ -203,8 +203,11 @@ class Past:
         async with vm.steady():
             _, older = await self._machine.find(vm, old)
             if new is None:
-                newer_id = await self._machine.restore_point(vm)
-                if newer_id is None:
+                point = await self._machine.restore_point(vm)
+                if point is not None:
+                    await self._machine.record(vm, point)
+                    newer_id = point.snapshot_id
+                else:
                     newer_id = (await self._machine.snapshot(vm, "restore_point")).id
             else:
                 newer_id = new

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import hashlib
 
 from mulligan.engine.maintenance import Maintenance
@@ -77,9 +78,22 @@ class Recording:
         if not self._settings.enabled:
             return
         point = await self._machine.restore_point(self._vm)
-        self._entry = self._entry.model_copy(update={"snapshot_before": point})
-        limit = self._settings.max_history_entries
-        dropped = await asyncio.to_thread(self._history.begin, self._entry, max_entries=limit)
+        unrecorded = point.unrecorded if point is not None else None
+        self._entry = self._entry.model_copy(
+            update={"snapshot_before": point.snapshot_id if point is not None else None}
+        )
+        begin = functools.partial(
+            self._history.begin,
+            self._entry,
+            max_entries=self._settings.max_history_entries,
+            snapshot=unrecorded,
+        )
+        try:
+            dropped = await asyncio.to_thread(begin)
+        except VmExecutionError:
+            if unrecorded is not None:
+                await self._machine.let_go(self._vm, [unrecorded[0].id])
+            raise
         self._begun = True
         if dropped.snapshots:
             await self._machine.let_go(self._vm, list(dropped.snapshots))

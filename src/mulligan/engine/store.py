@@ -17,6 +17,7 @@ from __future__ import annotations
 import os
 import secrets
 import stat
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -79,6 +80,8 @@ class VmStore:
         self._directory = directory
         self._owner = owner
         self._durable = durable
+        self._states: dict[str, VmState] = {}
+        self._writing = threading.Lock()
         make_directory(directory)
 
     def load(self, layers: LayerStore) -> tuple[list[StoredVm], list[str]]:
@@ -146,8 +149,31 @@ class VmStore:
 
     def set_state(self, vm_id: str, state: VmState) -> None:
         """Has a VM be in another state from now on."""
+        with self._writing:
+            self._states[vm_id] = state
+            self._write_state(vm_id)
+
+    def follow(self, vm_id: str, state: VmState) -> None:
+        """Has a VM be in the state that ``load`` would roll it forward to; ``settle`` writes it."""
+        if self._durable:
+            self.set_state(vm_id, state)
+        else:
+            with self._writing:
+                self._states[vm_id] = state
+
+    def settle(self, vm_id: str, generation: int) -> None:
+        """Tidies up behind ``follow``: writes the VM's state and removes a generation it left.
+
+        Raises:
+            OSError: it could not be done; the next start does it.
+        """
+        with self._writing:
+            self._write_state(vm_id)
+        self.discard_generation(vm_id, generation)
+
+    def _write_state(self, vm_id: str) -> None:
         path = self._directory / vm_id / "state.json"
-        replace_file(path, state.model_dump_json(), durable=self._durable)
+        replace_file(path, self._states[vm_id].model_dump_json(), durable=self._durable)
 
     def disk(self, vm_id: str) -> Path:
         """The directory a VM's agent sees as its disk."""
@@ -208,6 +234,8 @@ class VmStore:
 
     def delete(self, vm_id: str) -> None:
         """Removes a VM and everything it wrote; it is gone for good once this has begun."""
+        with self._writing:
+            self._states.pop(vm_id, None)
         gone = self._directory / f"{GONE}{vm_id}"
         (self._directory / vm_id).rename(gone)
         remove_tree(gone)

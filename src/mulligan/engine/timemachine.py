@@ -10,6 +10,7 @@ from typing import NamedTuple
 from pydantic import ValidationError
 
 from mulligan.engine import disk
+from mulligan.engine.lineage import Lineage
 from mulligan.engine.maintenance import Maintenance
 from mulligan.engine.store import new_id
 from mulligan.engine.vm import Vm
@@ -43,12 +44,11 @@ MANUAL, EXECUTION = "manual", "execution"
 RESTORE_POINT, PRE_ROLLBACK = "restore_point", "pre_rollback"
 
 
-class Standing(NamedTuple):
-    """The snapshot a VM was last seen in the state of, its layer, and ``Kernels.changes`` then."""
+class Point(NamedTuple):
+    """A restore point: a snapshot, and where history does not list it yet, all of it."""
 
-    layer: str | None
-    kernel_changes: int
     snapshot_id: str
+    unrecorded: tuple[Snapshot, str | None] | None
 
 
 class TimeMachine:
@@ -64,34 +64,49 @@ class TimeMachine:
     def __init__(self, history: HistoryStore, maintenance: Maintenance) -> None:
         self._history = history
         self._maintenance = maintenance
-        # By VM: where it stands. One that has written nothing since, in files or in memory, needs
-        # no other snapshot.
-        self._current: dict[str, Standing] = {}
-        # By VM: the snapshot each of its latest ones came from. Layers tell that for files alone.
-        self._parents: dict[str, dict[str, str | None]] = {}
+        self._lineage = Lineage()
 
     # Keeping
 
-    async def restore_point(self, vm: Vm) -> str | None:
+    async def restore_point(self, vm: Vm) -> Point | None:
         """*Steady.* A snapshot of the present, for an execution that is about to start.
 
         Returns:
-            Its id; None where something runs in the VM already and it would take too long to copy
-            what was written since the last one.
+            It; the caller has it recorded, or calls ``let_go``. None where something runs in the VM
+            already and it would take too long to copy what was written since the last one.
 
         Raises:
             SnapshotFailed: it could not be made.
         """
         await self._flatten_deep(vm)
-        if not await disk.freeze(vm):
+        layer = vm.state.base
+        if await disk.freeze(vm):
+            layer = vm.state.base
+            present = self._lineage.present(vm)
+            if present is not None:
+                return Point(present, None)
+        else:
             copied = None if vm.running else await disk.copy(vm, small=True)
             if copied is None:
                 return None
-            return (await self._add(vm, copied, RESTORE_POINT, None, None)).id
-        known = self._current.get(vm.record.id)
-        if known is not None and known == (vm.state.base, vm.kernels.changes, known.snapshot_id):
-            return known.snapshot_id
-        return (await self._add(vm, vm.state.base, RESTORE_POINT, None, None)).id
+            layer = copied
+        snapshot = await self._take(vm, layer, RESTORE_POINT, None, None)
+        return Point(snapshot.id, (snapshot, layer))
+
+    async def record(self, vm: Vm, point: Point) -> None:
+        """*Steady.* Lists the snapshot of a restore point, if it is not listed yet.
+
+        Raises:
+            SnapshotFailed: it could not be done; the snapshot is let go.
+        """
+        if point.unrecorded is None:
+            return
+        try:
+            await asyncio.to_thread(self._history.add_snapshot, *point.unrecorded)
+        except HistoryError as error:
+            await self.let_go(vm, [point.snapshot_id])
+            detail = f"it could not be recorded: {error.detail}"
+            raise SnapshotFailed(detail, remedy=error.remedy) from None
 
     async def snapshot(
         self,
@@ -117,12 +132,27 @@ class TimeMachine:
         request: SnapshotCreateRequest | None,
         execution_id: str | None,
     ) -> Snapshot:
+        snapshot = await self._take(vm, layer, kind, request, execution_id)
+        await self.record(vm, Point(snapshot.id, (snapshot, layer)))
+        return snapshot
+
+    async def _take(
+        self,
+        vm: Vm,
+        layer: str | None,
+        kind: str,
+        request: SnapshotCreateRequest | None,
+        execution_id: str | None,
+    ) -> Snapshot:
+        """Keeps the memory of kernels beside a layer: with that it is a snapshot."""
         snapshot_id = new_id("snap")
         try:
             kernels = await vm.kernels.checkpoint(vm.connection, snapshot_id)
         except ExecutionFailed as error:
             raise SnapshotFailed(str(error.detail)) from None
-        snapshot = Snapshot(
+        self._lineage.begins(vm, layer, snapshot_id)
+        self._maintenance.look_at(vm.record.agent_id, vm.record.id, layer)
+        return Snapshot(
             id=snapshot_id,
             vm_id=vm.record.id,
             agent_id=vm.record.agent_id,
@@ -133,24 +163,6 @@ class TimeMachine:
             execution_id=execution_id,
             kernels=kernels,
         )
-        try:
-            await asyncio.to_thread(self._history.add_snapshot, snapshot, layer)
-        except HistoryError as error:
-            await self.let_go(vm, [snapshot_id])
-            detail = f"it could not be recorded: {error.detail}"
-            raise SnapshotFailed(detail, remedy=error.remedy) from None
-        self._stand(vm, layer, snapshot.id)
-        self._maintenance.look_at(vm.record.agent_id, vm.record.id, layer)
-        return snapshot
-
-    def _stand(self, vm: Vm, layer: str | None, snapshot_id: str) -> None:
-        """A VM is in the state of a snapshot that has just been made."""
-        parents = self._parents.setdefault(vm.record.id, {})
-        before = self._current.get(vm.record.id)
-        parents[snapshot_id] = before.snapshot_id if before is not None else None
-        if len(parents) > LOOK_BACK:
-            del parents[next(iter(parents))]
-        self._current[vm.record.id] = Standing(layer, vm.kernels.changes, snapshot_id)
 
     async def _flatten_deep(self, vm: Vm) -> None:
         """A stack must fit into the options of one mount, however busy the background is."""
@@ -162,17 +174,13 @@ class TimeMachine:
         except (VmExecutionError, OSError) as error:
             raise SnapshotFailed(f"old layers could not be merged: {error}") from None
 
-    def forget(self, vm_id: str, snapshots: list[str] | None = None) -> None:
-        """Snapshots are gone: those named, or all of a VM."""
-        known = self._current.get(vm_id)
-        if known is not None and (snapshots is None or known.snapshot_id in snapshots):
-            del self._current[vm_id]
-        if snapshots is None:
-            self._parents.pop(vm_id, None)
+    def forget(self, vm_id: str) -> None:
+        """A VM is gone."""
+        self._lineage.forget(vm_id)
 
     async def let_go(self, vm: Vm, snapshots: list[str]) -> None:
         """Snapshots of a VM are gone, and the memory of its kernels that was kept for them."""
-        self.forget(vm.record.id, snapshots)
+        self._lineage.forget(vm.record.id, snapshots)
         with contextlib.suppress(ExecutionFailed):  # the VM is gone, and all memory with it
             await vm.kernels.drop(vm.connection, snapshots)
 
@@ -237,33 +245,13 @@ class TimeMachine:
         for entry in entries:
             start = _start_of(entry)
             found = await asyncio.to_thread(self._history.get_snapshot, start)
-            if found is None or (unchanged and self._is_present(vm, *found)):
+            if found is None or (unchanged and self._lineage.is_present(vm, *found)):
                 continue
-            if self._led_here(vm, *found):
+            if self._lineage.led_here(vm, *found):
                 return start  # and not what an earlier rollback has undone already
         raise RollbackFailed(
             f"{vm.record.id} is as it was before its first execution that history has"
         )
-
-    def _is_present(self, vm: Vm, snapshot: Snapshot, layer: str | None) -> bool:
-        """Whether a VM whose files did not change since it was frozen is in a snapshot's state."""
-        if layer != vm.state.base:
-            return False
-        known = self._current.get(vm.record.id)
-        if known is not None and known.snapshot_id == snapshot.id:
-            return known.kernel_changes == vm.kernels.changes
-        return not snapshot.kernels and not vm.kernels.used
-
-    def _led_here(self, vm: Vm, snapshot: Snapshot, layer: str | None) -> bool:
-        """Whether the present came from a snapshot, as far as that is known by its memory."""
-        parents = self._parents.get(vm.record.id, {})
-        known = self._current.get(vm.record.id)
-        if known is None or snapshot.id not in parents:
-            return vm.stores.layers.descends(vm.record.agent_id, vm.state.base, layer)
-        each: str | None = known.snapshot_id
-        while each is not None and each != snapshot.id:
-            each = parents.get(each)
-        return each is not None
 
     # Going back
 
@@ -297,8 +285,8 @@ class TimeMachine:
             kernels = await vm.kernels.revive(vm.connection, snapshot.id, snapshot.kernels)
         except ExecutionFailed:
             kernels = (await vm.kernels.present(None, [snapshot]))[0].kernels
-        self._current[vm.record.id] = Standing(layer, vm.kernels.changes, snapshot.id)
-        await asyncio.to_thread(vm.stores.vms.discard_generation, vm.record.id, old)
+        self._lineage.stands(vm, layer, snapshot.id)
+        vm.in_background(vm.stores.vms.discard_generation, vm.record.id, old)
         self._maintenance.look_at(vm.record.agent_id)
         return RollbackResponse(
             vm_id=vm.record.id,

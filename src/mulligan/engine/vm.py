@@ -68,6 +68,7 @@ class Vm:
         self._machine: Machine | None = None
         self._connection: AgentConnection | None = None
         self._endings: set[asyncio.Task[None]] = set()
+        self._tidying: set[asyncio.Future[None]] = set()
         self._executing = 0
         self._beginnings: set[asyncio.Task[tuple[AgentConnection, Running]]] = set()
         self._running: dict[str, Running] = {}
@@ -215,6 +216,17 @@ class Vm:
                 raise VmNotAvailable(self.record.id, field="vm_id")
             yield
 
+    def in_background(self, work: Callable[..., None], *arguments: object) -> None:
+        """Does in a thread what nobody has to wait for; ``close`` does. Errors are logged."""
+        task = asyncio.get_running_loop().run_in_executor(None, work, *arguments)
+        self._tidying.add(task)
+        task.add_done_callback(self._tidied)
+
+    def _tidied(self, task: asyncio.Future[None]) -> None:
+        self._tidying.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.warning("vm_not_tidied", vm_id=self.record.id, error=str(error))
+
     async def start(self) -> None:
         """Boots the VM unless it is up. See ``up``."""
         async with self._lock:
@@ -320,3 +332,5 @@ class Vm:
         """Ends the VM's processes for good: it boots no more."""
         self._closed = True
         await self.stop()
+        if self._tidying:
+            await asyncio.wait(self._tidying)

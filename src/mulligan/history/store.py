@@ -132,20 +132,32 @@ class HistoryStore:
             with database.read() as connection:
                 rows.get(connection, "")
 
-    def begin(self, entry: CommandHistoryEntry, *, max_entries: int | None) -> Dropped:
+    def begin(
+        self,
+        entry: CommandHistoryEntry,
+        *,
+        max_entries: int | None,
+        snapshot: tuple[Snapshot, str | None] | None = None,
+    ) -> Dropped:
         """Adds a row for an execution that starts.
 
         Args:
             entry: its ``outcome`` is "running".
             max_entries: how many rows its VM may then have; None: any number. The oldest go,
                 but none that is running and not this one.
+            snapshot: one to be added with it, as by ``add_snapshot``: both are there, or neither.
 
         Returns:
             What was dropped for it: executions, and the snapshots of kinds "execution" and
             "restore_point" that thereby no row refers to any more. Their rows are gone.
         """
         prepared = self._prepare(entry)
+        if snapshot is not None and self._snapshots() is not self._executions():
+            self.add_snapshot(*snapshot)  # a snapshot nothing refers to goes at the next start
+            snapshot = None
         with self._executions().write() as connection:
+            if snapshot is not None:
+                snapshots.add(connection, *snapshot)
             seq = rows.add(connection, prepared)
             if max_entries is None:
                 return Dropped()
