@@ -230,6 +230,7 @@ class Snapshots:
                 gone = NOT_KEPT if language == "javascript" else LOST
                 request.tell(kernel, language, gone, [])
             return
+        kernel.memories[request.key] = kernel.memories.pop(request.key)  # it is not the oldest now
         kernel.language, kernel.program = memory.language, memory.program
         kernel.obituary = None
         kernel.saving = True
