@@ -145,6 +145,51 @@ class SnapshotFailed(VmExecutionError):  # noqa: N818
     template = "Snapshot creation failed: {}"
 
 
+class ApprovalRequired(VmExecutionError):  # noqa: N818
+    """A person has to say yes first; nothing ran. ``detail`` is "<approval id>: <question>"."""
+
+    variant = "ApprovalRequired"
+    template = "Approval required: {}"
+    http_status = 403
+
+    @property
+    def approval_id(self) -> str:
+        """The approval to answer, and then to send along."""
+        return str(self.detail).partition(":")[0]
+
+
+class ApprovalDenied(VmExecutionError):  # noqa: N818
+    """A person said no."""
+
+    variant = "ApprovalDenied"
+    template = "Approval denied: {}"
+    http_status = 403
+
+
+class ApprovalExpired(VmExecutionError):  # noqa: N818
+    """Nobody answered in time, or a yes was not used in time. That is a no, but nobody's."""
+
+    variant = "ApprovalExpired"
+    template = "Approval expired: {}"
+    http_status = 410
+
+
+class ApprovalNotFound(VmExecutionError):  # noqa: N818
+    """No approval has that id."""
+
+    variant = "ApprovalNotFound"
+    template = "Approval not found: {}"
+    http_status = 404
+
+
+class ApprovalConflict(VmExecutionError):  # noqa: N818
+    """The approval is not for this, or has been answered or used already."""
+
+    variant = "ApprovalConflict"
+    template = "Approval not usable: {}"
+    http_status = 409
+
+
 VARIANTS: dict[str, type[VmExecutionError]] = {
     error.variant: error for error in VmExecutionError.__subclasses__()
 }

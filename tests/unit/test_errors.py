@@ -23,12 +23,17 @@ TABLE = [
     (errors.ConfigError, "ConfigError", "bad", "Configuration error: bad", 500),
     (errors.ExecutionFailed, "ExecutionFailed", "died", "Execution failed: died", 500),
     (errors.SnapshotFailed, "SnapshotFailed", "full", "Snapshot creation failed: full", 500),
+    (errors.ApprovalRequired, "ApprovalRequired", "a: ?", "Approval required: a: ?", 403),
+    (errors.ApprovalDenied, "ApprovalDenied", "a", "Approval denied: a", 403),
+    (errors.ApprovalExpired, "ApprovalExpired", "a", "Approval expired: a", 410),
+    (errors.ApprovalNotFound, "ApprovalNotFound", "a", "Approval not found: a", 404),
+    (errors.ApprovalConflict, "ApprovalConflict", "a", "Approval not usable: a", 409),
 ]
 
 
 def test_the_table_has_every_variant() -> None:
     assert {row[1]: row[0] for row in TABLE} == errors.VARIANTS
-    assert len(TABLE) == len(errors.VARIANTS) == 14
+    assert len(TABLE) == len(errors.VARIANTS) == 19
 
 
 @pytest.mark.parametrize(("kind", "variant", "detail", "text", "status"), TABLE)

@@ -18,12 +18,13 @@ from sqlalchemy import (
     Text,
     column,
     table,
+    text,
 )
 
 from mulligan.history.columns import AnyText, Time, Unsigned
 
 VERSION_TABLE = "mulligan_version"
-HEAD = "0001"  # the newest step in migrations/versions
+HEAD = "0002"  # the newest step in migrations/versions
 
 metadata = MetaData()
 _KEY = BigInteger().with_variant(Integer, "sqlite")  # SQLite counts up INTEGER alone
@@ -141,6 +142,44 @@ Index("mulligan_snapshots_execution", snapshots.c.execution_id)
 # Executions whose rows are gone and whose output files may not be yet.
 doomed_outputs = Table(
     "mulligan_doomed_outputs", metadata, Column("execution_id", AnyText, primary_key=True)
+)
+
+approvals = Table(
+    "mulligan_approvals",
+    metadata,
+    Column("seq", _KEY, primary_key=True, autoincrement=True),
+    Column("id", AnyText, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("digest", Text, nullable=False),
+    Column("agent_id", AnyText, nullable=False),
+    Column("vm_id", AnyText, nullable=False),
+    Column("vm_state", AnyText, nullable=False),
+    Column("language", AnyText, nullable=False),
+    Column("kernel", AnyText),
+    Column("working_dir", AnyText),
+    Column("env_names", Text, nullable=False),
+    Column("created_at", Time, nullable=False),
+    Column("expires_at", Time, nullable=False),
+    Column("answered_at", Time),
+    Column("answered_by", AnyText),
+    Column("comment", AnyText),
+    Column("used_at", Time),
+    Column("execution_id", AnyText),
+    Column("prompt", AnyText, nullable=False),
+    Column("code", AnyText, nullable=False),
+    Column("stdin", AnyText),
+    sqlite_autoincrement=True,
+)
+Index("mulligan_approvals_id", approvals.c.id, unique=True)
+Index("mulligan_approvals_agent", approvals.c.agent_id, approvals.c.seq)
+# One question at a time about the same thing, whoever asks it.
+LIVE = text("state IN ('pending', 'approved')")
+Index(
+    "mulligan_approvals_live",
+    approvals.c.digest,
+    unique=True,
+    sqlite_where=LIVE,
+    postgresql_where=LIVE,
 )
 
 # The full-text index: rowid is the execution's seq. A virtual table on SQLite, hence no Table.

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 from types import TracebackType
 from typing import Literal
@@ -20,6 +21,7 @@ from sqlalchemy import Connection
 
 from mulligan.errors import ConfigError, HistoryError
 from mulligan.history import pruning, queries, records, rows, snapshots
+from mulligan.history.approvals import ApprovalStore
 from mulligan.history.database import Database, in_memory, open_sqlite, open_url
 from mulligan.history.dropped import Dropped
 from mulligan.history.failures import file_error
@@ -131,6 +133,10 @@ class HistoryStore:
         for database in self._databases():
             with database.read() as connection:
                 rows.get(connection, "")
+
+    def approvals(self, *, expires_after: timedelta, use_within: timedelta) -> ApprovalStore:
+        """The approvals in this database, kept on the disk whatever ``persist`` says."""
+        return ApprovalStore(self._snapshots, expires_after=expires_after, use_within=use_within)
 
     def begin(
         self,

@@ -4,17 +4,9 @@ from __future__ import annotations
 
 from pydantic import Field, StrictBool, StrictStr
 
-from mulligan.models.base import F64, I32, U64, Request, Struct, UtcTime
+from mulligan.models.base import I32, U64, Request, Struct, UtcTime
 from mulligan.models.execution import VmInstance
-
-
-class Verdict(Struct):
-    """What a hook decided about an execution, and how long it took."""
-
-    hook: StrictStr
-    decision: StrictStr
-    reason: StrictStr | None = None
-    duration_ms: F64 = 0.0
+from mulligan.models.hooks import Verdict
 
 
 class CommandHistoryEntry(Struct):
