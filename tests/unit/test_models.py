@@ -34,7 +34,8 @@ ENTRY = f"""{{"id": "h-1", "vm_id": "vm-1", "agent_id": "a", "command": "ls", "l
     "snapshot_id": "s-1", "success": true, "exit_code": 2147483647, "stdout": "", "stderr": "e",
     "executed_at": "{TIME}", "duration_ms": 0, "proposed_command": "ls -l", "outcome": "failed",
     "error": "e", "kernel": "main", "verdicts": [{{"hook": "h", "decision": "allow",
-    "reason": "r", "duration_ms": 0.5}}], "approval": "a-1", "stdin_sha256": "ab",
+    "reason": "r", "duration_ms": 0.5, "stage": "pre_tool"}}], "approval": "a-1",
+    "stdin_sha256": "ab",
     "truncated": true, "stdout_bytes": 1, "stderr_bytes": 2, "completed_at": "{TIME}",
     "cpu_ms": 3, "max_rss_kb": 4, "snapshot_before": "s-0", "snapshot_after": "s-1",
     "change_bytes": 5}}"""
@@ -74,7 +75,16 @@ FILLED: dict[type[BaseModel], str] = {
         "pre_rollback_snapshot_id": "s-2", "rolled_back_at": "{TIME}", "success": false,
         "error": "no", "kernels": [{KERNEL}], "cancelled_executions": ["e-1"]}}""",
     models.DisplayData: '{"mime_type": "text/html", "data": "<b>"}',
-    models.Verdict: '{"hook": "h", "decision": "block", "reason": "r", "duration_ms": 0.5}',
+    models.Verdict: '{"hook": "h", "decision": "block", "reason": "r", "duration_ms": 0.5, '
+    '"stage": "post_tool"}',
+    models.HookDescription: '{"name": "h", "observer": true, "stages": ["pre_tool"], '
+    '"timeout_ms": 5000}',
+    models.Approval: '{"id": "a", "state": "used", "digest": "d", "prompt": "p", "code": "c", '
+    '"language": "bash", "vm_id": "v", "agent_id": "g", "vm_state": "s", "stdin": "i", '
+    '"env_names": ["E"], "working_dir": "/w", "kernel": "k", '
+    '"created_at": "2025-01-02T03:04:05Z", "expires_at": "2025-01-02T03:04:05Z", '
+    '"answered_at": "2025-01-02T03:04:05Z", "answered_by": "who", "comment": "m", '
+    '"used_at": "2025-01-02T03:04:05Z", "execution_id": "e"}',
     models.KernelState: KERNEL,
     models.RollbackTo: """{"snapshot_id": "s", "execution_id": "e", "last_success": true,
         "create_pre_rollback_snapshot": true}""",
@@ -107,6 +117,16 @@ OPTIONS: dict[type[BaseModel], list[str]] = {
         *("agent_id", "limit", "start_date", "end_date", "search", "language", "kernel"),
     ],
     models.Verdict: ["reason"],
+    models.Approval: [
+        "stdin",
+        "working_dir",
+        "kernel",
+        "answered_at",
+        "answered_by",
+        "comment",
+        "used_at",
+        "execution_id",
+    ],
     models.RollbackTo: ["snapshot_id", "execution_id"],
     models.SnapshotCreateRequest: ["name", "description"],
     models.Snapshot: ["name", "description", "execution_id", "size_bytes"],
@@ -171,7 +191,8 @@ DEFAULTS: dict[type[BaseModel], dict[str, object]] = {
         "max_rss_kb": 0,
     },
     models.RollbackResponse: {"kernels": [], "cancelled_executions": []},
-    models.Verdict: {"duration_ms": 0.0},
+    models.Verdict: {"duration_ms": 0.0, "stage": "pre_tool"},
+    models.Approval: {"env_names": []},
     models.KernelState: {"notes": []},
     models.RollbackTo: {"last_success": False, "create_pre_rollback_snapshot": False},
     models.Snapshot: {"kind": "manual", "kernels": []},

@@ -35,8 +35,16 @@ from mulligan.errors import (
 )
 from mulligan.history.database import Database, open_sqlite, open_url
 from mulligan.history.schema import LIVE, approvals
-from mulligan.models import Approval, ApprovalSubject, utc_now
-from mulligan.models.approvals import APPROVED, DENIED, EXPIRED, PENDING, STATES, USED
+from mulligan.models import Approval, utc_now
+from mulligan.models.approvals import (
+    APPROVED,
+    DENIED,
+    EXPIRED,
+    PENDING,
+    STATES,
+    USED,
+    ApprovalSubject,
+)
 
 HOUR = timedelta(hours=1)
 MOST_PENDING = 100

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable
 
-from mulligan.models import (
+from mulligan.models.hooks import (
     Allow,
     HookDecision,
     PostLlmContext,

@@ -14,7 +14,7 @@ from mulligan.errors import ConfigError, ValidationFailed
 from mulligan.hooks.calls import CallFailed, Calls
 from mulligan.hooks.interface import Hook, stages_of
 from mulligan.log import get_logger
-from mulligan.models import (
+from mulligan.models.hooks import (
     Allow,
     AskUser,
     Block,
@@ -122,22 +122,28 @@ class _Run:
 
     stage: _Stage
     text: Any
-    judged: dict[str, Any] = field(default_factory=dict)  # the text each gate judged last
+    judged: dict[str, Any] = field(default_factory=dict)  # the text each gate let be last
     decisions: dict[str, HookDecision] = field(default_factory=dict)  # and what it said of it
     verdicts: list[Verdict] = field(default_factory=list)
     block: str | None = None
     rollback: str | None = None
 
+    def lets_be(self, name: str) -> bool:
+        """Whether a gate has judged the text as it is, and left it so."""
+        return name in self.judged and bool(self.judged[name] == self.text)
+
     def note(self, name: str, decision: HookDecision) -> None:
         """Takes in what a gate said of the text as it is."""
-        self.judged[name] = self.text
         self.decisions[name] = decision
+        if isinstance(decision, Modify | ModifyOutput):
+            self.judged.pop(name, None)  # should another bring that text back, it rewrites again
+            self.text = self.stage.rewritten(decision)
+            return
+        self.judged[name] = self.text
         if isinstance(decision, Block):
             self.block = self.block or f"{name}: {decision.reason[:_MOST_REASON]}"
         elif isinstance(decision, Rollback):
             self.rollback = self.rollback or f"{name}: {decision.reason[:_MOST_REASON]}"
-        elif isinstance(decision, Modify | ModifyOutput):
-            self.text = self.stage.rewritten(decision)
 
 
 class HookManager:
@@ -229,7 +235,7 @@ class HookManager:
         for _ in range(self._rounds):
             for gate in gates:
                 name = gate.hook.name
-                if name in run.judged and run.judged[name] == run.text:
+                if run.lets_be(name):
                     continue
                 changes = {**run.stage.changes(run.text), "decision": None}
                 decision, verdict = await self._judge(run, gate, _copy(context, changes))
@@ -237,7 +243,7 @@ class HookManager:
                 run.note(name, decision)
                 if run.block is not None and not run.stage.goes_on:
                     return
-            settled = all(run.judged[gate.hook.name] == run.text for gate in gates)
+            settled = all(run.lets_be(gate.hook.name) for gate in gates)
             if settled or run.block is not None:
                 return
         changing = [

@@ -6,7 +6,7 @@ Fields marked *Addition* are Mulligan's own; clients of the plain format neither
 them. All models are frozen.
 """
 
-from mulligan.models.approvals import Approval, ApprovalSubject
+from mulligan.models.approvals import Approval
 from mulligan.models.base import F64, I32, U32, U64, UtcTime, utc_now
 from mulligan.models.execution import (
     DEFAULT_LANGUAGES,
@@ -25,22 +25,7 @@ from mulligan.models.execution import (
     VmInstance,
     VmPoolResponse,
 )
-from mulligan.models.hooks import (
-    Allow,
-    AskUser,
-    Block,
-    ExecutionOutput,
-    HookDecision,
-    HookDescription,
-    Modify,
-    ModifyOutput,
-    PostLlmContext,
-    PostToolContext,
-    PreLlmContext,
-    PreToolContext,
-    Rollback,
-    Verdict,
-)
+from mulligan.models.hooks import HookDescription, Verdict
 from mulligan.models.past import (
     CommandHistoryEntry,
     DiffEntry,
@@ -64,36 +49,23 @@ __all__ = [
     "I32",
     "U32",
     "U64",
-    "Allow",
     "Approval",
-    "ApprovalSubject",
-    "AskUser",
-    "Block",
     "CodeBlock",
     "CommandHistoryEntry",
     "DiffEntry",
     "DiffResponse",
     "DisplayData",
     "ExecutionIntent",
-    "ExecutionOutput",
     "ForkRequest",
     "ForkResponse",
     "HistoryConfig",
     "HistoryQueryRequest",
     "HistoryQueryResponse",
-    "HookDecision",
     "HookDescription",
     "KernelState",
     "LanguageConfig",
-    "Modify",
-    "ModifyOutput",
     "ParseExecuteRequest",
     "ParseExecuteResponse",
-    "PostLlmContext",
-    "PostToolContext",
-    "PreLlmContext",
-    "PreToolContext",
-    "Rollback",
     "RollbackRequest",
     "RollbackResponse",
     "RollbackTo",

@@ -1,7 +1,8 @@
 """What hooks are told and what they decide.
 
-Names and fields are the seed's; *Additions* are marked. Everything is frozen, and a hook gets a
-copy of its own: what it does to it reaches nobody.
+Names and fields are the wire format's; *Additions* are marked. Decisions and contexts stay within
+a process; a Verdict travels. Everything is frozen, and a hook gets a copy of its own: what it does
+to it reaches nobody.
 """
 
 from __future__ import annotations
