@@ -1,11 +1,12 @@
 """The history on a real PostgreSQL server: the suite every database has to pass, and its own."""
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-pytest.register_assert_rewrite("support.history")
+pytest.register_assert_rewrite("support.approvals", "support.history")
 pytest.importorskip("psycopg", reason="the driver is an extra: pip install 'mulligan[postgres]'")
 
 from alembic.autogenerate import compare_metadata  # noqa: E402
@@ -14,6 +15,8 @@ from sqlalchemy import create_engine  # noqa: E402
 
 from mulligan.errors import ConfigError, HistoryError  # noqa: E402
 from mulligan.history import HistoryStore, schema  # noqa: E402
+from mulligan.history.approvals import open_approvals  # noqa: E402
+from support.approvals import ApprovalSuite, Opener  # noqa: E402
 from support.history import INLINE, HistorySuite, ended, entry, ids, run  # noqa: E402
 from support.postgres import Postgres, server  # noqa: E402
 
@@ -46,6 +49,16 @@ def reopened(store: HistoryStore) -> Callable[[], list[str]]:
 
 
 class TestPostgres(HistorySuite):
+    pass
+
+
+@pytest.fixture(scope="module")
+def opened(postgres: Postgres, tmp_path_factory: pytest.TempPathFactory) -> Opener:
+    url = postgres.database("approvals")
+    return partial(open_approvals, tmp_path_factory.mktemp("data"), url=url)
+
+
+class TestApprovals(ApprovalSuite):
     pass
 
 

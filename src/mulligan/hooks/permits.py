@@ -1,0 +1,137 @@
+"""Asking a person, where a hook wants one asked."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from mulligan.errors import ApprovalConflict, ApprovalDenied, ApprovalExpired
+from mulligan.history.approvals import ApprovalStore, refusal
+from mulligan.hooks.calls import CallFailed, Calls
+from mulligan.log import get_logger
+from mulligan.models import Approval, utc_now
+from mulligan.models.approvals import APPROVED, PENDING, ApprovalSubject
+
+log = get_logger()
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A person's answer: yes or no, who they are, and what they say to it."""
+
+    approve: bool
+    who: str = "approver"
+    comment: str | None = None
+
+
+class Approver(Protocol):
+    """Asks a person, and returns their answer: True, False or an Answer.
+
+    A coroutine function, or a plain one, which runs in a thread and may block. Where it raises,
+    returns something else or takes longer than the question stands, nobody has answered.
+    """
+
+    def __call__(self, approval: Approval, /) -> bool | Answer | Awaitable[bool | Answer]:
+        """Asks about one approval."""
+        ...
+
+
+class Permits:
+    """Turns "ask a person" into a yes that is used up, or an error.
+
+    Args:
+        store: where questions and answers are kept.
+        mode: "ask"; or "refuse", where nobody can answer: then what is to be asked is refused,
+            unless there is an approver.
+        approver: asked right away; None: whoever looks at the list of approvals answers.
+    """
+
+    def __init__(
+        self,
+        store: ApprovalStore,
+        *,
+        mode: Literal["ask", "refuse"] = "ask",
+        approver: Approver | None = None,
+    ) -> None:
+        self._store = store
+        self._mode = mode
+        self._approver = approver
+        self._calls = Calls()
+
+    async def obtain(
+        self,
+        subject: ApprovalSubject,
+        prompt: str,
+        *,
+        execution_id: str | None = None,
+        approval_id: str | None = None,
+    ) -> Approval:
+        """A yes to this execution, used up by it; call it right before the execution starts.
+
+        Args:
+            subject: exactly what would run, and from which state.
+            prompt: the question.
+            execution_id: written down with the yes.
+            approval_id: a yes the request brought along; None: one to the same subject is looked
+                for, and the question asked if there is none.
+
+        Raises:
+            ApprovalRequired: the question waits for an answer; nothing may run.
+            ApprovalDenied: a person said no, or nobody can be asked.
+            ApprovalExpired: nobody answered, or used the yes, in time.
+            ApprovalNotFound, ApprovalConflict: the approval brought along is not for this.
+            HistoryError: the database refuses; nothing may run.
+        """
+        digest = subject.digest()
+        if approval_id is not None:
+            return await self._take(approval_id, digest, execution_id)
+        if self._mode == "refuse" and self._approver is None:
+            raise ApprovalDenied(
+                f"a person would have to be asked, and nobody can be: {prompt}",
+                field="approvals.mode",
+                remedy='set approvals.mode to "ask", or give the client an approver',
+            )
+        approval = await asyncio.to_thread(self._store.ask, subject, prompt)
+        if approval.state == PENDING:
+            approval = await self._answered(approval)
+        if approval.state != APPROVED:
+            raise refusal(approval)
+        return await self._take(approval.id, digest, execution_id)
+
+    async def confirm(self, question: Approval) -> Answer | None:
+        """What the approver says to a question; None where there is none or it failed."""
+        if self._approver is None:
+            return None
+        seconds = (question.expires_at - utc_now()).total_seconds()
+        try:
+            answer = await self._calls.call(self._approver, question, max(seconds, 0.001))
+        except CallFailed as failure:
+            log.warning("approver_failed", approval_id=question.id, reason=str(failure))
+            return None
+        if isinstance(answer, bool):
+            return Answer(answer)
+        if isinstance(answer, Answer) and isinstance(answer.approve, bool):
+            return answer
+        log.warning(
+            "approver_failed", approval_id=question.id, reason=f"returned {type(answer).__name__}"
+        )
+        return None
+
+    async def _answered(self, approval: Approval) -> Approval:
+        answer = await self.confirm(approval)
+        if answer is None:
+            return await asyncio.to_thread(self._store.get, approval.id)
+        try:
+            return await asyncio.to_thread(
+                self._store.answer, approval.id, answer.approve, answer.who, answer.comment
+            )
+        except (
+            ApprovalConflict,
+            ApprovalExpired,
+        ):  # another has answered meanwhile, or its time has passed
+            return await asyncio.to_thread(self._store.get, approval.id)
+
+    async def _take(self, approval_id: str, digest: str, execution_id: str | None) -> Approval:
+        return await asyncio.to_thread(self._store.take, approval_id, digest, execution_id)
