@@ -60,6 +60,20 @@ def test_defaults() -> None:
             "persist_history": True,
             "integration_mode": "http",
         },
+        "hooks": {
+            "enabled": True,
+            "order": None,
+            "timeout_ms": 5000,
+            "max_rounds": 5,
+            "commands": {},
+            "dangerous": {},
+            "sanitizer": "redact",
+        },
+        "approvals": {
+            "mode": "ask",
+            "expires_after_seconds": 3600,
+            "use_within_seconds": 3600,
+        },
         "log_level": "info",
     }
     assert settings.data_dir == default_data_dir()
@@ -238,3 +252,71 @@ def test_files_that_are_no_toml(
     monkeypatch.setenv("MULLIGAN_CONFIG", str(tmp_path / "bad.toml"))
     with pytest.raises(ConfigError, match=r"bad\.toml"):
         load()
+
+
+HOOK_COMMANDS = """
+[hooks]
+order = ["guard", "dangerous_pattern"]
+[hooks.dangerous.rules.bash-download-run]
+enabled = false
+[hooks.commands.guard]
+command = ["/opt/guard.py", "--strict"]
+languages = ["sh", "bash"]
+env = {{GUARD_LEVEL = "2"}}
+{more}
+"""
+
+
+def test_hook_commands(write) -> None:
+    write(HOOK_COMMANDS.format(more='events = ["PreToolUse", "PostToolUse"]'))
+    hooks = load().hooks
+    assert hooks.order == ["guard", "dangerous_pattern"]
+    assert hooks.dangerous == {"rules": {"bash-download-run": {"enabled": False}}}
+    guard = hooks.commands["guard"]
+    assert (guard.command, guard.languages) == (["/opt/guard.py", "--strict"], ["bash"])
+    assert (guard.timeout_ms, guard.observer, guard.env) == (10_000, False, {"GUARD_LEVEL": "2"})
+
+
+@pytest.mark.parametrize(
+    ("more", "field", "text"),
+    [
+        ('events = ["Stop"]', "events.0", "PreToolUse"),
+        ("events = []", "events", "at least 1"),
+        ("timeout_ms = 0", "timeout_ms", "greater than or equal to 1"),
+        ('pass_env = ["MULLIGAN_DATABASE_URL"]', "pass_env", "may hold a secret"),
+        ('cwd = "here"', "cwd", "must be an absolute path"),
+        ('shell = "true"', "shell", "not permitted"),
+    ],
+)
+def test_hook_commands_that_are_wrong(write, more: str, field: str, text: str) -> None:
+    write(HOOK_COMMANDS.format(more=more))
+    with pytest.raises(ConfigError, match=text) as caught:
+        load()
+    assert caught.value.field == f"hooks.commands.guard.{field}"
+
+
+@pytest.mark.parametrize("program", ["guard.py", "./guard.py", "hooks/guard.py", ""])
+def test_a_hook_command_does_not_depend_on_the_working_directory(write, program: str) -> None:
+    write(f'[hooks.commands.guard]\ncommand = ["{program}"]')
+    if program == "guard.py":  # found in PATH
+        assert load().hooks.commands["guard"].command == [program]
+        return
+    with pytest.raises(ConfigError, match="depends on the working directory"):
+        load()
+
+
+@pytest.mark.parametrize(
+    ("text", "field"),
+    [
+        ('[approvals]\nmode = "maybe"', "approvals.mode"),
+        ("[approvals]\nexpires_after_seconds = 0", "approvals.expires_after_seconds"),
+        ("[hooks]\nmax_rounds = 1", "hooks.max_rounds"),
+        ('[hooks]\nsanitizer = "on"', "hooks.sanitizer"),
+        ("[hooks]\nenable = true", "hooks.enable"),
+    ],
+)
+def test_hooks_and_approvals_that_are_wrong(write, text: str, field: str) -> None:
+    write(text)
+    with pytest.raises(ConfigError, match=f"setting {field}") as caught:
+        load()
+    assert caught.value.field == field

@@ -16,6 +16,7 @@ from mulligan.models.hooks import Allow, HookDecision, PostToolContext, PreToolC
 MIB = 1024 * 1024
 # What of the server's environment a program gets; nothing that could be a secret.
 PASSED = ("PATH", "HOME", "USER", "LOGNAME", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "TMPDIR")
+_NOT_ASKED = Allow(reason="not asked about this language")
 _MORE_MS = 2000  # for its end, after its time is over
 
 
@@ -53,7 +54,8 @@ class CommandHook(Hook):
         self.observer = observer
         self.timeout_ms = timeout_ms + _MORE_MS  # the program's own limit comes first
         self._command = list(command)
-        self._events = frozenset(events)
+        stages = {exchange.PRE: "pre_tool", exchange.POST: "post_tool"}
+        self.stages = [stages[event] for event in events]
         self._languages = None if languages is None else frozenset(languages)
         self._seconds = timeout_ms / 1000
         self._output_limit = output_limit
@@ -63,20 +65,20 @@ class CommandHook(Hook):
 
     async def pre_tool(self, context: PreToolContext) -> HookDecision:
         """What the program says to ``PreToolUse``."""
-        if not self._wants(exchange.PRE, context.language):
-            return Allow()
+        if not self._wants(context.language):
+            return _NOT_ASKED
         ended = await self._run(exchange.pre_input(context))
         return exchange.pre_decision(context, ended)
 
     async def post_tool(self, context: PostToolContext) -> HookDecision:
         """What the program says to ``PostToolUse``."""
-        if not self._wants(exchange.POST, context.language):
-            return Allow()
+        if not self._wants(context.language):
+            return _NOT_ASKED
         ended = await self._run(exchange.post_input(context))
         return exchange.post_decision(context, ended)
 
-    def _wants(self, event: str, language: str) -> bool:
-        return event in self._events and (self._languages is None or language in self._languages)
+    def _wants(self, language: str) -> bool:
+        return self._languages is None or language in self._languages
 
     async def _run(self, told: dict[str, Any]) -> Ended:
         inherited = {name: os.environ[name] for name in self._pass_env if name in os.environ}

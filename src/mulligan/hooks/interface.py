@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Sequence
 
 from mulligan.models.hooks import (
     Allow,
@@ -34,6 +34,7 @@ class Hook:
     name: str = ""
     observer: bool = False
     timeout_ms: int | None = None  # None: the manager's
+    stages: Sequence[str] | None = None  # None: those that are overridden
 
     def pre_tool(self, context: PreToolContext) -> Answer:  # noqa: ARG002
         """Before code runs."""
@@ -53,5 +54,7 @@ class Hook:
 
 
 def stages_of(hook: Hook) -> list[str]:
-    """The stages a hook has something to say to: those it overrides."""
+    """The stages a hook has something to say to."""
+    if hook.stages is not None:
+        return [name for name in STAGES if name in hook.stages]
     return [name for name in STAGES if getattr(type(hook), name) is not getattr(Hook, name)]
