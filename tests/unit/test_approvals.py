@@ -25,9 +25,16 @@ from mulligan.errors import (  # noqa: E402
 )
 from mulligan.history import HistoryStore  # noqa: E402
 from mulligan.history.approvals import ApprovalStore, open_approvals  # noqa: E402
+from mulligan.hooks.manager import Outcome  # noqa: E402
 from mulligan.hooks.permits import Answer, Permits  # noqa: E402
 from mulligan.models import Approval  # noqa: E402
 from mulligan.models.approvals import ApprovalSubject  # noqa: E402
+from mulligan.models.hooks import (  # noqa: E402
+    Allow,
+    AskUser,
+    ExecutionOutput,
+    PostToolContext,
+)
 from support.approvals import ApprovalSuite, Opener, subject  # noqa: E402
 from support.history import ended, entry  # noqa: E402
 
@@ -223,3 +230,34 @@ class TestPermits:
 
         with pytest.raises(ApprovalDenied, match="bob said no"):
             await Permits(store, approver=ask).obtain(subject(), "?")
+
+    async def test_output_is_released_by_an_approver_alone(self, store: ApprovalStore) -> None:
+        context = PostToolContext(
+            original_code="c",
+            exit_code=0,
+            duration_ms=1,
+            agent_id="a",
+            vm_id="v",
+            stdout="out",
+            execution_id="exec-1",
+        )
+        kept = ExecutionOutput(error="withheld")
+        ask = Outcome(AskUser(prompt="show it?"), kept, context.texts)
+        shown: list[Approval] = []
+
+        def approve(approval: Approval) -> bool:
+            shown.append(approval)
+            return True
+
+        asking = Permits(store, approver=approve)
+        assert await asking.released(context, ask) == context.texts
+        assert (shown[0].language, "out" in shown[0].code) == ("output", True)
+        refusing = Permits(store, approver=lambda _: False)
+        context = context.model_copy(update={"execution_id": "exec-2"})
+        said = await refusing.released(context, ask)
+        assert said.error.startswith("Output withheld: Approval denied: approver said no")
+        assert said.stdout == ""
+        assert await Permits(store).released(context, ask) == kept
+        allowed = Outcome(Allow(), context.texts, context.texts)
+        assert await asking.released(context, allowed) == context.texts
+        assert len(shown) == 1

@@ -6,6 +6,7 @@ import logging
 import re
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -33,7 +34,7 @@ from mulligan.models.hooks import (
     PostToolContext,
     PreToolContext,
 )
-from mulligan.settings import HookCommand, HookSettings
+from mulligan.settings import ApprovalSettings, HookCommand, HookSettings, load
 
 pytestmark = pytest.mark.anyio
 
@@ -240,6 +241,19 @@ def test_the_order_of_the_settings() -> None:
     assert names(HookSettings(order=order, commands={"guard": GUARD})) == order
     assert names(HookSettings(sanitizer="off")) == [usual[0], usual[1], usual[3]]
     assert names(HookSettings(enabled=False, commands={"guard": GUARD})) == []
+
+
+@pytest.mark.parametrize("name", ["hooks", "approvals"])
+def test_the_documented_settings_are_some(name: str, monkeypatch, tmp_path: Path) -> None:
+    text = (Path(__file__).parents[2] / f"docs/{name}.md").read_text()
+    (block,) = re.findall(r"^```toml\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    (tmp_path / "some.toml").write_text(block)
+    monkeypatch.setenv("MULLIGAN_CONFIG", str(tmp_path / "some.toml"))
+    loaded = load()
+    if name == "hooks":
+        assert names(loaded.hooks.model_copy(update={"dangerous": {}})) == loaded.hooks.order
+    else:
+        assert loaded.approvals == ApprovalSettings()
 
 
 @pytest.mark.parametrize(

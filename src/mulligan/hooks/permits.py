@@ -7,14 +7,23 @@ from collections.abc import Awaitable
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from mulligan.errors import ApprovalConflict, ApprovalDenied, ApprovalExpired
+from mulligan.errors import (
+    ApprovalConflict,
+    ApprovalDenied,
+    ApprovalExpired,
+    VmExecutionError,
+)
 from mulligan.history.approvals import ApprovalStore, refusal
 from mulligan.hooks.calls import CallFailed, Calls
+from mulligan.hooks.manager import Outcome
 from mulligan.log import get_logger
 from mulligan.models import Approval, utc_now
 from mulligan.models.approvals import APPROVED, PENDING, ApprovalSubject
+from mulligan.models.hooks import AskUser, ExecutionOutput, PostToolContext
 
 log = get_logger()
+
+OUTPUT = "output"  # the language of a question about what an execution printed
 
 
 @dataclass(frozen=True)
@@ -100,7 +109,30 @@ class Permits:
             raise refusal(approval)
         return await self._take(approval.id, digest, execution_id)
 
-    async def confirm(self, question: Approval) -> Answer | None:
+    async def released(
+        self, context: PostToolContext, outcome: Outcome[ExecutionOutput]
+    ) -> ExecutionOutput:
+        """What of an execution's texts goes back, after the approver was asked where a hook wants.
+
+        An execution waits for no list of questions to be answered: without an approver its text
+        stays withheld. Asks nobody, and returns ``outcome.final``, if no hook wants it.
+        """
+        if not isinstance(outcome.decision, AskUser) or self._approver is None:
+            return outcome.final
+        subject = ApprovalSubject(
+            code=outcome.on_yes.model_dump_json(),
+            language=OUTPUT,
+            vm_id=context.vm_id,
+            agent_id=context.agent_id,
+            vm_state=f"after {context.execution_id}",
+        )
+        try:
+            await self.obtain(subject, outcome.decision.prompt, execution_id=context.execution_id)
+        except VmExecutionError as error:
+            return ExecutionOutput(error=f"Output withheld: {error}")
+        return outcome.on_yes
+
+    async def _said(self, question: Approval) -> Answer | None:
         """What the approver says to a question; None where there is none or it failed."""
         if self._approver is None:
             return None
@@ -120,7 +152,7 @@ class Permits:
         return None
 
     async def _answered(self, approval: Approval) -> Approval:
-        answer = await self.confirm(approval)
+        answer = await self._said(approval)
         if answer is None:
             return await asyncio.to_thread(self._store.get, approval.id)
         try:
