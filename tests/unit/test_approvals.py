@@ -223,6 +223,22 @@ class TestPermits:
         ):
             await Permits(store, approver=ask).obtain(subject(), "?")
 
+    async def test_people_are_waited_for_outside_of_locks(self, store: ApprovalStore) -> None:
+        asked: list[str] = []
+
+        def ask(approval: Approval) -> bool:
+            asked.append(approval.id)
+            return True
+
+        permits, what = Permits(store, approver=ask), subject()
+        with pytest.raises(ApprovalRequired) as waits:
+            await permits.require(what, "?")
+        assert asked == []
+        assert await permits.consult(waits.value.approval_id)
+        assert asked == [waits.value.approval_id]
+        assert (await permits.require(what, "?", execution_id="exec-1")).state == "used"
+        assert not await Permits(store).consult(store.ask(what, "?").id)
+
     async def test_whoever_answers_first_counts(self, store: ApprovalStore) -> None:
         async def ask(approval: Approval) -> bool:
             store.answer(approval.id, False, "bob")

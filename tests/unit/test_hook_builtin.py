@@ -89,8 +89,9 @@ def judge(code: str, language: str, rules: dict[str, tuple[str, str, str]]) -> l
     ]
 
 
-def redact(text: str) -> str:
-    return re.sub(r"tok_[0-9a-f]{8}", "[redacted]", text)
+def redact(text: str, truncated: bool) -> str:
+    least = 0 if truncated else 8
+    return re.sub(rf"tok_(?:[0-9a-f]{{8}}|[0-9a-f]{{{least},8}}\Z)", "[redacted]", text)
 
 
 MAKERS = standard(check_syntax=check_syntax, load_rules=load_rules, judge=judge, redact=redact)
@@ -145,6 +146,10 @@ def test_secrets_are_taken_out_of_every_text() -> None:
         results=[DisplayData(mime_type="image/png", data="[redacted]")],
     )
     assert found.reason == "secrets in stdout, stderr, error, result, results"
+    cut = AFTER.model_copy(update={"stdout": f"<{TOKEN[:7]}", "error": TOKEN[:7]})
+    assert hook.post_tool(cut) == Allow()
+    found_cut = hook.post_tool(cut.model_copy(update={"truncated": True}))
+    assert found_cut.output == ExecutionOutput(stdout="<[redacted]", error=TOKEN[:7])
     blocked = OutputSanitizerHook(redact, "block").post_tool(full)
     assert isinstance(blocked, Block)
     assert TOKEN not in blocked.reason

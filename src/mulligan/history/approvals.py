@@ -141,7 +141,7 @@ class ApprovalStore:
         if found.state == EXPIRED:
             raise _expired(found)
         raise ApprovalConflict(
-            f"{found.id} was answered by {found.answered_by} at {found.answered_at}: {found.state}",
+            f"{found.id} was answered by {found.answered_by} at {_when(found.answered_at)}: {found.state}",
             field="approval_id",
             remedy="an answer stands; a new execution can be asked about anew",
         )
@@ -295,7 +295,7 @@ def refusal(approval: Approval) -> VmExecutionError:
         return ApprovalRequired(
             f"{approval.id}: {approval.prompt}",
             field="approval",
-            remedy=f"a person answers {approval.id} by {approval.expires_at}; then run the same "
+            remedy=f"a person answers {approval.id} by {_when(approval.expires_at)}; then run the same "
             "again with it",
         )
     if approval.state == DENIED:
@@ -303,13 +303,13 @@ def refusal(approval: Approval) -> VmExecutionError:
         return ApprovalDenied(
             f"{approval.answered_by} said no to {approval.id}{said}",
             field="approval",
-            remedy=f"the no stands until {approval.expires_at}; change what is asked for",
+            remedy=f"the no stands until {_when(approval.expires_at)}; change what is asked for",
         )
     if approval.state == EXPIRED:
         return _expired(approval)
     if approval.state == USED:
         return ApprovalConflict(
-            f"{approval.id} was used at {approval.used_at}"
+            f"{approval.id} was used at {_when(approval.used_at)}"
             + (f" by {approval.execution_id}" if approval.execution_id else ""),
             field="approval",
             remedy="a yes is good for one execution; run it without the approval, which asks anew",
@@ -317,12 +317,16 @@ def refusal(approval: Approval) -> VmExecutionError:
     return ApprovalConflict(f"{approval.id} is {approval.state}", field="approval")
 
 
+def _when(time: datetime | None) -> str:
+    return "" if time is None else f"{time:%Y-%m-%d %H:%M:%S} UTC"
+
+
 def _expired(approval: Approval) -> ApprovalExpired:
     why = (
-        f"nobody answered {approval.id} before {approval.expires_at}"
+        f"nobody answered {approval.id} before {_when(approval.expires_at)}"
         if approval.answered_by is None
         else f"{approval.answered_by} said yes to {approval.id}, but it was not used before "
-        f"{approval.expires_at}"
+        f"{_when(approval.expires_at)}"
     )
     return ApprovalExpired(
         why, field="approval", remedy="run it without the approval, which asks anew"

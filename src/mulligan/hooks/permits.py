@@ -11,6 +11,7 @@ from mulligan.errors import (
     ApprovalConflict,
     ApprovalDenied,
     ApprovalExpired,
+    ApprovalRequired,
     VmExecutionError,
 )
 from mulligan.history.approvals import ApprovalStore, refusal
@@ -77,7 +78,33 @@ class Permits:
         execution_id: str | None = None,
         approval_id: str | None = None,
     ) -> Approval:
+        """As `require`; where the question waits for an answer, the approver is asked first.
+
+        Not for who holds a lock: people take their time.
+        """
+        try:
+            return await self.require(
+                subject, prompt, execution_id=execution_id, approval_id=approval_id
+            )
+        except ApprovalRequired as waits:
+            approval_id = waits.approval_id
+            if not await self.consult(approval_id):
+                raise
+        return await self.require(
+            subject, prompt, execution_id=execution_id, approval_id=approval_id
+        )
+
+    async def require(
+        self,
+        subject: ApprovalSubject,
+        prompt: str,
+        *,
+        execution_id: str | None = None,
+        approval_id: str | None = None,
+    ) -> Approval:
         """A yes to this execution, used up by it; call it right before the execution starts.
+
+        Waits for nobody.
 
         Args:
             subject: exactly what would run, and from which state.
@@ -94,20 +121,38 @@ class Permits:
             HistoryError: the database refuses; nothing may run.
         """
         digest = subject.digest()
-        if approval_id is not None:
-            return await self._take(approval_id, digest, execution_id)
-        if self._mode == "refuse" and self._approver is None:
-            raise ApprovalDenied(
-                f"a person would have to be asked, and nobody can be: {prompt}",
-                field="approvals.mode",
-                remedy='set approvals.mode to "ask", or give the client an approver',
-            )
-        approval = await asyncio.to_thread(self._store.ask, subject, prompt)
-        if approval.state == PENDING:
-            approval = await self._answered(approval)
-        if approval.state != APPROVED:
-            raise refusal(approval)
-        return await self._take(approval.id, digest, execution_id)
+        if approval_id is None:
+            if self._mode == "refuse" and self._approver is None:
+                raise ApprovalDenied(
+                    f"a person would have to be asked, and nobody can be: {prompt}",
+                    field="approvals.mode",
+                    remedy='set approvals.mode to "ask", or give the client an approver',
+                )
+            asked = await asyncio.to_thread(self._store.ask, subject, prompt)
+            if asked.state != APPROVED:
+                raise refusal(asked)
+            approval_id = asked.id
+        return await asyncio.to_thread(self._store.take, approval_id, digest, execution_id)
+
+    async def consult(self, approval_id: str) -> bool:
+        """Asks the approver a waiting question and writes down the answer.
+
+        Returns:
+            Whether the question waits no longer: it was answered, by the approver or another, or
+            its time has passed. False without an approver, or if that failed.
+        """
+        if self._approver is None:
+            return False
+        question = await asyncio.to_thread(self._store.get, approval_id)
+        answer = await self._said(question) if question.state == PENDING else None
+        if answer is not None:
+            try:
+                await asyncio.to_thread(
+                    self._store.answer, approval_id, answer.approve, answer.who, answer.comment
+                )
+            except (ApprovalConflict, ApprovalExpired):  # another was first, or it is too late
+                return True
+        return (await asyncio.to_thread(self._store.get, approval_id)).state != PENDING
 
     async def released(
         self, context: PostToolContext, outcome: Outcome[ExecutionOutput]
@@ -133,9 +178,8 @@ class Permits:
         return outcome.on_yes
 
     async def _said(self, question: Approval) -> Answer | None:
-        """What the approver says to a question; None where there is none or it failed."""
-        if self._approver is None:
-            return None
+        """What the approver says to a question; None where it failed."""
+        assert self._approver is not None
         seconds = (question.expires_at - utc_now()).total_seconds()
         try:
             answer = await self._calls.call(self._approver, question, max(seconds, 0.001))
@@ -150,20 +194,3 @@ class Permits:
             "approver_failed", approval_id=question.id, reason=f"returned {type(answer).__name__}"
         )
         return None
-
-    async def _answered(self, approval: Approval) -> Approval:
-        answer = await self._said(approval)
-        if answer is None:
-            return await asyncio.to_thread(self._store.get, approval.id)
-        try:
-            return await asyncio.to_thread(
-                self._store.answer, approval.id, answer.approve, answer.who, answer.comment
-            )
-        except (
-            ApprovalConflict,
-            ApprovalExpired,
-        ):  # another has answered meanwhile, or its time has passed
-            return await asyncio.to_thread(self._store.get, approval.id)
-
-    async def _take(self, approval_id: str, digest: str, execution_id: str | None) -> Approval:
-        return await asyncio.to_thread(self._store.take, approval_id, digest, execution_id)

@@ -93,6 +93,7 @@ class PostToolContext(ExecutionOutput):
     language: StrictStr = "unknown"
     execution_id: StrictStr | None = None
     outcome: StrictStr = "success"
+    truncated: StrictBool = False  # stdout or stderr was cut off at its end
     metadata: dict[StrictStr, StrictStr] = Field(default_factory=dict)
     working_dir: StrictStr | None = None
     decision: HookDecision | None = None
