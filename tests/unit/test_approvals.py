@@ -4,6 +4,8 @@ import asyncio
 import os
 import signal
 import sqlite3
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from datetime import timedelta
@@ -75,18 +77,36 @@ def test_digests_are_equal_exactly_where_subjects_are(one: dict, two: dict) -> N
     assert turned.digest() == first.digest()
 
 
+ANSWER = """
+import sys
+from pathlib import Path
+from mulligan.history.approvals import open_approvals
+with open_approvals(Path(sys.argv[1])) as store:
+    for waiting in store.list("pending"):
+        print(store.answer(waiting.id, True, "ada").id)
+"""
+
+
 def test_a_server_s_history_goes_on_while_another_process_answers(tmp_path: Path) -> None:
+    """Also where this process opens the file twice: else the other one, on leaving, would take the
+    log away under it."""
     hour = timedelta(hours=1)
+    command = [sys.executable, "-c", ANSWER, str(tmp_path)]
     with HistoryStore(tmp_path) as history:
         running = entry("vm")
         history.begin(running, max_entries=None)
-        asked = history.approvals(expires_after=hour, use_within=hour).ask(subject(), "?")
-        with open_approvals(tmp_path) as elsewhere:
-            elsewhere.answer(asked.id, True, "ada")
+        approvals = history.approvals(expires_after=hour, use_within=hour)
+        with open_approvals(tmp_path) as again:
+            for store in (approvals, again, approvals, again):
+                asked = store.ask(subject(), "?")
+                done = subprocess.run(command, capture_output=True, text=True, check=True)
+                assert done.stdout.split() == [asked.id]
+                assert store.take(asked.id, asked.digest).state == "used"
+        asked = approvals.ask(subject(), "?")
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        assert done.stdout.split() == [asked.id]
         assert history.get(running.id).outcome == "running"
         history.finish(ended(running))
-        taken = history.approvals(expires_after=hour, use_within=hour).take(asked.id, asked.digest)
-        assert taken.state == "used"
 
 
 def test_they_are_on_the_disk_though_executions_are_not(tmp_path: Path) -> None:

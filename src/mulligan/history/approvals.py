@@ -141,7 +141,8 @@ class ApprovalStore:
         if found.state == EXPIRED:
             raise _expired(found)
         raise ApprovalConflict(
-            f"{found.id} was answered by {found.answered_by} at {_when(found.answered_at)}: {found.state}",
+            f"{found.id} was answered by {found.answered_by} at {_when(found.answered_at)}: "
+            f"{found.state}",
             field="approval_id",
             remedy="an answer stands; a new execution can be asked about anew",
         )
@@ -295,8 +296,8 @@ def refusal(approval: Approval) -> VmExecutionError:
         return ApprovalRequired(
             f"{approval.id}: {approval.prompt}",
             field="approval",
-            remedy=f"a person answers {approval.id} by {_when(approval.expires_at)}; then run the same "
-            "again with it",
+            remedy=f"a person answers {approval.id} by {_when(approval.expires_at)}; then run the "
+            "same again with it",
         )
     if approval.state == DENIED:
         said = f": {approval.comment}" if approval.comment else ""

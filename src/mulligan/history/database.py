@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,9 @@ _MORE_CONNECTIONS = 60
 _CACHE_KIB = 8192
 _MIGRATIONS = Path(__file__).parent / "migrations"
 _migrating = threading.Lock()  # Alembic keeps what it works on in module variables
+# Files that are open in this process, by device and inode, and how often: see _claimed.
+_open_files: Counter[tuple[int, int]] = Counter()
+_claiming = threading.Lock()
 _SQLITE_MAGIC = b"SQLite format 3\x00"
 _SQLITE_HEADER_BYTES = 100
 
@@ -37,10 +41,14 @@ class Database:
     Args:
         engine: SQLAlchemy's.
         where: what errors call it.
+        released: called when it is closed, once.
     """
 
-    def __init__(self, engine: Engine, where: str) -> None:
+    def __init__(
+        self, engine: Engine, where: str, released: Callable[[], None] | None = None
+    ) -> None:
         self.where = where
+        self._released = released
         self._engine = engine
         self._writer = engine.execution_options(mulligan_begin="BEGIN IMMEDIATE")
         # Else PostgreSQL shows each statement what was committed before it; SQLite does not.
@@ -78,6 +86,9 @@ class Database:
     def close(self) -> None:
         """Closes all connections; calling it again does nothing."""
         self._engine.dispose()
+        if self._released is not None:
+            self._released()
+            self._released = None
 
 
 def in_memory() -> Database:
@@ -104,9 +115,7 @@ def open_sqlite(path: Path, *, power: bool) -> Database:
         HistoryError: the file is corrupted, of a newer version or not writable.
     """
     try:
-        _look_at(path)
-        # SQLite gives its other files the mode of this one.
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+        released = _claimed(path)
     except OSError as error:
         raise HistoryError(
             f"the database cannot be opened: {path}: {error.strerror}",
@@ -124,7 +133,34 @@ def open_sqlite(path: Path, *, power: bool) -> Database:
         f"PRAGMA cache_size = -{_CACHE_KIB}",
     ]
     _prepare_sqlite(engine, pragmas)
-    return _made_current(Database(engine, str(path)))
+    return _made_current(Database(engine, str(path), released))
+
+
+def _claimed(path: Path) -> Callable[[], None]:
+    """Makes the file if it is missing, looks at it, and notes it as open; the result undoes that.
+
+    A process that closes a descriptor of a file loses all its locks on that file, those of SQLite
+    too; another process would then take the write-ahead log for nobody's and delete it under this
+    one. So a file that is open here already is not touched.
+    """
+    with _claiming:
+        found = path.stat() if path.exists() else None
+        if found is None or not _open_files[found.st_dev, found.st_ino]:
+            _look_at(path)
+            # SQLite gives its other files the mode of this one.
+            os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+            found = path.stat()
+        assert found is not None
+        key = (found.st_dev, found.st_ino)
+        _open_files[key] += 1
+
+    def release() -> None:
+        with _claiming:
+            _open_files[key] -= 1
+            if not _open_files[key]:
+                del _open_files[key]
+
+    return release
 
 
 def open_url(url: str, *, power: bool) -> Database:
