@@ -142,7 +142,7 @@ class TimeMachine(RuleBasedStateMachine):
         body = json.dumps({"operations": doable, "exit": status})
         response = self.execute(vm, "python", OPERATE, body)
         vm.state.tree = after
-        assert (response.exit_code, response.stderr) == (status, "")
+        assert (response.exit_code, response.stderr) == (status, ""), response
         assert list(zip(doable, json.loads(response.stdout), strict=True)) == list(
             zip(doable, told, strict=True)
         )

@@ -36,12 +36,13 @@ def _namespace(directory: str, unknown: int) -> int | None:
     """The mount namespace of a process; None where nothing of it runs any more.
 
     A process goes on without its first thread, which then is a zombie and shows no namespace: its
-    other threads are asked.
+    other threads are asked. One killed on its way to becoming a program is a zombie that Linux lets
+    nobody look into, until it is reaped.
     """
     try:
         return os.stat(f"{directory}/ns/mnt").st_ino
     except PermissionError:
-        return unknown
+        return None if _is_over(int(directory.rpartition("/")[2])) else unknown
     except (FileNotFoundError, ProcessLookupError):
         pass  # gone, or its first thread has ended
     try:
