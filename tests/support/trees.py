@@ -23,7 +23,7 @@ HOLE = 1 << 20  # from here on a hole is looked for again
 Operation = dict[str, Any]
 
 
-class Undecided(Exception):
+class Undecided(Exception):  # noqa: N818  (no error: an answer)
     """The model does not say what this operation does; it is left out."""
 
 
@@ -153,6 +153,8 @@ class Tree:
 
     def _put(self, path: str, offset: int, data: bytes) -> None:
         node = self._existing(path)
+        if not data:
+            return  # nothing is written, wherever it is put
         node.holes = node.holes or offset - len(node.content) >= HOLE
         old = node.content.ljust(offset, b"\0")
         node.content = old[:offset] + data + old[offset + len(data) :]
