@@ -23,19 +23,6 @@ def request(code: str = "echo x", agent: str = "a", vm_id: str | None = None) ->
     return VmExecuteRequest(agent_id=agent, language="bash", code=code, vm_id=vm_id)
 
 
-def of_directory(directory: Path) -> list[int]:
-    """Every process, orphans too, whose command line names a directory; not this one's own."""
-    found = []
-    for name in os.listdir("/proc"):
-        if name.isdigit() and int(name) != os.getpid():
-            try:
-                if str(directory).encode() in Path(f"/proc/{name}/cmdline").read_bytes():
-                    found.append(int(name))
-            except OSError:
-                continue
-    return found
-
-
 async def test_boots_cancelled_at_any_moment_leave_nothing(settings: Settings) -> None:
     rng = random.Random(1)
     descriptors = host.descriptors()
@@ -48,9 +35,9 @@ async def test_boots_cancelled_at_any_moment_leave_nothing(settings: Settings) -
             with pytest.raises(asyncio.CancelledError):
                 await task
             await engine.delete_vm(vm.id)
-        assert host.wait_until(lambda: not of_directory(settings.data_dir))
+        assert host.wait_until(lambda: not host.naming(settings.data_dir))
         assert (await engine.execute(request())).stdout == "x\n"
-    assert not of_directory(settings.data_dir)
+    assert not host.naming(settings.data_dir)
     assert host.descriptors() <= descriptors + 1
 
 
@@ -70,7 +57,7 @@ async def test_close_ends_what_comes_while_it_closes(settings: Settings) -> None
         await running
     with pytest.raises(ExecutionFailed):
         await engine.execute(request())
-    assert not of_directory(settings.data_dir)
+    assert not host.naming(settings.data_dir)
 
 
 async def test_a_cancelled_delete_is_finished_all_the_same(settings: Settings) -> None:
@@ -84,7 +71,7 @@ async def test_a_cancelled_delete_is_finished_all_the_same(settings: Settings) -
         await asyncio.wait({deleting, booting})
         assert isinstance(booting.exception(), VmExecutionError)
     assert list((settings.data_dir / "vms").iterdir()) == []
-    assert not of_directory(settings.data_dir)
+    assert not host.naming(settings.data_dir)
 
 
 async def test_delete_under_an_execution_fails_it(engine: Engine) -> None:
@@ -114,7 +101,7 @@ async def test_a_backend_closed_while_it_opens(settings: Settings) -> None:
     await backend.close()
     await asyncio.wait({opening})
     assert opening.exception() is None or isinstance(opening.exception(), VmExecutionError)
-    assert not of_directory(settings.data_dir)
+    assert not host.naming(settings.data_dir)
     with pytest.raises(VmExecutionError):
         await backend.execute(request())
     async with Engine(settings):  # the lock is free
@@ -144,8 +131,8 @@ async def test_orphans_of_a_killed_server_are_swept(data_dir: Path) -> None:
                     assert task.exception() is not None
     with Server(data_dir) as server:
         mine = host.descendants(server.pid) | {server.pid}
-        assert set(of_directory(data_dir)) <= mine
-    assert host.wait_until(lambda: not of_directory(data_dir))
+        assert set(host.naming(data_dir)) <= mine
+    assert host.wait_until(lambda: not host.naming(data_dir))
 
 
 def test_the_servers_session_keyring_stays_outside(data_dir: Path) -> None:

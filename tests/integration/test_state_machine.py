@@ -145,9 +145,9 @@ class TimeMachine(RuleBasedStateMachine):
         response = self.execute(vm, "python", OPERATE, body)
         vm.state.tree = after
         assert (response.exit_code, response.stderr) == (status, ""), response
-        assert list(zip(doable, json.loads(response.stdout), strict=True)) == list(
-            zip(doable, told, strict=True)
-        )
+        each = zip(doable, told, json.loads(response.stdout), strict=True)
+        wrong = [f"{operation}: {got}, not {due}" for operation, due, got in each if got != due]
+        assert not wrong, wrong
         if status:
             assert response.snapshot_after is not None, response.notes
             vm.snapshots[response.snapshot_after] = vm.state.kept()

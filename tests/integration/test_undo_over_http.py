@@ -1,15 +1,12 @@
-"""The time machine over HTTP and the command line, and what a kill leaves of it."""
+"""The time machine over HTTP and the command line."""
 
 import json
-import threading
 
 import httpx
 import pytest
 
 from support import host
 from support.server import Server
-
-ROUNDS = 4
 
 
 def execute(url: str, code: str, agent: str = "a") -> dict:
@@ -82,67 +79,6 @@ def test_bad_input(served: tuple[str, str], method: str, path: str, body, status
 def served():
     with host.data_directory() as path, Server(path) as server:
         yield server.url, execute(server.url, "echo one > a")["vm_id"]
-
-
-def test_what_was_acknowledged_survives_a_kill() -> None:
-    """Killed under load, again and again: rows and snapshots that were answered for are there."""
-    known: dict[str, dict] = {}
-    with host.data_directory() as path:
-        for number in range(ROUNDS):
-            with Server(path) as server:
-                for each in known.values():
-                    check(server.url, each)
-                everything = load(server, known, number)
-                assert host.wait_until(lambda pids=everything: not host.alive(pids), 5)
-        with Server(path) as server:
-            assert len(known) == 3
-            for each in known.values():
-                check(server.url, each)
-
-
-def load(server: Server, known: dict[str, dict], number: int) -> set[int]:
-    """Runs programs of three agents until some were answered for; then the server is killed."""
-    enough = threading.Event()
-
-    def one(agent: str) -> None:
-        try:
-            for step in range(100):
-                code = f"echo {number}.{step} > file; seq {step} > f{step}; sha256sum f* file"
-                done = execute(server.url, code, agent)
-                vm = f"{server.url}/api/vms/{done['vm_id']}"
-                made = call("POST", f"{vm}/snapshots", json={})
-                if made.status_code == 201:
-                    known[agent] = {
-                        "vm": done["vm_id"],
-                        "execution": done["execution_id"],
-                        "snapshot": made.json()["id"],
-                        "agent": agent,
-                        "sums": done["stdout"],
-                    }
-                if step >= 3:
-                    enough.set()
-        except (httpx.HTTPError, AssertionError):
-            return  # the server is killed under it
-
-    threads = [threading.Thread(target=one, args=(f"agent-{n}",)) for n in range(3)]
-    for thread in threads:
-        thread.start()
-    assert enough.wait(60)
-    everything = host.descendants(server.pid)
-    server.kill()
-    for thread in threads:
-        thread.join(60)
-    return everything
-
-
-def check(url: str, each: dict) -> None:
-    """The row is in the history, and the snapshot brings the very bytes back."""
-    vm = f"{url}/api/vms/{each['vm']}"
-    rows = call("GET", f"{vm}/history", params={"limit": 1000}).json()["entries"]
-    assert each["execution"] in [row["id"] for row in rows]
-    back = call("POST", f"{vm}/rollback/{each['snapshot']}")
-    assert back.status_code == 200, back.text
-    assert execute(url, "sha256sum f* file", each["agent"])["stdout"] == each["sums"]
 
 
 def test_across_processes(mulligan) -> None:

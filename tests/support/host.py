@@ -55,6 +55,19 @@ def alive(pids: set[int]) -> set[int]:
     return found
 
 
+def naming(directory: Path) -> list[int]:
+    """Every process, orphans too, whose command line names a directory; not this one's own."""
+    found = []
+    for name in os.listdir("/proc"):
+        if name.isdigit() and int(name) != os.getpid():
+            try:
+                if os.fsencode(directory) in Path(f"/proc/{name}/cmdline").read_bytes():
+                    found.append(int(name))
+            except OSError:
+                continue
+    return found
+
+
 def descriptors() -> int:
     """How many descriptors this process has open."""
     return len(os.listdir("/proc/self/fd"))

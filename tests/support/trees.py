@@ -283,10 +283,15 @@ class Tree:
         """
         shown = {path: _shown(entry) for path, entry in dump.items()}
         expected = {path: _expected(node) for path, node in self.nodes.items()}
-        assert shown == expected
-        assert _groups({path: entry["ino"] for path, entry in dump.items()}) == _groups(
-            {path: id(node) for path, node in self.nodes.items()}
-        )
+        wrong = [
+            f"{path!r}: {shown.get(path)}, not {expected.get(path)}"
+            for path in sorted(shown.keys() | expected.keys())
+            if shown.get(path) != expected.get(path)
+        ]
+        assert not wrong, wrong
+        groups = _groups({path: entry["ino"] for path, entry in dump.items()})
+        linked = _groups({path: id(node) for path, node in self.nodes.items()})
+        assert groups == linked, f"hard links: {groups}, not {linked}"
         for path, node in self.nodes.items():
             if node.holes:
                 assert dump[path]["blocks"] * 512 < len(node.content), f"{path} lost its holes"
