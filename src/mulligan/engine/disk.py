@@ -10,12 +10,14 @@ from __future__ import annotations
 import asyncio
 import json
 import secrets
+from collections.abc import Callable
 
 from mulligan.engine.connection import AgentConnection, Program
 from mulligan.engine.store import VmState, layer_name
 from mulligan.engine.vm import Vm
 from mulligan.errors import ExecutionFailed, SnapshotFailed
 from mulligan.guest.root import DISK
+from mulligan.layers.store import TREE
 from mulligan.log import get_logger
 
 log = get_logger()
@@ -43,46 +45,47 @@ async def freeze(vm: Vm) -> bool:
     Raises:
         SnapshotFailed: it could not be done.
     """
-    following = vm.state.generation + 1
     running = bool(vm.running)
     try:
-        if not await asyncio.to_thread(_prepare, vm, following, look=running):
+        if not await asyncio.to_thread(_prepare, vm, look=running):
             return True
         if running:
             return False
-        connection = vm.connection
-        if connection is not None and not await _move_above(vm, connection, following):
-            await asyncio.to_thread(vm.stores.vms.discard_generation, vm.record.id, following)
-            return False
-        left = vm.state.generation
-        try:
-            await asyncio.to_thread(_freeze, vm)
-        except OSError:
-            await vm.down()  # it has moved above an upper that is no layer
-            raise
-        vm.in_background(vm.stores.vms.settle, vm.record.id, left)
+        with vm.stores.layers.held(vm.record.agent_id) as stack_of:
+            return await _move_and_freeze(vm, stack_of)
     except (OSError, ExecutionFailed) as error:
         raise SnapshotFailed(_reason(error)) from None
+
+
+async def _move_and_freeze(vm: Vm, stack_of: Callable[[str | None], list[str]]) -> bool:
+    left = vm.state.generation
+    connection = vm.connection
+    below: list[str] = []
     if connection is not None:
-        vm.stack_in_use = vm.stores.layers.stack(vm.record.agent_id, vm.state.base)
+        # The VM goes on in a new generation, above the upper that is about to be a layer.
+        below = stack_of(vm.state.base)
+        if not await connection.move([f"{DISK}/{left}/upper", *below], left + 1, end=False):
+            await asyncio.to_thread(vm.stores.vms.discard_generation, vm.record.id, left + 1)
+            return False
+    try:
+        await asyncio.to_thread(_freeze, vm)
+    except OSError:
+        await vm.down()  # it has moved above an upper that is no layer
+        raise
+    vm.in_background(vm.stores.vms.settle, vm.record.id, left)
+    if connection is not None:
+        vm.stack_in_use = [f"{vm.state.base}/{TREE}", *below]
     return True
 
 
-def _prepare(vm: Vm, generation: int, *, look: bool) -> bool:
+def _prepare(vm: Vm, *, look: bool) -> bool:
     """Whether anything was written; if so, and not only to ``look``, makes the next generation."""
-    stores, vm_id = vm.stores.vms, vm.record.id
-    if not stores.changed(vm_id, vm.state.generation):
+    stores, vm_id, generation = vm.stores.vms, vm.record.id, vm.state.generation
+    if not stores.changed(vm_id, generation):
         return False
     if not look:
-        stores.make_generation(vm_id, generation, stores.upper(vm_id, vm.state.generation))
+        stores.make_generation(vm_id, generation + 1, stores.upper(vm_id, generation))
     return True
-
-
-async def _move_above(vm: Vm, connection: AgentConnection, generation: int) -> bool:
-    """Has the VM go on in a new generation, above the upper that is about to be a layer."""
-    stack = vm.stores.layers.stack(vm.record.agent_id, vm.state.base)
-    upper = f"{DISK}/{vm.state.generation}/upper"
-    return await connection.move([upper, *stack], generation, end=False)
 
 
 def _freeze(vm: Vm) -> None:
@@ -160,14 +163,15 @@ async def restore(vm: Vm, layer: str | None) -> list[str]:
         ExecutionFailed: the VM's processes could not be moved; they were ended, and the VM boots
             with its disk as asked.
     """
-    stores, record, old = vm.stores, vm.record, vm.state
-    stack = stores.layers.stack(record.agent_id, layer)
-    state = VmState(base=layer, generation=old.generation + 1)
-    await asyncio.to_thread(_prepare_restore, vm, state)
-    vm.state = state
+    state = VmState(base=layer, generation=vm.state.generation + 1)
+    with vm.stores.layers.held(vm.record.agent_id) as stack_of:
+        stack = stack_of(layer)
+        await asyncio.to_thread(_prepare_restore, vm, state)
+        vm.state = state
+        if vm.connection is not None:
+            vm.stack_in_use = [*vm.stack_in_use, *stack]
     cancelled = await vm.cancel_all("the VM was rolled back")
     if vm.connection is not None:
-        vm.stack_in_use = [*vm.stack_in_use, *stack]
         await vm.connection.move(stack, state.generation, end=True)
         vm.stack_in_use = stack
     return cancelled

@@ -99,18 +99,21 @@ class Engine:
             for complaint in complaints:
                 log.error("vm_unreadable", detail=complaint)
             stores = Stores(store, layers)
-            self._history = HistoryStore(
+            history = self._history = HistoryStore(
                 directory / "history",
                 url=self.settings.database_url,
                 durability=self.settings.durability,
                 persist=self.settings.history.persist_history,
             )
-            lost = await asyncio.to_thread(self._history.open)
+            lost = await asyncio.to_thread(history.open)
             if lost:
                 log.warning("executions_lost", execution_ids=lost)
+            await asyncio.to_thread(history.forget_all_but, store.ids())
             self._parts = (image, driver, stores)
             self._vms = {vm.record.id: self._vm(vm) for vm in found}
-            self._maintenance = Maintenance(driver, image, stores, self._layers_in_use)
+            self._maintenance = Maintenance(
+                driver, image, stores, self._layers_kept, self._layers_used
+            )
             self._machine = TimeMachine(self._history, self._maintenance)
             self._past = Past(
                 self._history,
@@ -157,10 +160,15 @@ class Engine:
         if self._maintenance is not None:
             await self._maintenance.settle()
 
-    def _layers_in_use(self, agent_id: str) -> tuple[set[str], set[str]]:
-        """Of an agent: layers its VMs and snapshots stand on, and trees its VMs have mounted."""
+    def _layers_kept(self, agent_id: str) -> set[str]:
+        """The layers of an agent's snapshots."""
         assert self._history is not None
-        tops = {layer for owner, layer in self._history.referenced_layers() if owner == agent_id}
+        found = self._history.referenced_layers()
+        return {layer for owner, layer in found if owner == agent_id}
+
+    def _layers_used(self, agent_id: str) -> tuple[set[str], set[str]]:
+        """The layers an agent's VMs stand on, and the trees they have mounted."""
+        tops: set[str] = set()
         used: set[str] = set()
         for vm in list(self._vms.values()):
             if vm.record.agent_id == agent_id:
@@ -294,7 +302,7 @@ class Engine:
         await vm.close()
         await asyncio.to_thread(stores.vms.delete, vm.record.id)
         if self._history is not None and self._machine is not None:
-            await asyncio.to_thread(self._history.delete_vm, vm.record.id)
+            await asyncio.to_thread(self._history.forget_vm, vm.record.id)
             self._machine.forget(vm.record.id)
         if self._maintenance is not None:
             self._maintenance.look_at(vm.record.agent_id)

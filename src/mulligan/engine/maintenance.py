@@ -30,8 +30,8 @@ class Maintenance:
 
     Args:
         driver, image, stores: as for the VMs of users.
-        in_use: of an agent, the layers its VMs and snapshots are stacked on, and the trees that
-            its booted VMs have mounted.
+        kept, used: of an agent, the layers of its snapshots, and those its VMs are stacked on with
+            the trees they have mounted; as ``LayerStore.collect`` takes them.
     """
 
     def __init__(
@@ -39,12 +39,14 @@ class Maintenance:
         driver: Driver,
         image: HostImage,
         stores: Stores,
-        in_use: Callable[[str], tuple[set[str], set[str]]],
+        kept: Callable[[str], set[str]],
+        used: Callable[[str], tuple[set[str], set[str]]],
     ) -> None:
         self._driver = driver
         self._image = image
         self._stores = stores
-        self._in_use = in_use
+        self._kept = kept
+        self._used = used
         self._wanted: dict[str, dict[str, str]] = {}
         self._task: asyncio.Task[None] | None = None
         self._merging = asyncio.Lock()
@@ -84,8 +86,10 @@ class Maintenance:
             try:
                 for top in tops.values():
                     await self.flatten(agent_id, top)
-                in_use = functools.partial(self._in_use, agent_id)
-                removed = await asyncio.to_thread(self._stores.layers.collect, agent_id, in_use)
+                collect = self._stores.layers.collect
+                kept = functools.partial(self._kept, agent_id)
+                used = functools.partial(self._used, agent_id)
+                removed = await asyncio.to_thread(collect, agent_id, kept, used)
                 if removed:
                     log.info("layers_removed", agent_id=agent_id, count=removed)
             except (OSError, VmExecutionError) as error:

@@ -159,12 +159,14 @@ class Past:
             snapshot_id = await self._machine.before(vm, request.execution_id)
         if snapshot_id is None:
             snapshot_id = (await self._snapshot(vm)).id
-        async with vm.steady():  # so that its layer cannot go meanwhile
+        async with vm.steady():
             snapshot, layer = await self._machine.find(vm, snapshot_id)
-            vms = []
-            for number in range(1, request.count + 1):
-                name = f"{vm.record.name}-fork-{number}"[:200]
-                vms.append((await self._add(vm, name, layer)).instance())
+            with vm.stores.layers.held(vm.record.agent_id) as stack_of:
+                stack_of(layer)  # so that it cannot go before the first stands on it
+                vms = []
+                for number in range(1, request.count + 1):
+                    name = f"{vm.record.name}-fork-{number}"[:200]
+                    vms.append((await self._add(vm, name, layer)).instance())
         names = ", ".join(each.name for each in snapshot.kernels)
         notes = [f"forks have the files; memory of kernels stays behind: {names}"] if names else []
         return ForkResponse(vm_id=vm.record.id, snapshot_id=snapshot_id, vms=vms, notes=notes)

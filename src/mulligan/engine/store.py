@@ -125,6 +125,11 @@ class VmStore:
                 remove_tree(path)
         return state
 
+    def ids(self) -> set[str]:
+        """The VMs there are, those that cannot be read included."""
+        names = {path.name for path in self._directory.iterdir()}
+        return {name for name in names if not name.startswith((NEW, GONE))}
+
     def create(self, record: VmRecord, base: str | None = None) -> VmState:
         """Makes a VM's directory, its disk stacked on a layer or on the image."""
         staging = self._directory / f"{NEW}{record.id}"

@@ -79,17 +79,16 @@ class TimeMachine:
             SnapshotFailed: it could not be made.
         """
         await self._flatten_deep(vm)
+        if not await disk.freeze(vm):
+            with vm.stores.layers.held(vm.record.agent_id):  # until its row is there
+                copied = None if vm.running else await disk.copy(vm, small=True)
+                if copied is None:
+                    return None
+                return Point((await self._add(vm, copied, RESTORE_POINT, None, None)).id, None)
+        present = self._lineage.present(vm)
+        if present is not None:
+            return Point(present, None)
         layer = vm.state.base
-        if await disk.freeze(vm):
-            layer = vm.state.base
-            present = self._lineage.present(vm)
-            if present is not None:
-                return Point(present, None)
-        else:
-            copied = None if vm.running else await disk.copy(vm, small=True)
-            if copied is None:
-                return None
-            layer = copied
         snapshot = await self._take(vm, layer, RESTORE_POINT, None, None)
         return Point(snapshot.id, (snapshot, layer))
 
@@ -121,8 +120,11 @@ class TimeMachine:
             SnapshotFailed: it could not be made; the VM is as it was.
         """
         await self._flatten_deep(vm)
-        layer = vm.state.base if await disk.freeze(vm) else await disk.copy(vm)
-        return await self._add(vm, layer, kind, request, execution_id)
+        if await disk.freeze(vm):
+            return await self._add(vm, vm.state.base, kind, request, execution_id)
+        with vm.stores.layers.held(vm.record.agent_id):  # until its row is there
+            layer = await disk.copy(vm)
+            return await self._add(vm, layer, kind, request, execution_id)
 
     async def _add(
         self,
@@ -308,19 +310,16 @@ class TimeMachine:
         Raises:
             HistoryError: it could not be found out.
         """
-        agent_id = vm.record.agent_id
-        stacks = [
-            [f"{LAYERS}/{tree}" for tree in vm.stores.layers.stack(agent_id, layer)]
-            for _, layer in (old, new)
-        ]
-        arguments: dict[str, object] = {
-            "op": "diff",
-            "old": stacks[0],
-            "new": stacks[1],
-            "image": IMAGE,
-        }
         try:
-            printed = await disk.run_job(await vm.up(), arguments)
+            with vm.stores.layers.held(vm.record.agent_id) as stack_of:
+                stacks = [[f"{LAYERS}/{tree}" for tree in stack_of(each[1])] for each in (old, new)]
+                arguments: dict[str, object] = {
+                    "op": "diff",
+                    "old": stacks[0],
+                    "new": stacks[1],
+                    "image": IMAGE,
+                }
+                printed = await disk.run_job(await vm.up(), arguments)
             entries, truncated = _read_diff(printed)
         except (ExecutionFailed, ValueError) as error:
             raise HistoryError(f"what changed could not be found out: {error}") from None

@@ -278,9 +278,9 @@ class Vm:
         """The disk's part of the BOOT frame; its scratch directory is made anew."""
         if self._spec.disk is None:
             return {"layers": [], "generation": None}
-        stack = self.stores.layers.stack(self.record.agent_id, self.state.base)
         self.stores.vms.renew_work(self.record.id, self.state.generation)
-        self.stack_in_use = stack
+        with self.stores.layers.held(self.record.agent_id) as stack_of:
+            self.stack_in_use = stack = stack_of(self.state.base)
         return {"layers": stack, "generation": str(self.state.generation)}
 
     def _on_lost(self, machine: Machine, why: str) -> None:

@@ -30,6 +30,11 @@ def vm_number(connection: Connection, vm_id: str) -> int | None:
     return found
 
 
+def vm_ids(connection: Connection) -> set[str]:
+    """The VMs that have rows."""
+    return set(connection.execute(select(vms.c.vm_id)).scalars())
+
+
 def take(connection: Connection, vm_id: str) -> int:
     """The sequence number of a VM's next row."""
     taken = connection.execute(_TAKE, {"vm": vm_id}).one_or_none()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from sqlalchemy import Connection, delete, insert, select
 from sqlalchemy.exc import IntegrityError
 
@@ -51,7 +53,14 @@ def remove_all(connection: Connection, vm_id: str) -> list[str]:
     return found
 
 
-def layers(connection: Connection) -> set[tuple[str, str]]:
-    """(agent id, layer id) of every layer a snapshot begins with."""
+def vm_ids(connection: Connection) -> set[str]:
+    """Ids of the VMs that have snapshots."""
+    return set(connection.execute(select(_c.vm_id).distinct()).scalars())
+
+
+def layers(connection: Connection, without: Collection[str]) -> set[tuple[str, str]]:
+    """(agent id, layer id) of every layer a snapshot begins with, but those of some VMs."""
     statement = select(_c.agent_id, _c.layer).where(_c.layer.is_not(None)).distinct()
+    if without:
+        statement = statement.where(_c.vm_id.not_in(without))
     return {(agent_id, layer) for agent_id, layer in connection.execute(statement)}

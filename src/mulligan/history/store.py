@@ -20,7 +20,7 @@ from typing import Literal
 from sqlalchemy import Connection
 
 from mulligan.errors import ConfigError, HistoryError
-from mulligan.history import pruning, queries, records, rows, snapshots
+from mulligan.history import pruning, queries, records, rows, sequence, snapshots
 from mulligan.history.approvals import ApprovalStore
 from mulligan.history.database import Database, in_memory, open_sqlite, open_url
 from mulligan.history.dropped import Dropped
@@ -33,6 +33,8 @@ from mulligan.models import (
     HistoryQueryResponse,
     Snapshot,
 )
+
+log = get_logger()
 
 INLINE_BYTES = 65536
 _WHERE = "the execution itself, asked for by its id, has the rest"
@@ -77,6 +79,7 @@ class HistoryStore:
         self._outputs = Outputs(directory / "outputs", durable=self._power)
         self._disk: Database | None = None  # snapshots, and executions if they persist
         self._memory: Database | None = None  # executions that do not persist
+        self._gone: set[str] = set()  # VMs whose rows could not be removed yet
 
     def __enter__(self) -> HistoryStore:
         self.open()
@@ -271,7 +274,26 @@ class HistoryStore:
     def referenced_layers(self) -> set[tuple[str, str]]:
         """(agent id, layer id) of every layer a snapshot begins with."""
         with self._snapshots().read() as connection:
-            return snapshots.layers(connection)
+            return snapshots.layers(connection, self._gone)
+
+    def forget_vm(self, vm_id: str) -> None:
+        """``delete_vm`` for a VM that is gone; where it fails its rows stay until the next start.
+
+        Its layers are not referenced any more all the same, or a full disk could not be freed.
+        """
+        try:
+            self.delete_vm(vm_id)
+        except HistoryError as error:
+            self._gone.add(vm_id)
+            log.warning("history_not_removed", vm_id=vm_id, error=str(error))
+
+    def forget_all_but(self, vm_ids: set[str]) -> None:
+        """Forgets the VMs that are gone."""
+        for database in self._databases():
+            with database.read() as connection:
+                found = snapshots.vm_ids(connection) | sequence.vm_ids(connection)
+            for vm_id in found - vm_ids:
+                self.forget_vm(vm_id)
 
     def delete_vm(self, vm_id: str) -> Dropped:
         """Removes all of a VM: executions, running or not, outputs, snapshots of every kind."""
@@ -370,12 +392,12 @@ class HistoryStore:
                     remove(execution_id, stream)
                 done.append(execution_id)
             except OSError as error:
-                get_logger().warning("outputs_left", execution=execution_id, reason=str(error))
+                log.warning("outputs_left", execution=execution_id, reason=str(error))
         try:
             with self._snapshots().write() as connection:
                 pruning.tick_off(connection, done)
         except HistoryError as error:
-            get_logger().warning("outputs_not_ticked_off", reason=str(error))
+            log.warning("outputs_not_ticked_off", reason=str(error))
 
     def _whole(self, row: records.Row) -> CommandHistoryEntry:
         values = dict(row)

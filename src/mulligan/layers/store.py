@@ -20,7 +20,8 @@ import itertools
 import os
 import secrets
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,10 +29,12 @@ from pydantic import BaseModel, ConfigDict, StrictStr, ValidationError
 
 from mulligan.errors import InternalError
 from mulligan.layers.directories import make_directory, remove_tree, replace_file, sync_directory
+from mulligan.layers.holds import Hold
 
 FANOUT = 8
 GONE = ".gone-"
 MERGING = "merging"
+TREE = "tree"
 
 
 class _Layer(BaseModel):
@@ -93,6 +96,8 @@ class LayerStore:
         self._lock = threading.Lock()
         self._layers: dict[tuple[str, str], _Layer] = {}
         self._merged: dict[tuple[str, str], _Merged] = {}
+        self._holds: list[Hold] = []
+        self._collections: list[Hold] = []  # with what was let go of since each began
         make_directory(directory)
 
     def load(self) -> list[str]:
@@ -123,7 +128,7 @@ class LayerStore:
         if layer.retired:
             self._layers[family, path.name] = layer
             return
-        if not known.is_file() and not (path / "tree").is_dir():  # it never got one
+        if not known.is_file() and not (path / TREE).is_dir():  # it never got one
             remove_tree(path)
             return
         merged = _Merged.model_validate_json(known.read_bytes()) if known.is_file() else None
@@ -133,7 +138,7 @@ class LayerStore:
         key = (family, path.name)
         if merged and (path / merged.directory).is_dir():
             self._merged[key] = merged
-        elif not (path / "tree").is_dir():
+        elif not (path / TREE).is_dir():
             raise FileNotFoundError("its tree is missing")
         self._layers[key] = layer
 
@@ -162,17 +167,20 @@ class LayerStore:
         self._give(path)
         record = _Layer(parent=parent)
         replace_file(path / "layer.json", record.model_dump_json(), durable=self._durable)
-        upper.rename(path / "tree")
+        upper.rename(path / TREE)
         if self._durable:
             os.sync()  # what VMs wrote is in no order of ours
             sync_directory(path.parent)
         with self._lock:
             self._layers[_family(agent_id), layer] = record
+            for hold in self._holds:
+                if hold.family == _family(agent_id):
+                    hold.tops.add(layer)
 
     def take_back(self, agent_id: str, layer: str, upper: Path) -> None:
         """Undoes ``freeze`` for a layer nothing refers to yet."""
         path = self.family(agent_id) / layer
-        (path / "tree").rename(upper)
+        (path / TREE).rename(upper)
         with self._lock:
             del self._layers[_family(agent_id), layer]
         remove_tree(path)
@@ -191,6 +199,33 @@ class LayerStore:
         with self._lock:
             return [tree for _, tree in self._segments(_family(agent_id), top)]
 
+    @contextmanager
+    def held(self, agent_id: str) -> Iterator[Callable[[str | None], list[str]]]:
+        """Gives a ``stack`` of an agent's disks whose trees are not collected meanwhile.
+
+        Nor are layers that are frozen meanwhile. It is for the time until a VM or a row of a
+        snapshot says what is in use: between two looks trees may be merged, and go.
+        """
+        hold = Hold(_family(agent_id))
+
+        def stack(top: str | None) -> list[str]:
+            with self._lock:
+                trees = [tree for _, tree in self._segments(hold.family, top)]
+                hold.tops |= {top} if top is not None else set()
+                hold.trees.update(trees)
+            return trees
+
+        with self._lock:
+            self._holds.append(hold)
+        try:
+            yield stack
+        finally:
+            with self._lock:
+                self._holds.remove(hold)
+                for collection in self._collections:
+                    if collection.family == hold.family:
+                        collection.add(hold)
+
     def _segments(self, family: str, top: str | None) -> list[tuple[str, str]]:
         """(layer, path of its tree) from the newest down."""
         found = []
@@ -201,7 +236,7 @@ class LayerStore:
                 found.append((layer, f"{layer}/{merged.directory}"))
                 layer = merged.until
             elif (record := self._layers.get(key)) and not record.retired:
-                found.append((layer, f"{layer}/tree"))
+                found.append((layer, f"{layer}/{TREE}"))
                 layer = record.parent
             else:
                 where = self._directory / family / layer
@@ -260,32 +295,57 @@ class LayerStore:
             replace_file(path / "merged.json", record.model_dump_json(), durable=self._durable)
             self._merged[key] = record
 
-    def collect(self, agent_id: str, in_use: Callable[[], tuple[set[str], set[str]]]) -> int:
+    def collect(
+        self,
+        agent_id: str,
+        kept: Callable[[], set[str]],
+        used: Callable[[], tuple[set[str], set[str]]],
+    ) -> int:
         """Removes what no disk needs any more; returns how many directories went.
 
         Args:
             agent_id: whose layers to look at.
-            in_use: gives the layers VMs and snapshots are stacked on, and the trees booted VMs
-                have mounted, as ``stack`` gave them. What is frozen after it was asked stays.
+            kept: gives the layers of snapshots; it may take its time. What is frozen after it was
+                asked stays.
+            used: gives, at once, the layers VMs are stacked on, and the trees booted ones have
+                mounted, as ``stack`` gave them.
         """
-        family = _family(agent_id)
-        doomed: list[Path] = []
+        needed = Hold(_family(agent_id))
         with self._lock:
-            candidates = [key for key in self._layers if key[0] == family]
-        tops, used = in_use()
-        with self._lock:
-            needed = set(used)
-            for top in tops:
-                try:
-                    needed.update(tree for _, tree in self._segments(family, top))
-                except DamagedLayer:
-                    return 0  # what it needs cannot be told
-            past = self._ancestors(family, tops)
-            for key in candidates:
-                doomed += self._retire(key, needed, told=key[1] in past)
+            candidates = [key for key in self._layers if key[0] == needed.family]
+            self._collections.append(needed)
+        try:
+            tops = kept()
+            with self._lock:
+                doomed = self._doom(candidates, needed, tops, used)
+        finally:
+            with self._lock:
+                self._collections.remove(needed)
         for path in doomed:
             remove_tree(path)
         return len(doomed)
+
+    def _doom(
+        self,
+        candidates: list[tuple[str, str]],
+        needed: Hold,
+        kept: set[str],
+        used: Callable[[], tuple[set[str], set[str]]],
+    ) -> list[Path]:
+        """Moves out of the way what is needed by nothing that is known now."""
+        for hold in [Hold(needed.family, kept), Hold(needed.family, *used()), *self._holds]:
+            if hold.family == needed.family:
+                needed.add(hold)
+        try:
+            for top in needed.tops:
+                needed.trees.update(tree for _, tree in self._segments(needed.family, top))
+        except DamagedLayer:
+            return []  # what it needs cannot be told
+        past = self._ancestors(needed.family, needed.tops)
+        doomed: list[Path] = []
+        for key in candidates:
+            doomed += self._retire(key, needed.trees, told=key[1] in past)
+        return doomed
 
     def _ancestors(self, family: str, tops: set[str]) -> set[str]:
         found: set[str] = set()
