@@ -14,8 +14,28 @@ import secrets
 from hashlib import sha256
 from pathlib import Path
 
+from mulligan.errors import ConfigError
+
 STREAMS = ("stdout", "stderr")
 _PLAIN = re.compile(r"[A-Za-z0-9_-]{1,100}", re.ASCII)
+
+
+def make_private(directory: Path) -> None:
+    """Makes a directory for the server's user alone.
+
+    Raises:
+        ConfigError: it cannot be used.
+    """
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if directory.stat().st_mode & 0o077:
+            directory.chmod(0o700)
+    except OSError as error:
+        raise ConfigError(
+            f"history directory {directory} cannot be used: {error.strerror}",
+            field="data_dir",
+            remedy="choose another data directory, or give this user the right to write it",
+        ) from None
 
 
 class Outputs:

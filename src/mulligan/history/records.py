@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from mulligan.history.outputs import STREAMS
 from mulligan.models import CommandHistoryEntry, KernelState, Snapshot, Verdict
 
 RUNNING = "running"
@@ -61,3 +62,17 @@ def row_snapshot(row: Row) -> Snapshot:
 def _json(values: list[Verdict] | list[KernelState]) -> str:
     """ASCII, so that every text in it survives in every database."""
     return json.dumps([dict(value) for value in values])
+
+
+def shortened(row: Row) -> Row:
+    """A row as a list shows it: an output that is in a file says so after its beginning."""
+    cut = [stream for stream in STREAMS if row[f"{stream}_in_file"]]
+    if not cut:
+        return row
+    values = dict(row)
+    for stream in cut:
+        values[stream] += (
+            f"\n[… cut here, after {len(row[stream])} characters: "
+            "the execution itself, asked for by its id, has the rest]"
+        )
+    return values

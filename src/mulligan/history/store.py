@@ -19,13 +19,13 @@ from typing import Literal
 
 from sqlalchemy import Connection
 
-from mulligan.errors import ConfigError, HistoryError
+from mulligan.errors import HistoryError
 from mulligan.history import pruning, queries, records, rows, sequence, snapshots
 from mulligan.history.approvals import ApprovalStore
 from mulligan.history.database import Database, in_memory, open_sqlite, open_url
 from mulligan.history.dropped import Dropped
 from mulligan.history.failures import file_error
-from mulligan.history.outputs import STREAMS, Outputs
+from mulligan.history.outputs import STREAMS, Outputs, make_private
 from mulligan.log import get_logger
 from mulligan.models import (
     CommandHistoryEntry,
@@ -37,7 +37,6 @@ from mulligan.models import (
 log = get_logger()
 
 INLINE_BYTES = 65536
-_WHERE = "the execution itself, asked for by its id, has the rest"
 
 
 class HistoryStore:
@@ -107,7 +106,7 @@ class HistoryStore:
         """
         if self._disk is not None:
             raise HistoryError("the history is open already")
-        self._make_directory()
+        make_private(self._directory)
         if self._url is None:
             self._disk = open_sqlite(self._directory / "history.db", power=self._power)
         else:
@@ -224,7 +223,7 @@ class HistoryStore:
             found, total = queries.find(
                 connection, queries.Wanted.of(request), request.limit, request.offset
             )
-        entries = [records.row_entry(_shortened(row)) for row in found]
+        entries = [records.row_entry(records.shortened(row)) for row in found]
         return HistoryQueryResponse.model_construct(
             vm_id=request.vm_id, entries=entries, total=total
         )
@@ -320,18 +319,6 @@ class HistoryStore:
     def _executions(self) -> Database:
         return self._databases()[0]
 
-    def _make_directory(self) -> None:
-        try:
-            self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-            if self._directory.stat().st_mode & 0o077:
-                self._directory.chmod(0o700)
-        except OSError as error:
-            raise ConfigError(
-                f"history directory {self._directory} cannot be used: {error.strerror}",
-                field="data_dir",
-                remedy="choose another data directory, or give this user the right to write it",
-            ) from None
-
     def _end_leftovers(self, database: Database) -> list[str]:
         with database.write() as connection:
             lost, doomed = rows.end_leftovers(connection)
@@ -405,13 +392,3 @@ class HistoryStore:
             if row[f"{stream}_in_file"]:
                 values[stream] = self._outputs.read(row["id"], stream)
         return records.row_entry(values)
-
-
-def _shortened(row: records.Row) -> records.Row:
-    cut = [stream for stream in STREAMS if row[f"{stream}_in_file"]]
-    if not cut:
-        return row
-    values = dict(row)
-    for stream in cut:
-        values[stream] += f"\n[… cut here, after {len(row[stream])} characters: {_WHERE}]"
-    return values
