@@ -1,0 +1,1 @@
+"""What decides about code before it runs and about what goes back after."""

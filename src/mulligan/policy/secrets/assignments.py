@@ -1,0 +1,148 @@
+"""Values assigned to names that say what they are: ``password = "..."``, ``API_KEY=...``, YAML, JSON."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+
+from mulligan.policy.secrets import values
+from mulligan.policy.secrets.expressions import compile_bytes
+
+_LONGEST_NAME = 80
+_LONGEST_VALUE = 512
+_CANDIDATE = compile_bytes(
+    rb"(?:pass|pwd|secret|token|key|auth|cred|jwt|bearer|fernet|hmac|mnemonic|psk|sid|seed|salt|signature|otp)"
+    rb"[0-9a-z_.\-]{0,40}(?:\\{0,3}[\"'`\])]){0,3}[ \t]{0,20}"
+    rb"(?::[ \t]{0,4}[a-z_\[\]|. ]{1,24}=|=>|:=|={1,2}|:|<-|[ \t]--[ \t])[ \t]{0,20}[^ \t\r]",
+    within_lines=True,
+    any_case=True,
+)
+_FLAG = compile_bytes(
+    rb"--?[0-9a-z\-]{0,30}(?:password|passwd|passphrase|secret|token|api-?key|pass|secret-key|access-key)(?:[ \t]{1,4}|=)[^ \t\r\-]",
+    within_lines=True,
+    any_case=True,
+)
+_NAME = re.compile(rb"[0-9A-Za-z_.\-]*\Z")
+_SPLIT = re.compile(rb"(?<=[a-z0-9])(?=[A-Z])|[_.\-]+|(?<=[A-Z])(?=[A-Z][a-z])")
+_SEPARATOR = re.compile(rb"[=:>\- \t\"'`\])\\<|]")
+_QUOTE = re.compile(rb"(?:[bBrRuUfF]{0,2})(\\{0,3})([\"'`])")
+_BARE = re.compile(rb"[^\s\"'`<>]+|[^\s]+")
+_IN_URL = re.compile(rb"[&#\s]")
+_CLOSERS = {ord(")"): ord("("), ord("]"): ord("["), ord("}"): ord("{")}
+
+
+class Assignments:
+    """Judges assignments by the words of their names."""
+
+    def __init__(
+        self, table: Mapping[str, list[str]], placeholders: values.Placeholders
+    ) -> None:
+        self._placeholders = placeholders
+        self._classes = {
+            strength: {tuple(w.encode() for w in words.lower().split()) for words in table.get(strength, [])}
+            for strength in ("strong", "medium", "weak")
+        }
+        self._not_before = {w.lower().encode() for w in table.get("not_before", [])}
+        self._not_after = {w.lower().encode() for w in table.get("not_after", [])}
+        self._vendors = {w.lower().encode() for w in table.get("vendors", [])}
+
+    def find(self, text: bytes) -> Iterator[tuple[int, int, str]]:
+        """Start, end and kind of the values to hide."""
+        at = 0
+        while (match := _CANDIDATE.search(text, at)) is not None:
+            at = value_at = match.end() - 1
+            found = self._judge(text, match.start(), value_at)
+            if found is not None:
+                yield found
+                at = max(at, found[1])
+        at = 0
+        while (match := _FLAG.search(text, at)) is not None:
+            at = match.end() - 1
+            start, end, how = _value(text, at, tight=True, env=True)
+            value = text[start:end]
+            if not self._placeholders.has(value) and values.is_mixed(value) or (
+                how.quoted and values.is_strong(value, how) and not self._placeholders.has(value)):  # fmt: skip
+                yield start, end, "password"
+                at = max(at, end)
+
+    def strength(self, name: bytes) -> str:
+        """"strong", "medium", "weak" or "" by the words of a name."""
+        parts = [part.lower() for part in _SPLIT.split(name) if part]
+        words = [w for part in parts for w in (part, part.rstrip(b"0123456789")) if w][::1]
+        words = [part.rstrip(b"0123456789") or part for part in parts]
+        for strength, known in self._classes.items():
+            for length in (3, 2, 1):
+                for i in range(len(words) - length, -1, -1):
+                    if tuple(words[i : i + length]) in known:
+                        if self._not_before & set(words[:i]) or self._not_after & set(words[i + length :]):
+                            return ""
+                        return strength
+        return ""
+
+    def _judge(self, text: bytes, start: int, value_at: int) -> tuple[int, int, str] | None:
+        head = text[max(0, start - _LONGEST_NAME) : start]
+        tail = _NAME.search(head)
+        assert tail is not None
+        name_start = start - len(tail[0])
+        name_end = start
+        while name_end < value_at and (text[name_end] in b"_.-" or text[name_end : name_end + 1].isalnum()):
+            name_end += 1
+        name = text[name_start:name_end]
+        strength = self.strength(name)
+        if not strength:
+            return None
+        separator = text[name_end:value_at]
+        tight = not separator.endswith((b" ", b"\t"))
+        first, last, how = _value(text, value_at, tight=tight, env=name.isupper())
+        if name_start and text[name_start - 1] in b"?&" and not how.quoted:
+            cut = _IN_URL.search(text, first, last)
+            last = cut.start() if cut else last
+        value = text[first:last]
+        if not value or self._placeholders.has(value) or b"==" in separator and not how.quoted:
+            return None
+        if strength == "strong":
+            return (first, last, "password") if values.is_strong(value, how) else None
+        if strength == "medium":
+            return (first, last, "token") if values.is_medium(value, how) else None
+        vendor = any(v in name.lower() for v in self._vendors)
+        return (first, last, "key") if values.is_weak(value, vendor=vendor) else None
+
+
+def _value(text: bytes, at: int, *, tight: bool, env: bool) -> tuple[int, int, values.Written]:
+    """Where the value that begins at a place begins and ends, without its quotes."""
+    limit = min(len(text), at + _LONGEST_VALUE)
+    quote = _QUOTE.match(text, at)
+    if quote is not None:
+        end = _closing(text, quote.end(), limit, quote[1] + quote[2])
+        if end >= 0:
+            return quote.end(), end, values.Written(True, tight, False, env)
+        at = quote.end()
+    bare = _BARE.match(text, at, limit)
+    if bare is None:
+        return at, at, values.Written(False, tight, False, env)
+    end = bare.end()
+    while end > at and (text[end - 1] in b",;\\" or _unopened(text, at, end)):
+        end -= 1
+    line_end = text.find(b"\n", end, end + 4)
+    rest = text[end : line_end if line_end >= 0 else min(end + 4, len(text))]
+    line_start = text.rfind(b"\n", max(0, at - 100), at) + 1
+    before = text[line_start:at].lstrip(b" \t-")
+    alone = not rest.strip(b"\r ,;") and b" " not in before.rstrip(b" :=").replace(b"export ", b"")
+    return at, end, values.Written(False, tight, alone, env)
+
+
+def _closing(text: bytes, at: int, limit: int, quote: bytes) -> int:
+    """Where the closing quote is, on this line; -1 where it is not."""
+    line_end = text.find(b"\n", at, limit)
+    limit = limit if line_end < 0 else line_end
+    while True:
+        found = text.find(quote, at, limit)
+        if found < 0 or len(quote) > 1 or text[found - 1 : found] != b"\\":
+            return found
+        at = found + 1
+
+
+def _unopened(text: bytes, at: int, end: int) -> bool:
+    """Whether the last character closes a bracket that was opened before the value."""
+    opener = _CLOSERS.get(text[end - 1])
+    return opener is not None and text.count(bytes((opener,)), at, end) < text.count(text[end - 1 : end], at, end)

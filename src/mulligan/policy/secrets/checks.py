@@ -1,0 +1,164 @@
+"""Judging a value alone: checksums, randomness, placeholders, and digests that only look secret."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import json
+import math
+import re
+import zlib
+from collections import Counter
+from collections.abc import Callable
+
+BASE62 = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+_BASE58 = b"123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz"
+_UUID = re.compile(rb"[0-9A-Fa-f]{8}-(?:[0-9A-Fa-f]{4}-){3}[0-9A-Fa-f]{12}")
+_HEX = re.compile(rb"(?:0x)?[0-9A-Fa-f]+")
+_DIGEST_HEX_LENGTHS = frozenset({32, 40, 48, 56, 64, 96, 128})
+_FILE_MAGIC = (
+    b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"RIFF", b"PK\x03\x04", b"\x1f\x8b", b"%PDF", b"wOF",
+    b"BM", b"\x00\x00\x01\x00", b"\x7fELF", b"BZh", b"\xfd7zXZ", b"OggS", b"ID3", b"fLaC", b"\x00asm",
+    b"<svg", b"<?xml", b"\x00\x01\x00\x00", b"OTTO", b"\x28\xb5\x2f\xfd", b"\x00\x00\x00\x07ssh-",
+)  # fmt: skip
+_CLASS = bytes(
+    (
+        0x61 if 0x61 <= c <= 0x7A else 0x41 if 0x41 <= c <= 0x5A else 0x30 if 0x30 <= c <= 0x39 else 0x2E
+    )
+    for c in range(256)
+)  # fmt: skip
+_CAPITALISED = re.compile(rb"Aa")
+_MOST_JWT_HEADER = 2048
+
+
+def entropy(value: bytes) -> float:
+    """Shannon entropy of the bytes of a value, in bits a byte; 0.0 for an empty one."""
+    size = len(value)
+    if not size:
+        return 0.0
+    return -sum(n / size * math.log2(n / size) for n in Counter(value).values())
+
+
+def crc32_base62(token: bytes) -> bool:
+    """Whether a token ends in the CRC-32 of its body, as six base-62 digits.
+
+    GitHub's classic tokens and npm's: ``prefix_``, 30 random characters, 6 of checksum
+    (github.blog, "Behind GitHub's new authentication token formats", 2021).
+    """
+    body, digits = token.rpartition(b"_")[2][:-6], token[-6:]
+    return len(body) > 0 and _base62(zlib.crc32(body)) == digits
+
+
+def _base62(number: int) -> bytes:
+    digits = bytearray()
+    for _ in range(6):
+        number, digit = divmod(number, 62)
+        digits.insert(0, BASE62[digit])
+    return bytes(digits)
+
+
+def jwt_header(token: bytes) -> bool:
+    """Whether the first part of a token decodes to a JSON object with ``alg`` (RFC 7515, 4.1.1)."""
+    head = decode_base64(token.partition(b".")[0][:_MOST_JWT_HEADER])
+    try:
+        header = json.loads(head)
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(header, dict) and ("alg" in header or "typ" in header)
+
+
+def basic_credentials(value: bytes) -> bool:
+    """Whether base64 decodes to ``user:password`` (RFC 7617), neither a placeholder."""
+    text = decode_base64(value)
+    user, colon, password = text.partition(b":")
+    return bool(colon and password) and text.isascii() and not (user + password).isspace()
+
+
+def decode_base64(value: bytes) -> bytes:
+    """What base64 stands for, standard or URL-safe, padded or not; b"" where it is none."""
+    plain = value.rstrip(b"=").translate(bytes.maketrans(b"-_", b"+/"))
+    if len(plain) % 4 == 1:
+        return b""
+    try:
+        return base64.b64decode(plain + b"=" * (-len(plain) % 4), validate=True)
+    except (binascii.Error, ValueError):
+        return b""
+
+
+def transitions(value: bytes) -> float:
+    """How often neighbours differ in class (lower, upper, digit, other), 0 to 1.
+
+    A capital before a small letter counts as none: names are written so. Random base-62 text has
+    about 0.5, names in any style under 0.3.
+    """
+    if len(value) < 2:  # noqa: PLR2004
+        return 0.0
+    classes = _CAPITALISED.sub(b"aa", value.translate(_CLASS))
+    return sum(map(int.__ne__, classes, classes[1:])) / (len(value) - 1)
+
+
+def is_digest(value: bytes) -> bool:
+    """Whether a value has the form of a hash in hex, a UUID, or a plain number."""
+    if _UUID.fullmatch(value):
+        return True
+    if not _HEX.fullmatch(value):
+        return False
+    return len(value.removeprefix(b"0x")) in _DIGEST_HEX_LENGTHS or value.isdigit()
+
+
+def is_uuid(value: bytes) -> bool:
+    """Whether a value is a UUID in its usual form."""
+    return _UUID.fullmatch(value) is not None
+
+
+def is_hex(value: bytes) -> bool:
+    """Whether a value is hexadecimal, with or without ``0x``."""
+    return _HEX.fullmatch(value) is not None
+
+
+def is_encoded_data(value: bytes) -> bool:
+    """Whether base64 stands for a file with a known beginning, or for text."""
+    start = decode_base64(value[: len(value) // 4 * 4][:64])
+    if not start:
+        return False
+    if start.startswith(_FILE_MAGIC):
+        return True
+    return sum(32 <= c < 127 or c in b"\t\r\n" for c in start) >= 0.95 * len(start)  # noqa: PLR2004
+
+
+def base58_checksum(value: bytes) -> bool:
+    """Whether base58 text ends in the first four bytes of its double SHA-256 (Bitcoin's keys)."""
+    if value.strip(_BASE58) or len(value) > 60:  # noqa: PLR2004
+        return False
+    number = 0
+    for digit in value:
+        number = number * 58 + _BASE58.index(digit)
+    raw = number.to_bytes((number.bit_length() + 7) // 8, "big")
+    raw = b"\0" * (len(value) - len(value.lstrip(b"1"))) + raw
+    return len(raw) > 4 and hashlib.sha256(hashlib.sha256(raw[:-4]).digest()).digest()[:4] == raw[-4:]  # noqa: PLR2004
+
+
+def looks_random(value: bytes, least_entropy: float = 3.5) -> bool:
+    """Whether characters are mixed as random generators mix them, not as people write names."""
+    size = len(value)
+    if size < 16 or is_encoded_data(value):  # noqa: PLR2004
+        return False
+    if entropy(value) < min(least_entropy, 0.82 * math.log2(size)):
+        return False
+    classes = set(value.translate(_CLASS)) - {0x2E}
+    if len(classes) == 3:  # noqa: PLR2004
+        return transitions(value) >= 0.36  # noqa: PLR2004
+    if len(classes) == 2 and 0x30 in classes:  # noqa: PLR2004
+        return transitions(value) >= 0.24 and not is_digest(value)  # noqa: PLR2004
+    return False
+
+
+CHECKSUMS: dict[str, Callable[[bytes], bool]] = {
+    "crc32-base62": crc32_base62,
+    "jwt": jwt_header,
+    "basic-credentials": basic_credentials,
+    "random": looks_random,
+    "base58check": base58_checksum,
+}
+"""What ``check`` of a pattern may name: whether a value that matched is one."""

@@ -1,0 +1,55 @@
+"""All rules over some whole lines: which places are secrets."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from mulligan.policy.secrets import bare, blocks
+from mulligan.policy.secrets.blocks import BlockState, Span
+from mulligan.policy.secrets.patterns import Compiled, PatternSet
+
+
+def scan(text: bytes, patterns: PatternSet, state: BlockState) -> list[Span]:
+    """Places in the order of the text, none touching another.
+
+    Where two overlap, both places are hidden as one, under the kind of the more precise rule.
+    ``state`` carries blocks of many lines from one call to the next.
+    """
+    ranked: list[tuple[int, Span]] = []
+    if patterns.rules["blocks"]:
+        ranked += [(0, span) for span in blocks.find(text, state)]
+    for compiled in patterns.in_play(text):
+        ranked += [(1 + bool(compiled.pattern.value), span) for span in _matches(compiled, patterns, text)]
+    if patterns.rules["assignment"]:
+        ranked += [(3, Span(*found)) for found in patterns.assignments.find(text)]
+    if patterns.rules["bare"]:
+        ranked += [(4, Span(*found)) for found in bare.find(text)]
+    return _merged(ranked)
+
+
+def _matches(compiled: Compiled, patterns: PatternSet, text: bytes) -> Iterator[Span]:
+    at = 0
+    pattern = compiled.pattern
+    while (match := compiled.expression.search(text, at)) is not None:
+        start, end = match.span(compiled.group)
+        if start < end and pattern.judge(patterns.placeholders, text, start, end):
+            yield Span(start, end, pattern.id)
+            at = end
+        else:
+            at = max(start + 1, match.start() + 1)
+        if at >= len(text):
+            return
+
+
+def _merged(ranked: list[tuple[int, Span]]) -> list[Span]:
+    ranked.sort(key=lambda item: (item[1].start, item[0]))
+    found: list[tuple[int, Span]] = []
+    for rank, span in ranked:
+        if not found or span.start >= found[-1][1].end:
+            found.append((rank, span))
+            continue
+        last_rank, last = found[-1]
+        kind = last.kind if last_rank <= rank else span.kind
+        end = max(last.end, span.end)
+        found[-1] = min(rank, last_rank), Span(last.start, end, kind, last.goes_on)
+    return [span for _, span in found]

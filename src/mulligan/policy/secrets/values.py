@@ -1,0 +1,155 @@
+"""Judging a value by what it stands beside: is it a secret, a placeholder, or a piece of program?"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from mulligan.policy.secrets import checks
+
+_TEMPLATE = re.compile(
+    rb"\$\{|\$\(|\{\{|<%|#\{|%\(|\$[A-Za-z_]\w*$|%[A-Za-z_]\w*%$|%[sdvr]$|<[^<>]*>$|\{[\w.:\[\]'\" ]*\}$"
+    rb"|\[[a-zA-Z ]*redacted|@[A-Za-z_]+@$|\$env:|\$\{\{"
+)
+_SAME = re.compile(rb"(.)\1*[\"']?$|[*xX.#_-]+$|(?:[^\w]|_)+$")
+_SEQUENCE = re.compile(rb"(?i)^(?:abcdef|123456|012345|abc123|qwerty)[0-9a-z]{0,3}$")
+_CODE = re.compile(
+    rb"^(?:[A-Za-z_$][\w$]*(?:\.|->|::|\?\.)){1,}[A-Za-z_$]|^[A-Za-z_$][\w.$:]*[(\[]|^(?:new|await|return|not|lambda"
+    rb"|function|typeof|if|os|process|env|config|self|this)\b[ .([]|^(?:\(|\[|\{|=>|->|\|\||&&|!=|==|[!=<>]=)"
+)
+_IDENTIFIER = re.compile(rb"[A-Za-z_][A-Za-z_]*$")
+_PATH = re.compile(rb"^(?:~?/|\.{1,2}/|[A-Za-z]:\\|[a-z][a-z0-9+.-]*://|file:|arn:)|^[\w.-]+(?:/[\w.-]+)+\.\w{1,5}$")
+_PLAIN = re.compile(rb"[0-9][0-9.,:/TZ+ -]*[a-zA-Z%]{0,3}$")
+_PROSE = re.compile(
+    rb"(?i)(?:^|[ .])(?:the|your|please|must|is|are|was|enter|invalid|required|incorrect|cannot|should|for|and|not|with|to|a|an|of"
+    rb"|here|does|changed|updated|forgot|reset)(?:[ .!?,:]|$)"
+)
+_MIXED_LENGTH = 6
+
+
+def mixture(value: bytes) -> int:
+    """How many of small letters, capitals, digits and other characters a value has."""
+    return sum(
+        (
+            any(0x61 <= c <= 0x7A for c in value),
+            any(0x41 <= c <= 0x5A for c in value),
+            any(0x30 <= c <= 0x39 for c in value),
+            any(not bytes((c,)).isalnum() for c in value),
+        )
+    )
+
+
+@dataclass(frozen=True)
+class Placeholders:
+    """Words and parts of words that stand where a secret goes."""
+
+    words: frozenset[bytes]
+    parts: re.Pattern[bytes]
+
+    @classmethod
+    def of(cls, table: Mapping[str, list[str]]) -> Placeholders:
+        """From the ``[placeholders]`` table of a pattern file."""
+        parts = sorted(table.get("parts", []), key=len, reverse=True)
+        pattern = b"|".join(re.escape(part.encode()) for part in parts) or rb"[^\x00-\xff]"
+        words = frozenset(word.lower().encode() for word in table.get("words", []))
+        return cls(words, re.compile(pattern, re.IGNORECASE))
+
+    def has(self, value: bytes) -> bool:
+        """Whether a value is a placeholder."""
+        if value.lower() in self.words or _SAME.match(value) or _SEQUENCE.match(value):
+            return True
+        return bool(_TEMPLATE.search(value) or self.parts.search(value))
+
+    def in_token(self, value: bytes) -> bool:
+        """Whether a vendor's token is a placeholder: ``EXAMPLE``, ``xxxxxxxx``, ``...``."""
+        upper = value.upper()
+        return b"EXAMPLE" in upper or b"XXXXXX" in upper or b"PLACEHOLDER" in upper or b"YOUR-" in upper
+
+
+def is_password(value: bytes) -> bool:
+    """A password as people choose them, in a place where only a password can be."""
+    return len(value) >= 3 and not _CODE.match(value)  # noqa: PLR2004
+
+
+def is_mixed(value: bytes) -> bool:
+    """At least six characters of two kinds or more, a digit or a sign among them."""
+    core = value.rstrip(b".,;:!?)'\"`")
+    if len(core) < _MIXED_LENGTH or _CODE.match(core) or _PATH.match(core) or _PLAIN.match(core):
+        return False
+    inner = core.strip(b"-_.")
+    has_digit = any(0x30 <= c <= 0x39 for c in inner)
+    signs = [c for c in inner if not bytes((c,)).isalnum() and c not in b"-_./'@:"]
+    return mixture(inner) >= 2 and (has_digit or bool(signs))  # noqa: PLR2004
+
+
+def is_header_value(value: bytes) -> bool:
+    """A credential in a header: not a word, not the name of a scheme."""
+    if _CODE.match(value) or _IDENTIFIER.match(value.replace(b"-", b"")) and len(value) < 24:  # noqa: PLR2004
+        return False
+    return any(0x30 <= c <= 0x39 for c in value) or checks.entropy(value) > 3.5  # noqa: PLR2004
+
+
+def is_random(value: bytes) -> bool:
+    """Random characters, in hex or mixed."""
+    if checks.is_hex(value) and not value.isdigit():
+        return len(value) >= 20 and checks.entropy(value) > 2.8  # noqa: PLR2004
+    return checks.looks_random(value, 3.0)
+
+
+TESTS: dict[str, Callable[[bytes], bool]] = {
+    "url": is_password,
+    "header": is_header_value,
+    "password": is_password,
+    "mixed": is_mixed,
+    "random": is_random,
+}
+"""What ``value`` of a pattern may name."""
+
+
+@dataclass(frozen=True)
+class Written:
+    """How a value stands in an assignment."""
+
+    quoted: bool
+    tight: bool  # no blank between the name and the value
+    alone: bool  # nothing else on the line
+    env: bool  # the name is in capitals
+
+
+def is_strong(value: bytes, how: Written) -> bool:
+    """Whether what is assigned to a password's name is one."""
+    if len(value) < 4 or _CODE.match(value) or _PATH.match(value):  # noqa: PLR2004
+        return False
+    if b" " in value and (not how.quoted or _PROSE.search(value)):
+        return False
+    if how.quoted:
+        return not (value.islower() and value.isalpha() and len(value) < 6) and not value.endswith(b":")  # noqa: PLR2004
+    if value.isdigit():
+        return how.tight and len(value) >= 6  # noqa: PLR2004
+    if _IDENTIFIER.match(value):
+        return how.tight and (how.env or how.alone) and len(value) >= 6 or (  # noqa: PLR2004
+            how.alone and mixture(value.replace(b"_", b"")) > 1 and not value.istitle() and len(value) >= 8)  # noqa: PLR2004  # fmt: skip
+    return not value.endswith((b"(", b"{", b"[")) or len(value) >= 10  # noqa: PLR2004
+
+
+def is_medium(value: bytes, how: Written) -> bool:
+    """Whether what is assigned to the name of a token or key is one."""
+    if len(value) < 8 or b" " in value or _CODE.match(value) or _PATH.match(value) or _PLAIN.match(value):  # noqa: PLR2004
+        return False
+    if value.lower().startswith((b"sha256:", b"sha1:", b"sha512-", b"sha256-", b"md5:")):
+        return False
+    if _IDENTIFIER.match(value.replace(b"-", b"").replace(b".", b"")):
+        return len(value) >= 16 and checks.transitions(value) > 0.3 and how.quoted | how.tight  # noqa: PLR2004
+    digits = sum(0x30 <= c <= 0x39 for c in value)
+    least = 2.5 if how.quoted or how.tight or how.alone else 3.0
+    return digits >= 1 and checks.entropy(value) >= least and (digits > 1 or len(value) >= 20)  # noqa: PLR2004
+
+
+def is_weak(value: bytes, *, vendor: bool) -> bool:
+    """Whether what is assigned to something called a key is a key: random, and no digest."""
+    if len(value) < 20 or b" " in value or _PATH.match(value) or _CODE.match(value):  # noqa: PLR2004
+        return vendor and len(value) >= 16 and is_random(value)  # noqa: PLR2004
+    if checks.is_hex(value) or checks.is_uuid(value):
+        return vendor and not value.isdigit()
+    return checks.looks_random(value, 3.3)
