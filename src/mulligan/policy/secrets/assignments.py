@@ -4,25 +4,31 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
 
 from mulligan.policy.secrets import values
 from mulligan.policy.secrets.expressions import compile_bytes
 
 _LONGEST_NAME = 80
 _LONGEST_VALUE = 512
-_CANDIDATE = compile_bytes(
-    rb"(?:pass|pwd|secret|token|key|auth|cred|jwt|bearer|fernet|hmac|mnemonic|psk|sid|seed|salt|signature|otp)"
+_TO_VALUE = (
     rb"[0-9a-z_.\-]{0,40}(?:\\{0,3}[\"'`\])]){0,3}[ \t]{0,20}"
-    rb"(?::[ \t]{0,4}[a-z_\[\]|. ]{1,24}=|=>|:=|={1,2}|:|<-|[ \t]--[ \t])[ \t]{0,20}[^ \t\r]",
+    rb"(?::[ \t]{0,4}[a-z_\[\]|. ]{1,24}=|=>|:=|={1,2}|:|<-|[ \t]--[ \t])[ \t]{0,20}"
+    rb"(?:[bru]{0,2}\\{0,3}[\"'`])?"
+)
+_CANDIDATE = compile_bytes(
+    rb"(?:(?:pass|pwd|secret|psk)" + _TO_VALUE + rb"[^ \t\r\"'`][^\t\r\"'`]{3}"
+    rb"|(?:token|key|auth|cred|jwt|bearer|fernet|hmac|mnemonic|sid|seed|salt|signature|otp)"
+    + _TO_VALUE + rb"[^\s\"'`]{8})",
     within_lines=True,
     any_case=True,
-)
+)  # fmt: skip
 _FLAG = compile_bytes(
     rb"--?[0-9a-z\-]{0,30}(?:password|passwd|passphrase|secret|token|api-?key|pass|secret-key|access-key)(?:[ \t]{1,4}|=)[^ \t\r\-]",
     within_lines=True,
     any_case=True,
 )
-_NAME = re.compile(rb"[0-9A-Za-z_.\-]*\Z")
+_NAME_CHARACTERS = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz_.-"
 _SPLIT = re.compile(rb"(?<=[a-z0-9])(?=[A-Z])|[_.\-]+|(?<=[A-Z])(?=[A-Z][a-z])")
 _SEPARATOR = re.compile(rb"[=:>\- \t\"'`\])\\<|]")
 _QUOTE = re.compile(rb"(?:[bBrRuUfF]{0,2})(\\{0,3})([\"'`])")
@@ -44,14 +50,17 @@ class Assignments:
         }
         self._not_before = {w.lower().encode() for w in table.get("not_before", [])}
         self._not_after = {w.lower().encode() for w in table.get("not_after", [])}
-        self._vendors = {w.lower().encode() for w in table.get("vendors", [])}
+        vendors = [re.escape(w.encode()) for w in table.get("vendors", [])]
+        self._vendors = compile_bytes(b"|".join(vendors) or rb"[^\x00-\xff]", any_case=True)
+        self.strength = lru_cache(maxsize=4096)(self._strength)
 
     def find(self, text: bytes) -> Iterator[tuple[int, int, str]]:
         """Start, end and kind of the values to hide."""
         at = 0
         while (match := _CANDIDATE.search(text, at)) is not None:
-            at = value_at = match.end() - 1
-            found = self._judge(text, match.start(), value_at)
+            start, end = match.span()
+            at = end - 4
+            found = self._judge(text, start, _value_start(text, start, end))
             if found is not None:
                 yield found
                 at = max(at, found[1])
@@ -65,10 +74,9 @@ class Assignments:
                 yield start, end, "password"
                 at = max(at, end)
 
-    def strength(self, name: bytes) -> str:
+    def _strength(self, name: bytes) -> str:
         """"strong", "medium", "weak" or "" by the words of a name."""
         parts = [part.lower() for part in _SPLIT.split(name) if part]
-        words = [w for part in parts for w in (part, part.rstrip(b"0123456789")) if w][::1]
         words = [part.rstrip(b"0123456789") or part for part in parts]
         for strength, known in self._classes.items():
             for length in (3, 2, 1):
@@ -81,12 +89,9 @@ class Assignments:
 
     def _judge(self, text: bytes, start: int, value_at: int) -> tuple[int, int, str] | None:
         head = text[max(0, start - _LONGEST_NAME) : start]
-        tail = _NAME.search(head)
-        assert tail is not None
-        name_start = start - len(tail[0])
-        name_end = start
-        while name_end < value_at and (text[name_end] in b"_.-" or text[name_end : name_end + 1].isalnum()):
-            name_end += 1
+        name_start = start - len(head) + len(head.rstrip(_NAME_CHARACTERS))
+        rest = text[start:value_at]
+        name_end = value_at - len(rest.lstrip(_NAME_CHARACTERS))
         name = text[name_start:name_end]
         strength = self.strength(name)
         if not strength:
@@ -98,14 +103,27 @@ class Assignments:
             cut = _IN_URL.search(text, first, last)
             last = cut.start() if cut else last
         value = text[first:last]
-        if not value or self._placeholders.has(value) or b"==" in separator and not how.quoted:
+        if len(value) < values.SHORTEST or (b"==" in separator and not how.quoted):
             return None
         if strength == "strong":
-            return (first, last, "password") if values.is_strong(value, how) else None
-        if strength == "medium":
-            return (first, last, "token") if values.is_medium(value, how) else None
-        vendor = any(v in name.lower() for v in self._vendors)
-        return (first, last, "key") if values.is_weak(value, vendor=vendor) else None
+            secret, kind = values.is_strong(value, how), "password"
+        elif strength == "medium":
+            secret, kind = values.is_medium(value, how), "token"
+        else:
+            vendor = self._vendors.search(name) is not None
+            secret, kind = values.is_weak(value, vendor=vendor), "key"
+        return (first, last, kind) if secret and not self._placeholders.has(value) else None
+
+
+_SEPARATORS = re.compile(
+    rb"[\w.-]*[\\\"'`\])]*[ \t]*(?:(?::[ \t]*[A-Za-z_\[\]|. ]{1,24}=|=>|:=|={1,2}|:|<-|--)[ \t]*)"
+)
+
+
+def _value_start(text: bytes, start: int, end: int) -> int:
+    """Where the value of a candidate begins: behind the name and what separates them."""
+    match = _SEPARATORS.match(text, start, end)
+    return end - 1 if match is None else match.end()
 
 
 def _value(text: bytes, at: int, *, tight: bool, env: bool) -> tuple[int, int, values.Written]:

@@ -16,11 +16,12 @@ _NOT_SECRET = re.compile(
     rb"^(?:eyJ|AAAA[A-Z]3|MI[GIHM]|ssh-|sha\d|iVBOR|/9j/|R0lGOD|UklGR|JVBER|H4sI|UEsDB|Qm[1-9A-Za-z]{44}$|bafy|pk_|0x|[1-9A-HJ-NP-Za-km-z]{32,44}$"
     rb"|xpub|[ug]o?pk|G-|UA-|GTM-|pub_|cus_|ch_|pi_|evt_|req_|msg_|run_|asst_|thread_|chatcmpl-|resp_|file-|in_|sub_|price_|prod_)"
 )
-_BEFORE = re.compile(
-    rb"(?i)(?:sha-?\d{1,3}|md5|integrity|fingerprint|digest|hash|checksum|etag|commit|sig|signature|cid|address|addr|wallet|txid"
+_BEFORE = compile_bytes(
+    rb"(?:sha-?\d{1,3}|md5|integrity|fingerprint|digest|hash|checksum|etag|commit|sig|signature|cid|address|addr|wallet|txid"
     rb"|[a-z_.-]*(?:id|uid|uuid|guid|public[_-]?key|pub[_-]?key|cursor|version|nonce|revision|rev|trace|span|serial|license)"
     rb"|ssh-[a-z0-9-]+|ecdsa-[a-z0-9-]+|base64|data:[a-z/+.-]+;base64|version|h1|x-amz-[a-z0-9-]+)"
-    rb"[\"']?\s{0,3}[:=\-, /(\[]\s{0,3}[\"']?$"
+    rb"[\"']?\s{0,3}[:=\-, /(\[]\s{0,3}[\"']?\z",
+    any_case=True,
 )
 _AROUND = frozenset(b"./\\@:%#&")
 

@@ -9,14 +9,18 @@ import re
 from dataclasses import dataclass
 
 MOST_LINES = 1200
-_BEGIN = re.compile(rb"-----BEGIN [0-9A-Z ]{0,40}PRIVATE KEY(?: BLOCK)?-----[ \t\r\"',]*$", re.MULTILINE)
-_BEGIN_BODY = re.compile(rb"-----BEGIN [0-9A-Z ]{0,40}PRIVATE KEY(?: BLOCK)?-----[ \t]?[0-9A-Za-z+/]{40,}")
+_LINE = rb"-----BEGIN [0-9A-Z ]{0,40}PRIVATE KEY(?: BLOCK)?-----"
+_BEGIN = re.compile(
+    rb"(?P<begin>" + _LINE + rb"[ \t\r\"',]*$)|(?P<body>" + _LINE + rb"[ \t]?[0-9A-Za-z+/]{40})"
+    rb"|^Private-(?:Lines: (?P<lines>\d{1,3})|(?:MAC|Hash): (?P<mac>[0-9a-f]{40,64}))[ \t\r]*$",
+    re.MULTILINE,
+)
+LAST_BEGINS = re.compile(_LINE + rb"[ \t\r\"',]*\n\Z")
 _END = re.compile(rb"-----END [0-9A-Z ]{0,40}(?:PRIVATE KEY)?(?: BLOCK)?-----")
 _BODY = re.compile(
     rb"[ \t>|*#+\"'\d:.-]{0,24}(?:[0-9A-Za-z+/=]{20,}[\"',\\n]{0,6}|=?[0-9A-Za-z+/]{1,19}={0,2}[\"',\\n]{0,6}"
     rb"|(?:Proc-Type|DEK-Info|Version|Comment|Hash|Charset|MessageID):.*)?[ \t\r]*$"
 )
-_PUTTY = re.compile(rb"^Private-(?:Lines: (\d{1,3})|(?:MAC|Hash): [0-9a-f]{40,64})\s*$", re.MULTILINE)
 KEYWORDS = (b"PRIVATE KEY", b"Private-")
 
 
@@ -43,8 +47,11 @@ class Span:
     goes_on: bool = False
 
 
-def find(text: bytes, state: BlockState) -> list[Span]:
-    """The blocks in some whole lines; ``state`` is brought up to date."""
+def find(text: bytes, state: BlockState, *, last: bool) -> list[Span]:
+    """The blocks in some whole lines; ``state`` is brought up to date.
+
+    A first line of a key at the end counts only where ``last`` says that nothing follows.
+    """
     spans: list[Span] = []
     at = 0
     if state.open:
@@ -53,28 +60,30 @@ def find(text: bytes, state: BlockState) -> list[Span]:
             spans.append(Span(0, at, "private-key", goes_on=True))
     if KEYWORDS[0] not in text and KEYWORDS[1] not in text:
         return spans
-    while True:
-        begin = min(
-            (m for m in (e.search(text, at) for e in (_BEGIN, _BEGIN_BODY, _PUTTY)) if m),
-            key=lambda m: m.start(),
-            default=None,
-        )
-        if begin is None:
-            return spans
-        if begin.re is _PUTTY:
-            if begin[1] is None:
-                spans.append(Span(begin.start() + begin[0].find(b":") + 2, len(begin[0].rstrip()) + begin.start(), "private-key"))
-                at = begin.end()
-                continue
-            state.kind, state.lines = "putty", int(begin[1])
-            start = _next_line(text, begin.end())
+    while (begin := _BEGIN.search(text, at)) is not None:
+        start, at = begin.start(), begin.end()
+        if begin.lastgroup == "mac":
+            spans.append(Span(*begin.span("mac"), "private-key"))
+            continue
+        if begin.lastgroup == "lines":
+            state.kind, state.lines = "putty", int(begin["lines"])
+            start = at = _next_line(text, at)
         else:
+            if begin.lastgroup == "begin":
+                at = _next_line(text, at)
+                if not (_begins_body(text, at) if at < len(text) else last):
+                    continue
             state.kind, state.lines = "pem", MOST_LINES
-            start = begin.start()
-        at = _follow(text, _next_line(text, begin.end()) if begin.re is not _BEGIN_BODY else begin.end(), state)
+        at = _follow(text, at, state)
         if at > start:
             spans.append(Span(start, at, "private-key"))
-        at = max(at, begin.end())
+    return spans
+
+
+def _begins_body(text: bytes, at: int) -> bool:
+    """Whether what follows a first line is a key."""
+    end = text.find(b"\n", at)
+    return _BODY.match(text[at : len(text) if end < 0 else end]) is not None
 
 
 def _next_line(text: bytes, at: int) -> int:

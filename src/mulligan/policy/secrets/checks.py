@@ -11,6 +11,7 @@ import re
 import zlib
 from collections import Counter
 from collections.abc import Callable
+from operator import ne
 
 BASE62 = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 _BASE58 = b"123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz"
@@ -29,7 +30,9 @@ _CLASS = bytes(
     for c in range(256)
 )  # fmt: skip
 _CAPITALISED = re.compile(rb"Aa")
+_PRINTABLE = bytes([9, 10, 13, *range(32, 127)])
 _MOST_JWT_HEADER = 2048
+_WEIGHTS = [0.0, *(n * math.log2(n) for n in range(1, 256))]
 
 
 def entropy(value: bytes) -> float:
@@ -37,7 +40,12 @@ def entropy(value: bytes) -> float:
     size = len(value)
     if not size:
         return 0.0
-    return -sum(n / size * math.log2(n / size) for n in Counter(value).values())
+    counts = Counter(value).values()
+    return math.log2(size) - sum(map(_weight, counts)) / size
+
+
+def _weight(count: int) -> float:
+    return _WEIGHTS[count] if count < len(_WEIGHTS) else count * math.log2(count)
 
 
 def crc32_base62(token: bytes) -> bool:
@@ -95,7 +103,7 @@ def transitions(value: bytes) -> float:
     if len(value) < 2:  # noqa: PLR2004
         return 0.0
     classes = _CAPITALISED.sub(b"aa", value.translate(_CLASS))
-    return sum(map(int.__ne__, classes, classes[1:])) / (len(value) - 1)
+    return sum(map(ne, classes, classes[1:])) / (len(value) - 1)
 
 
 def is_digest(value: bytes) -> bool:
@@ -124,7 +132,7 @@ def is_encoded_data(value: bytes) -> bool:
         return False
     if start.startswith(_FILE_MAGIC):
         return True
-    return sum(32 <= c < 127 or c in b"\t\r\n" for c in start) >= 0.95 * len(start)  # noqa: PLR2004
+    return len(start.translate(None, _PRINTABLE)) <= len(start) // 20
 
 
 def base58_checksum(value: bytes) -> bool:
@@ -142,13 +150,13 @@ def base58_checksum(value: bytes) -> bool:
 def looks_random(value: bytes, least_entropy: float = 3.5) -> bool:
     """Whether characters are mixed as random generators mix them, not as people write names."""
     size = len(value)
-    if size < 16 or is_encoded_data(value):  # noqa: PLR2004
+    if size < 16:  # noqa: PLR2004
         return False
     if entropy(value) < min(least_entropy, 0.82 * math.log2(size)):
         return False
     classes = set(value.translate(_CLASS)) - {0x2E}
     if len(classes) == 3:  # noqa: PLR2004
-        return transitions(value) >= 0.36  # noqa: PLR2004
+        return transitions(value) >= 0.36 and not is_encoded_data(value)  # noqa: PLR2004
     if len(classes) == 2 and 0x30 in classes:  # noqa: PLR2004
         return transitions(value) >= 0.24 and not is_digest(value)  # noqa: PLR2004
     return False

@@ -70,7 +70,7 @@ class Compiled:
 
     pattern: Pattern
     expression: Expression
-    group: str | int
+    group: int
 
 
 _FIELDS = {field.name: field.type for field in fields(Pattern)}
@@ -211,7 +211,7 @@ def _compile(pattern: Pattern) -> Compiled:
         raise _wrong(pattern.id, f"regex: {_text(problem)}") from None
     if expression.match(b"") is not None:
         raise _wrong(pattern.id, "regex matches an empty text")
-    return Compiled(pattern, expression, "secret")
+    return Compiled(pattern, expression, expression.groupindex[b"secret"])
 
 
 def _text(problem: Exception) -> str:

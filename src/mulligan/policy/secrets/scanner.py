@@ -9,15 +9,17 @@ from mulligan.policy.secrets.blocks import BlockState, Span
 from mulligan.policy.secrets.patterns import Compiled, PatternSet
 
 
-def scan(text: bytes, patterns: PatternSet, state: BlockState) -> list[Span]:
+def scan(
+    text: bytes, patterns: PatternSet, state: BlockState, *, last: bool = False
+) -> list[Span]:
     """Places in the order of the text, none touching another.
 
     Where two overlap, both places are hidden as one, under the kind of the more precise rule.
-    ``state`` carries blocks of many lines from one call to the next.
+    ``state`` carries blocks of many lines from one call to the next; ``last``: nothing follows.
     """
     ranked: list[tuple[int, Span]] = []
     if patterns.rules["blocks"]:
-        ranked += [(0, span) for span in blocks.find(text, state)]
+        ranked += [(0, span) for span in blocks.find(text, state, last=last)]
     for compiled in patterns.in_play(text):
         ranked += [(1 + bool(compiled.pattern.value), span) for span in _matches(compiled, patterns, text)]
     if patterns.rules["assignment"]:

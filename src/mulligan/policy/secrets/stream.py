@@ -13,7 +13,7 @@ import re
 from bisect import bisect_right
 from dataclasses import dataclass
 
-from mulligan.policy.secrets.blocks import BlockState, Span
+from mulligan.policy.secrets.blocks import LAST_BEGINS, BlockState, Span
 from mulligan.policy.secrets.injected import Found, InjectedFinder, InjectedSecret
 from mulligan.policy.secrets.patterns import PatternSet
 from mulligan.policy.secrets.scanner import scan
@@ -155,18 +155,17 @@ class _Lines:
         return taken
 
     def feed(self, data: bytes) -> bytes:
-        self._text += data
         out = []
-        while True:
-            piece = self._step()
-            if piece is None:
-                return b"".join(out)
-            out.append(piece)
+        for start in range(0, max(1, len(data)), 4 * LINE):  # so that long inputs are copied once
+            self._text += data[start : start + 4 * LINE]
+            while (piece := self._step()) is not None:
+                out.append(piece)
+        return b"".join(out)
 
     def finish(self, *, truncated: bool) -> bytes:
         out = self.feed(b"")
         if self.held or truncated:
-            out += self._scan(len(self._text), len(self._text), truncated=truncated)
+            out += self._scan(len(self._text), len(self._text), last=True, truncated=truncated)
         return out
 
     def idle(self) -> bytes:
@@ -187,25 +186,32 @@ class _Lines:
             cut = min(cut, max(self._context, min(line.rfind(q) for q, odd in zip((b'"', b"'", b"`"), quotes, strict=True) if odd) if any(quotes) else line.find(b"-----")))
         if cut <= self._context:
             return b""
-        return self._scan(len(line), cut, keep_line=True)
+        return self._scan(len(line), cut, keep=LINE)
 
     def _step(self) -> bytes | None:
         """One portion: as many whole lines as a window has, or a window of a long line."""
         window = self._context + LINE
         end = self._text.rfind(b"\n", self._context, window) + 1
+        if end and (begun := LAST_BEGINS.search(self._text, self._context, end)) is not None:
+            # whether that line begins a key, the next one says
+            end = self._text.rfind(b"\n", self._context, begun.start()) + 1 or (
+                self._text.find(b"\n", end) + 1
+            )
+            if not end:
+                return None
         if end:
             return self._scan(end, end)
         if self.held < LINE:
             return None
-        return self._scan(window, window - _OVERLAP, keep_line=True)
+        return self._scan(window, window - _OVERLAP, keep=_CONTEXT)
 
     def _scan(
-        self, end: int, cut: int, *, keep_line: bool = False, truncated: bool = False
+        self, end: int, cut: int, *, keep: int = 0, last: bool = False, truncated: bool = False
     ) -> bytes:
         """Judge the text up to ``end``, give it out up to ``cut`` or before what crosses that."""
         text = self._text[:end]
         state = self._state if cut == end else BlockState(self._state.kind, self._state.lines)
-        spans = scan(text, self._patterns, state)
+        spans = scan(text, self._patterns, state, last=last)
         if truncated:
             spans = _cut_token(text, spans)
         out, at, base = [], self._context, self.done - self._context
@@ -228,7 +234,7 @@ class _Lines:
         cut = max(cut, at)
         out.append(text[at:cut])
         self.done += cut - self._context
-        kept = min(cut, _CONTEXT if cut - self._context >= LINE - _OVERLAP else LINE) if keep_line else 0
+        kept = min(cut, keep)
         self._text, self._context = self._text[cut - kept :], kept
         return b"".join(out)
 

@@ -7,8 +7,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from mulligan.policy.secrets import checks
+from mulligan.policy.secrets.expressions import Expression, compile_bytes
 
-_TEMPLATE = re.compile(
+_TEMPLATE = (
     rb"\$\{|\$\(|\{\{|<%|#\{|%\(|\$[A-Za-z_]\w*$|%[A-Za-z_]\w*%$|%[sdvr]$|<[^<>]*>$|\{[\w.:\[\]'\" ]*\}$"
     rb"|\[[a-zA-Z ]*redacted|@[A-Za-z_]+@$|\$env:|\$\{\{"
 )
@@ -26,6 +27,7 @@ _PROSE = re.compile(
     rb"|here|does|changed|updated|forgot|reset)(?:[ .!?,:]|$)"
 )
 _MIXED_LENGTH = 6
+SHORTEST = 4  # characters of a password
 
 
 def mixture(value: bytes) -> int:
@@ -45,21 +47,21 @@ class Placeholders:
     """Words and parts of words that stand where a secret goes."""
 
     words: frozenset[bytes]
-    parts: re.Pattern[bytes]
+    parts: Expression
 
     @classmethod
     def of(cls, table: Mapping[str, list[str]]) -> Placeholders:
         """From the ``[placeholders]`` table of a pattern file."""
         parts = sorted(table.get("parts", []), key=len, reverse=True)
-        pattern = b"|".join(re.escape(part.encode()) for part in parts) or rb"[^\x00-\xff]"
+        pattern = b"|".join([*(re.escape(part.encode()) for part in parts), _TEMPLATE])
         words = frozenset(word.lower().encode() for word in table.get("words", []))
-        return cls(words, re.compile(pattern, re.IGNORECASE))
+        return cls(words, compile_bytes(pattern, any_case=True))
 
     def has(self, value: bytes) -> bool:
         """Whether a value is a placeholder."""
         if value.lower() in self.words or _SAME.match(value) or _SEQUENCE.match(value):
             return True
-        return bool(_TEMPLATE.search(value) or self.parts.search(value))
+        return self.parts.search(value) is not None
 
     def in_token(self, value: bytes) -> bool:
         """Whether a vendor's token is a placeholder: ``EXAMPLE``, ``xxxxxxxx``, ``...``."""
@@ -119,7 +121,7 @@ class Written:
 
 def is_strong(value: bytes, how: Written) -> bool:
     """Whether what is assigned to a password's name is one."""
-    if len(value) < 4 or _CODE.match(value) or _PATH.match(value):  # noqa: PLR2004
+    if len(value) < SHORTEST or _CODE.match(value) or _PATH.match(value):
         return False
     if b" " in value and (not how.quoted or _PROSE.search(value)):
         return False
@@ -141,7 +143,7 @@ def is_medium(value: bytes, how: Written) -> bool:
         return False
     if _IDENTIFIER.match(value.replace(b"-", b"").replace(b".", b"")):
         return len(value) >= 16 and checks.transitions(value) > 0.3 and how.quoted | how.tight  # noqa: PLR2004
-    digits = sum(0x30 <= c <= 0x39 for c in value)
+    digits = len(value) - len(value.translate(None, b"0123456789"))
     least = 2.5 if how.quoted or how.tight or how.alone else 3.0
     return digits >= 1 and checks.entropy(value) >= least and (digits > 1 or len(value) >= 20)  # noqa: PLR2004
 
