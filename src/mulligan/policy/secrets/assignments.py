@@ -24,7 +24,7 @@ _CANDIDATE = compile_bytes(
     any_case=True,
 )  # fmt: skip
 _FLAG = compile_bytes(
-    rb"--?[0-9a-z\-]{0,30}(?:password|passwd|passphrase|secret|token|api-?key|pass|secret-key|access-key)(?:[ \t]{1,4}|=)[^ \t\r\-]",
+    rb"--?[0-9a-z\-]{0,30}(?:password|passwd|passphrase|secret|token|api-?key|pass|secret-key|access-key)(?:[ \t]{1,4}|=)[^ \t\r\-][^ \t\r]{3}",
     within_lines=True,
     any_case=True,
 )
@@ -66,7 +66,7 @@ class Assignments:
                 at = max(at, found[1])
         at = 0
         while (match := _FLAG.search(text, at)) is not None:
-            at = match.end() - 1
+            at = match.end() - 4
             start, end, how = _value(text, at, tight=True, env=True)
             value = text[start:end]
             if not self._placeholders.has(value) and values.is_mixed(value) or (

@@ -55,7 +55,7 @@ def _is_token(text: bytes, start: int, end: int) -> bool:
         return False  # digests of 32 and 64 bytes in base64
     if _BEFORE.search(text[max(0, start - 48) : start]):
         return False
-    return checks.looks_random(core, 4.0) and checks.transitions(core) >= 0.4  # noqa: PLR2004
+    return checks.looks_random(core, 0.28)
 
 
 def _trimmed(text: bytes, start: int, end: int) -> tuple[int, int, str]:

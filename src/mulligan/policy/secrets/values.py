@@ -19,6 +19,9 @@ _CODE = re.compile(
     rb"^(?:[A-Za-z_$][\w$]*(?:\.|->|::|\?\.)){1,}[A-Za-z_$]|^[A-Za-z_$][\w.$:]*[(\[]|^(?:new|await|return|not|lambda"
     rb"|function|typeof|if|os|process|env|config|self|this)\b[ .([]|^(?:\(|\[|\{|=>|->|\|\||&&|!=|==|[!=<>]=)"
 )
+_CALL = re.compile(rb"[A-Za-z_][\w.]*[(\[].*[)\]]|[(\[{]")
+_DOTTED = re.compile(rb"[A-Za-z]+\.[A-Za-z]+[0-9!?#*%@&]+")
+_SCHEME = re.compile(rb"[0-9A-Z]+(?:-[0-9A-Z]+)+$")
 _IDENTIFIER = re.compile(rb"[A-Za-z_][A-Za-z_]*$")
 _PATH = re.compile(rb"^(?:~?/|\.{1,2}/|[A-Za-z]:\\|[a-z][a-z0-9+.-]*://|file:|arn:)|^[\w.-]+(?:/[\w.-]+)+\.\w{1,5}$")
 _PLAIN = re.compile(rb"[0-9][0-9.,:/TZ+ -]*[a-zA-Z%]{0,3}$")
@@ -69,15 +72,22 @@ class Placeholders:
         return b"EXAMPLE" in upper or b"XXXXXX" in upper or b"PLACEHOLDER" in upper or b"YOUR-" in upper
 
 
+def _is_code(value: bytes) -> bool:
+    """Whether a value is an expression; ``Falcon.tiger7`` with its digit is a password."""
+    if _CODE.match(value) is None:
+        return False
+    return _DOTTED.fullmatch(value) is None
+
+
 def is_password(value: bytes) -> bool:
     """A password as people choose them, in a place where only a password can be."""
-    return len(value) >= 3 and not _CODE.match(value)  # noqa: PLR2004
+    return len(value) >= 3 and not _CALL.match(value)  # noqa: PLR2004
 
 
 def is_mixed(value: bytes) -> bool:
     """At least six characters of two kinds or more, a digit or a sign among them."""
     core = value.rstrip(b".,;:!?)'\"`")
-    if len(core) < _MIXED_LENGTH or _CODE.match(core) or _PATH.match(core) or _PLAIN.match(core):
+    if len(core) < _MIXED_LENGTH or _is_code(core) or _PATH.match(core) or _PLAIN.match(core):
         return False
     inner = core.strip(b"-_.")
     has_digit = any(0x30 <= c <= 0x39 for c in inner)
@@ -87,7 +97,7 @@ def is_mixed(value: bytes) -> bool:
 
 def is_header_value(value: bytes) -> bool:
     """A credential in a header: not a word, not the name of a scheme."""
-    if _CODE.match(value) or _IDENTIFIER.match(value.replace(b"-", b"")) and len(value) < 24:  # noqa: PLR2004
+    if _CODE.match(value) or _SCHEME.match(value) or _IDENTIFIER.match(value.replace(b"-", b"")) and len(value) < 24:  # noqa: PLR2004
         return False
     return any(0x30 <= c <= 0x39 for c in value) or checks.entropy(value) > 3.5  # noqa: PLR2004
 
@@ -96,7 +106,7 @@ def is_random(value: bytes) -> bool:
     """Random characters, in hex or mixed."""
     if checks.is_hex(value) and not value.isdigit():
         return len(value) >= 20 and checks.entropy(value) > 2.8  # noqa: PLR2004
-    return checks.looks_random(value, 3.0)
+    return checks.looks_random(value)
 
 
 TESTS: dict[str, Callable[[bytes], bool]] = {
@@ -121,7 +131,7 @@ class Written:
 
 def is_strong(value: bytes, how: Written) -> bool:
     """Whether what is assigned to a password's name is one."""
-    if len(value) < SHORTEST or _CODE.match(value) or _PATH.match(value):
+    if len(value) < SHORTEST or (_CALL.match(value) if how.quoted else _is_code(value)) or _PATH.match(value):
         return False
     if b" " in value and (not how.quoted or _PROSE.search(value)):
         return False
@@ -154,4 +164,4 @@ def is_weak(value: bytes, *, vendor: bool) -> bool:
         return vendor and len(value) >= 16 and is_random(value)  # noqa: PLR2004
     if checks.is_hex(value) or checks.is_uuid(value):
         return vendor and not value.isdigit()
-    return checks.looks_random(value, 3.3)
+    return checks.looks_random(value)
