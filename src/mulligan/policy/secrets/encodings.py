@@ -20,6 +20,7 @@ _TEXT_GAP = _BETWEEN + b"*"
 _TEXT_PART = _TEXT_GAP + rb"[%&=\\#uxXU0-9A-Fa-f{;]*"
 _WRAP_GAP = rb"(?:[\x00-/:-@\[-`{-~]|\\[rn])*"
 _WRAP_PART = _WRAP_GAP + rb"(?:%2?)?"
+_LINE_END = rb"(?:\r?\n|\\{1,2}n|\\{1,2}r\\{1,2}n)?"
 _HEX_GAP = rb"(?:[\x00-/:-@\[-`{-~]+0?[xX]?|0[xX])?"
 _HEX_PART = rb"[\x00-/:-@\[-`{-~]*0?[xX]?[0-9A-Fa-f]?"
 _NUMBER_GAP = rb"[\x00-/:-@]+"
@@ -66,20 +67,21 @@ class Form:
         units = list(self.units)
         front = b""
         if self.optional_front:
-            front = b"(?:" + units.pop(0) + self.gap + b")?"
+            front = b"(?:" + units.pop(0) + _LINE_END + b")?"
         back = b""
         if self.optional_back:
-            back = b"(?:" + self.gap + units.pop() + self.gap + rb"(?:={0,2}|(?:%3[dD]){0,2}))?"
+            back = b"(?:" + _LINE_END + units.pop() + rb"(?:={0,2}|(?:%3[dD]){0,2}))?"
         return front + self.gap.join(units) + back
 
     def beginnings(self) -> bytes:
         """A regular expression for every beginning of the form that a text can end with."""
         units = list(self.units)
-        tail = self.part
+        tail = b""
         if self.optional_back:
-            tail = rb"(?:=|%3?[dD]?)?" + tail
+            pads = rb"(?:={0,2}|(?:%3[dD]){0,2}(?:%3?)?)"
+            tail = b"(?:" + _LINE_END + units.pop() + pads + b")?" + rb"(?:\r|\\{1,2}(?:r\\{0,2})?)?"
         for unit in reversed(units[1:]):
-            tail = b"(?:" + self.gap + unit + tail + b")?" + self.part
+            tail = b"(?:" + self.gap + unit + tail + b"|" + self.part + b")"
         nested = units[0] + tail
         if self.optional_front:
             nested = b"(?:" + nested + b"|" + self.from_unit(1).beginnings() + b")"

@@ -212,6 +212,7 @@ class InjectedFinder:
         self._kept = b""
         self._base = 0  # where in the stream what is kept begins
         self._context = b""  # the byte before it
+        self._given = 0  # so much of what is kept was given out while nothing came
 
     @property
     def active(self) -> bool:
@@ -221,7 +222,7 @@ class InjectedFinder:
     @property
     def held(self) -> int:
         """Bytes kept back."""
-        return len(self._kept)
+        return len(self._kept) - self._given
 
     def feed(self, data: bytes) -> Iterator[tuple[bytes, Found | None]]:
         """Bytes that can go, in order: free text with None, or a secret's bytes with its place."""
@@ -229,6 +230,19 @@ class InjectedFinder:
             yield from self._pass(self._matcher, data, last=False, truncated=False)
         elif data:
             yield data, None
+
+    def flush_idle(self) -> bytes:
+        """Nothing came for a while: what is kept, up to four characters or more of a secret.
+
+        It stays known: if it turns out to have begun a secret, the rest of that is found.
+        """
+        if self._matcher is None:
+            return b""
+        text = self._context + self._kept
+        at = len(self._context)
+        end = min(self._matcher.cut_short(text, at), _HeadSearch(self._matcher, text).find(at)) - at
+        given, self._given = self._given, max(self._given, end)
+        return self._kept[given : self._given]
 
     def finish(self, *, truncated: bool) -> Iterator[tuple[bytes, Found | None]]:
         """The rest. ``truncated``: the text was cut here, so a beginning of a secret goes, too."""
@@ -241,6 +255,7 @@ class InjectedFinder:
         text = self._context + self._kept + data
         at = seek = len(self._context)
         offset = self._base - at
+        given = at + self._given
         hold = len(text) if last else matcher.ending(text, at)
         search = _HeadSearch(matcher, text)
         while (start := search.find(seek)) < hold:
@@ -252,21 +267,23 @@ class InjectedFinder:
             if end <= start:
                 seek = start + 1
                 continue
-            if start > at:
-                yield text[at:start], None
+            if start > max(at, given):
+                yield text[max(at, given) : start], None
             yield text[start:end], Found(start + offset, end + offset, name)
             at = seek = end
             if hold < at:
                 hold = len(text) if last else matcher.ending(text, at)
         if truncated:
             hold = min(hold, matcher.cut_short(text, at))
-        if hold > at:
-            yield text[at:hold], None
+        if hold > max(at, given):
+            yield text[max(at, given) : hold], None
         if last and hold < len(text):
             name = next((w.name for w in matcher.at(text, hold)), "cut short")
             yield text[hold:], Found(hold + offset, len(text) + offset, name)
             hold = len(text)
-        self._kept, self._base, self._context = text[hold:], hold + offset, text[hold - 1 : hold]
+        self._given = max(0, given - hold)
+        self._kept, self._base = text[hold:], hold + offset
+        self._context = text[max(0, hold - 1) : hold]
 
 
 def _unfinished(candidates: list[_Written], text: bytes, start: int) -> bool:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_right
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from mulligan.policy.secrets.blocks import LAST_BEGINS, BlockState, Span
 from mulligan.policy.secrets.injected import Found, InjectedFinder, InjectedSecret
@@ -62,6 +62,7 @@ class StreamRedactor:
         self._lines = _Lines(patterns)
         self._into_lines = 0  # bytes given to the second stage
         self._shifts: list[tuple[int, int]] = [(0, 0)]  # from there on, so much farther in the original
+        self._last = "", -1  # kind and end of the injected value that was found last
         self.findings: list[Finding] = []
         self.count = 0
         self.blocked = False
@@ -85,7 +86,10 @@ class StreamRedactor:
 
         What goes out now is judged without the rest of the line; the rest is judged with all of it.
         """
-        return b"" if self._mode == "off" else self._out(self._lines.idle())
+        if self._mode == "off":
+            return b""
+        out = self._lines.feed(self._without(self._finder.flush_idle(), None))
+        return self._out(out + self._lines.idle())
 
     def finish(self, *, truncated: bool = False) -> bytes:
         """The rest. ``truncated``: the stream was cut, so the beginning of a secret goes, too."""
@@ -103,7 +107,14 @@ class StreamRedactor:
             return data
         kind = f"secret {found.name}"
         mark = marker(kind)
-        self._note(Finding(kind, found.start, found.end))
+        if self._last == (kind, found.start):  # pieces of a long value
+            mark = b""
+            if self.count <= MOST_FINDINGS:
+                i = max(i for i, finding in enumerate(self.findings) if finding.end == found.start)
+                self.findings[i] = replace(self.findings[i], end=found.end)
+        else:
+            self._note(Finding(kind, found.start, found.end))
+        self._last = kind, found.end
         self._into_lines += len(mark)
         self._shifts.append((self._into_lines, found.end - self._into_lines))
         return mark
