@@ -40,6 +40,7 @@ from mulligan.models import (
 
 LOOK_BACK = 1000
 DEEPEST = 64
+MOST_RECENT = 256
 MANUAL, EXECUTION = "manual", "execution"
 RESTORE_POINT, PRE_ROLLBACK = "restore_point", "pre_rollback"
 
@@ -65,6 +66,7 @@ class TimeMachine:
         self._history = history
         self._maintenance = maintenance
         self._lineage = Lineage()
+        self._recent: dict[str, tuple[Snapshot, str | None]] = {}  # as they are in the history
 
     # Keeping
 
@@ -154,7 +156,7 @@ class TimeMachine:
             raise SnapshotFailed(str(error.detail)) from None
         self._lineage.begins(vm, layer, snapshot_id)
         self._maintenance.look_at(vm.record.agent_id, vm.record.id, layer)
-        return Snapshot(
+        snapshot = Snapshot(
             id=snapshot_id,
             vm_id=vm.record.id,
             agent_id=vm.record.agent_id,
@@ -165,6 +167,10 @@ class TimeMachine:
             execution_id=execution_id,
             kernels=kernels,
         )
+        self._recent[snapshot_id] = (snapshot, layer)
+        if len(self._recent) > MOST_RECENT:
+            del self._recent[next(iter(self._recent))]
+        return snapshot
 
     async def _flatten_deep(self, vm: Vm) -> None:
         """A stack must fit into the options of one mount, however busy the background is."""
@@ -179,10 +185,15 @@ class TimeMachine:
     def forget(self, vm_id: str) -> None:
         """A VM is gone."""
         self._lineage.forget(vm_id)
+        for each, (snapshot, _) in list(self._recent.items()):
+            if snapshot.vm_id == vm_id:
+                del self._recent[each]
 
     async def let_go(self, vm: Vm, snapshots: list[str]) -> None:
         """Snapshots of a VM are gone, and the memory of its kernels that was kept for them."""
         self._lineage.forget(vm.record.id, snapshots)
+        for each in snapshots:
+            self._recent.pop(each, None)
         with contextlib.suppress(ExecutionFailed):  # the VM is gone, and all memory with it
             await vm.kernels.drop(vm.connection, snapshots)
 
@@ -194,7 +205,9 @@ class TimeMachine:
         Raises:
             SnapshotNotFound: the VM has no such snapshot.
         """
-        found = await asyncio.to_thread(self._history.get_snapshot, snapshot_id[:200])
+        found = self._recent.get(snapshot_id)
+        if found is None:
+            found = await asyncio.to_thread(self._history.get_snapshot, snapshot_id[:200])
         if found is None or found[0].vm_id != vm.record.id:
             raise SnapshotNotFound(
                 snapshot_id[:100],

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 PASSES = 1000
 LOOKS = 20
 PAUSE_S = 0.001
+SHORTEST_PAUSE_S = 0.0001
 _PF_EXITING = 4  # linux/sched.h
 
 
@@ -192,12 +193,14 @@ def _end(doomed: Callable[[], list[int]]) -> bool:
     except ProcessLookupError:
         return True  # process 1 is alone
     try:
+        pause = SHORTEST_PAUSE_S
         for _ in range(PASSES):
             found = doomed()
             if not found:
                 return True
             send(found, SIGKILL)
-            time.sleep(PAUSE_S)
+            time.sleep(pause)
+            pause = min(2 * pause, PAUSE_S)
         return False
     finally:
         send([pid for pid in everything() if pid not in before], SIGCONT)

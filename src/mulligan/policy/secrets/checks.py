@@ -104,7 +104,7 @@ def transitions(value: bytes) -> float:
     classes = _CAPITALISED.sub(b"aa", value.translate(_CLASS, _SIGNS))
     if len(classes) < 2:  # noqa: PLR2004
         return 0.0
-    return float(sum(map(ne, classes, classes[1:])) / (len(classes) - 1))
+    return sum(map(ne, classes, classes[1:])) / (len(classes) - 1)
 
 
 def is_digest(value: bytes) -> bool:
