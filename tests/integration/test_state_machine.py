@@ -119,10 +119,7 @@ class TimeMachine(RuleBasedStateMachine):
             agent_id=AGENT, vm_id=vm.id, language=language, code=code, stdin=stdin
         )
         response = self.do(self.engine.execute(request))
-        if response.snapshot_before is None:
-            assert vm.background, response.notes
-        else:  # beside a program in the background only where nothing was written
-            assert all(node.lower for node in vm.state.tree.nodes.values())
+        assert response.snapshot_before is not None or vm.background, response.notes
         vm.rows.append(response.execution_id)
         vm.executions.append(Execution(response.execution_id, response.snapshot_before, before))
         return response

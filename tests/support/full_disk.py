@@ -35,25 +35,24 @@ class Filler:
     """A file beside the data directory that takes all the space but some."""
 
     def __init__(self, path: Path) -> None:
-        self._path = path
+        self._file = path.open("wb", buffering=0)  # there may be no space for one later
 
     def leave(self, pages: int) -> None:
         """Has so much free, more or less; the file system rounds."""
         self.free()
-        with self._path.open("wb") as file:
-            chunk = b"x" * (64 * PAGE)
-            while chunk:
-                try:
-                    file.write(chunk)
-                    file.flush()
-                except OSError as error:
-                    if error.errno != errno.ENOSPC:
-                        raise
-                    chunk = chunk[: len(chunk) // 2 // PAGE * PAGE]
-            file.truncate(max(0, file.tell() // PAGE * PAGE - pages * PAGE))
+        chunk = b"x" * (64 * PAGE)
+        while chunk:
+            try:
+                self._file.write(chunk)
+            except OSError as error:
+                if error.errno != errno.ENOSPC:
+                    raise
+                chunk = chunk[: len(chunk) // 2 // PAGE * PAGE]
+        self._file.truncate(max(0, self._file.tell() // PAGE * PAGE - pages * PAGE))
 
     def free(self) -> None:
-        self._path.unlink(missing_ok=True)
+        self._file.seek(0)
+        self._file.truncate()
 
 
 class Trial:
