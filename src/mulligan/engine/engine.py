@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Coroutine
+from datetime import datetime, timedelta
 from typing import Any, TypeVar
 from weakref import WeakValueDictionary
 
@@ -339,15 +340,20 @@ class Engine:
             agent_id=agent_id,
             vm_type=vm_type,
             driver=driver.name,
-            created_at=utc_now(),
+            created_at=self._created_now(),
         )
         return await self._owned(self._add(record, stores))
 
     async def _fork(self, vm: Vm, name: str, base: str | None) -> Vm:
         """A VM of the same agent and type that goes on from a layer."""
         stores = self._opened()[2]
-        changes = {"id": new_id("vm"), "name": name, "created_at": utc_now()}
+        changes = {"id": new_id("vm"), "name": name, "created_at": self._created_now()}
         return await self._add(vm.record.model_copy(update=changes), stores, base)
+
+    def _created_now(self) -> datetime:
+        """The time, but never before that of a VM there is: an agent's oldest one is its own."""
+        others = [vm.record.created_at + timedelta(microseconds=1) for vm in self._vms.values()]
+        return max([utc_now(), *others])
 
     async def _add(self, record: VmRecord, stores: Stores, base: str | None = None) -> Vm:
         try:
