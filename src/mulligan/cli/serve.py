@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ipaddress
+import logging
 import socket
 from typing import Annotated
 
@@ -68,6 +69,9 @@ def _serve(settings: Settings, listener: socket.socket) -> None:
         lifespan="on",
         timeout_graceful_shutdown=SHUTDOWN_TIMEOUT_S,
     )
+    # What is wrong is told below; uvicorn would show where in the code it was found.
+    uvicorn_log = logging.getLogger("uvicorn.error")
+    uvicorn_log.addFilter(lambda _: getattr(app.state, "failure", None) is None)
     server = Server(config)
     # uvicorn's ways to end after an interrupt and after a failed start
     with contextlib.suppress(KeyboardInterrupt, SystemExit):
