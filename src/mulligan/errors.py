@@ -92,6 +92,12 @@ class HistoryError(VmExecutionError):
     template = "History error: {}"
 
 
+class ExecutionNotFound(HistoryError):  # noqa: N818
+    """No execution has that id, or it is another agent's; "HistoryError" on the wire."""
+
+    http_status = 404
+
+
 class SnapshotNotFound(VmExecutionError):  # noqa: N818
     """No snapshot has that id."""
 

@@ -161,6 +161,18 @@ class ApprovalSettings(BaseModel):
     use_within_seconds: int = Field(default=3600, ge=1, le=30 * 86400)
 
 
+class StreamSettings(BaseModel):
+    """What is kept of the events of executions, for those who listen to them."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    buffer_bytes: int = Field(default=4 * MIB, ge=256 * 1024)
+    keep_ended: int = Field(default=256, ge=0)
+    keep_ended_bytes: int = Field(default=64 * MIB, ge=0)
+    keep_ended_seconds: float = Field(default=600.0, ge=0)
+    heartbeat_seconds: float = Field(default=15.0, gt=0)
+
+
 class Settings(BaseSettings):
     """Mulligan's settings. Sizes are in bytes and times in the unit of their name."""
 
@@ -188,6 +200,7 @@ class Settings(BaseSettings):
     history: HistorySettings = Field(default_factory=HistorySettings)
     hooks: HookSettings = Field(default_factory=HookSettings)
     approvals: ApprovalSettings = Field(default_factory=ApprovalSettings)
+    streams: StreamSettings = Field(default_factory=StreamSettings)
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
     @field_validator("data_dir")

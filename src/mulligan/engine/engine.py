@@ -6,8 +6,9 @@ Every face (library, CLI, HTTP) is a thin layer over this class.
 from __future__ import annotations
 
 import asyncio
+import functools
 import time
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from datetime import datetime, timedelta
 from typing import Any, TypeVar
 from weakref import WeakValueDictionary
@@ -15,6 +16,7 @@ from weakref import WeakValueDictionary
 from mulligan.drivers.bubblewrap.driver import BubblewrapDriver
 from mulligan.drivers.interface import BootSpec, Driver
 from mulligan.engine.connection import OutputCallback
+from mulligan.engine.executions import Executions, Watcher
 from mulligan.engine.lock import DirectoryLock
 from mulligan.engine.maintenance import Maintenance
 from mulligan.engine.past import Past
@@ -65,6 +67,8 @@ class Engine:
         self._maintenance: Maintenance | None = None
         self._machine: TimeMachine | None = None
         self._past: Past | None = None
+        self._executions: Executions | None = None
+        self._record: Callable[[Vm, VmExecuteRequest, str, str], Recording] | None = None
         self._closing = False
 
     async def __aenter__(self) -> Engine:
@@ -116,6 +120,9 @@ class Engine:
                 driver, image, stores, self._layers_kept, self._layers_used
             )
             self._machine = TimeMachine(self._history, self._maintenance)
+            self._record = functools.partial(
+                Recording, self.settings.history, self._history, self._machine, self._maintenance
+            )
             self._past = Past(
                 self._history,
                 self._machine,
@@ -124,6 +131,9 @@ class Engine:
                 owned=self._owned,
                 add=self._fork,
                 enabled=lambda: self.settings.history.enabled,
+            )
+            self._executions = Executions(
+                self.settings.streams, self.execute, self._find, self._history.get
             )
         except BaseException:
             self._release()
@@ -142,6 +152,8 @@ class Engine:
         if self._maintenance is not None:
             await self._maintenance.close()
         await asyncio.gather(*(vm.close() for vm in self._vms.values()))
+        if self._executions is not None:
+            await self._executions.close()
         others = self._tasks - {asyncio.current_task()}
         if others:
             await asyncio.wait(others)
@@ -155,6 +167,13 @@ class Engine:
         self._opened()
         assert self._past is not None
         return self._past
+
+    @property
+    def executions(self) -> Executions:
+        """Executions that nobody has to wait for: start, listen, cancel."""
+        self._opened()
+        assert self._executions is not None
+        return self._executions
 
     async def settle(self) -> None:
         """Waits until nothing is left to do in the background."""
@@ -201,13 +220,18 @@ class Engine:
     # Executions
 
     async def execute(
-        self, request: VmExecuteRequest, on_output: OutputCallback | None = None
+        self,
+        request: VmExecuteRequest,
+        on_output: OutputCallback | None = None,
+        *,
+        watcher: Watcher | None = None,
     ) -> VmExecuteResponse:
         """Runs code. Cancelling this ends it.
 
         Args:
             request: see the model.
             on_output: called with "stdout" or "stderr" and each piece of output as it comes.
+            watcher: told how far it is.
 
         Raises:
             VmExecutionError: the request was refused, or the VM failed. A program that fails, or
@@ -217,22 +241,28 @@ class Engine:
         language = check_request(request, self.settings)
         program = program_of(request, language, image, self.settings)
         vm = await self._vm_for(request.agent_id, request.vm_id)
-        execution_id = new_id("exec")
-        recording = self._recording(vm, request, execution_id, language)
+        watcher = watcher or Watcher()
+        execution_id = watcher.execution_id
+        assert self._record is not None
+        recording = self._record(vm, request, execution_id, language)
         started_at = utc_now()
         start = time.monotonic()
+        watcher.admitted(vm, language)
         try:
             result = await vm.run(
                 program, on_output, execution_id=execution_id, prepare=recording.begin
             )
+            watcher.over()
             duration_ms = int((time.monotonic() - start) * 1000)
             raise_setup_failure(result)
         except BaseException as error:
+            watcher.over()
             vm.cancelled_for.pop(execution_id, None)
             await self._owned(recording.fail(error))
             raise
         response = response_of(execution_id, vm.record.id, program, result, started_at, duration_ms)
-        if why := vm.cancelled_for.pop(execution_id, None):
+        why = vm.cancelled_for.pop(execution_id, None)
+        if why and response.outcome == "cancelled":
             response = response.model_copy(update={"error": f"{response.error}: {why}"})
         response = await self._owned(recording.finish(response))
         log.info(
@@ -246,21 +276,6 @@ class Engine:
             duration_ms=duration_ms,
         )
         return response
-
-    def _recording(
-        self, vm: Vm, request: VmExecuteRequest, execution_id: str, language: str
-    ) -> Recording:
-        assert self._history and self._machine and self._maintenance  # noqa: PT018
-        return Recording(
-            self.settings.history,
-            self._history,
-            self._machine,
-            self._maintenance,
-            vm,
-            request,
-            execution_id,
-            language,
-        )
 
     # VMs
 

@@ -9,7 +9,7 @@ import hashlib
 from mulligan.engine.maintenance import Maintenance
 from mulligan.engine.timemachine import TimeMachine
 from mulligan.engine.vm import Vm
-from mulligan.errors import VmExecutionError
+from mulligan.errors import ExecutionFailed, VmExecutionError
 from mulligan.history import HistoryStore
 from mulligan.log import get_logger
 from mulligan.models import (
@@ -51,6 +51,7 @@ class Recording:
         self._maintenance = maintenance
         self._vm = vm
         self._begun = False
+        self._failed: BaseException | None = None
         stdin = request.stdin
         self._entry = CommandHistoryEntry(
             id=execution_id,
@@ -74,7 +75,9 @@ class Recording:
 
         Raises:
             SnapshotFailed, HistoryError: it must not start.
+            ExecutionFailed: it has failed already.
         """
+        self._still_wanted()
         if not self._settings.enabled:
             return
         point = await self._machine.restore_point(self._vm)
@@ -98,9 +101,20 @@ class Recording:
         if dropped.snapshots:
             await self._machine.let_go(self._vm, list(dropped.snapshots))
             self._maintenance.look_at(self._vm.record.agent_id)
+        if self._failed is not None:  # meanwhile: the row is complete only now
+            await self.fail(self._failed)
+            self._still_wanted()
+
+    def _still_wanted(self) -> None:
+        if self._failed is not None:
+            raise ExecutionFailed("it was cancelled before it started")
 
     async def fail(self, error: BaseException) -> None:
-        """It has no answer: it was cancelled, or the VM failed under it."""
+        """It has no answer: it was cancelled, or the VM failed under it.
+
+        ``begin`` may still be under way; it then sees to the row itself.
+        """
+        self._failed = error
         if not self._begun:
             return
         cancelled = isinstance(error, asyncio.CancelledError)

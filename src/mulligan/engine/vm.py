@@ -193,6 +193,24 @@ class Vm:
             self._running[execution_id] = running
             return connection, running
 
+    async def cancel(self, execution_id: str, why: str | None = None) -> bool:
+        """Ends an execution's program and returns when it has ended.
+
+        Args:
+            execution_id: as it is called in ``running``.
+            why: told in its answer.
+
+        Returns:
+            False where none of that id runs here: it may not have started, or be over.
+        """
+        running, connection = self._running.get(execution_id), self._connection
+        if running is None or connection is None:
+            return False
+        if why is not None and not running.done.done():
+            self.cancelled_for[execution_id] = why
+        await connection.end([running])
+        return True
+
     async def cancel_all(self, why: str) -> list[str]:
         """Ends what runs, and returns what it was; for the holder of ``steady``.
 

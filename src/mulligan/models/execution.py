@@ -6,6 +6,7 @@ from typing import Any
 
 from pydantic import Field, StrictBool, StrictStr
 
+from mulligan.errors import ApiError, VmExecutionError, from_wire
 from mulligan.models.base import F64, I32, U32, U64, Request, Struct, UtcTime
 
 
@@ -106,6 +107,94 @@ class VmExecuteResponse(Struct):
     snapshot_after: StrictStr | None = None
     rolled_back_to: StrictStr | None = None
     notes: list[StrictStr] = Field(default_factory=list)
+
+
+class ErrorAnswer(Struct):
+    """An error as an answer tells it: its wire form, and what a person needs to know."""
+
+    error: dict[StrictStr, Any]
+    message: StrictStr
+    field: StrictStr | None = None
+    remedy: StrictStr | None = None
+
+    @classmethod
+    def of(cls, error: VmExecutionError) -> ErrorAnswer:
+        """The answer for an error."""
+        return cls(
+            error=dict(error.to_wire()),
+            message=str(error),
+            field=error.field,
+            remedy=error.remedy,
+        )
+
+    def exception(self) -> VmExecutionError:
+        """The error again, to be raised; an ``ApiError`` where its kind is unknown here."""
+        try:
+            kind = from_wire(self.error)
+        except ValueError:
+            return ApiError(self.message, field=self.field, remedy=self.remedy)
+        return type(kind)(kind.detail, field=self.field, remedy=self.remedy)
+
+
+class ExecutionEvent(Struct):
+    """One event of an execution that is listened to.
+
+    ``event`` says which it is, and so which other fields are there:
+
+    - "started" (``vm_id``): always the first, with ``id`` 1;
+    - "stdout" and "stderr" (``text``): output as it came, at most 64 KiB of it;
+    - "gap" (``dropped_bytes``, of UTF-8): output this listener missed, because it was too slow or
+      asked too late; None where it is not known how much. ``id`` is that of the last event missed;
+    - "result" (``result``): how it ended, or "error" (``error``): why there is no result. One of
+      them is the last event.
+    """
+
+    id: U64
+    event: StrictStr
+    execution_id: StrictStr
+    vm_id: StrictStr | None = None
+    text: StrictStr | None = None
+    dropped_bytes: U64 | None = None
+    result: VmExecuteResponse | None = None
+    error: ErrorAnswer | None = None
+
+    @property
+    def last(self) -> bool:
+        """Whether nothing comes after it."""
+        return self.event in ("result", "error")
+
+
+class ExecutionStatus(Struct):
+    """An execution, running or ended.
+
+    ``state`` is "running", "ended" (``result`` says how) or "failed" (``error`` says why there is
+    no result). ``last_event`` is the number of its newest event, None where it has no events to
+    listen to (any more): then it is known from the history.
+    """
+
+    execution_id: StrictStr
+    agent_id: StrictStr
+    vm_id: StrictStr
+    language: StrictStr
+    state: StrictStr
+    started_at: UtcTime
+    completed_at: UtcTime | None = None
+    last_event: U64 | None = None
+    result: VmExecuteResponse | None = None
+    error: ErrorAnswer | None = None
+
+
+class BatchResult(Struct):
+    """What came of one request of a batch: one of the two."""
+
+    result: VmExecuteResponse | None = None
+    error: ErrorAnswer | None = None
+
+
+class BatchResponse(Struct):
+    """What came of a batch, in the order of its requests."""
+
+    results: list[BatchResult]
 
 
 class ParseExecuteRequest(Request):

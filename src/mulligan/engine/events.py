@@ -1,0 +1,197 @@
+"""The events of one execution: a bounded buffer that any number of listeners read at their pace.
+
+Output comes in pieces of any size; what came in one go (one read from the VM) becomes one event.
+Nobody who listens, and nobody who does not, slows a program down: the buffer drops its oldest
+output for the newest, and who had not read it is told how much he missed. A listener is a number
+in the buffer, so that it costs nothing to be slow.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import codecs
+from array import array
+from collections import deque
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+from mulligan.models import ErrorAnswer, ExecutionEvent, VmExecuteResponse
+
+MOST_TEXT = 64 * 1024  # bytes of output in an event
+EVENT_COST = 400  # bytes an event takes beside its text
+QUICK_EVENTS = 10_000  # after these, a program that trickles has its output gathered for longer
+GATHER_S = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One event; see ``mulligan.models.ExecutionEvent`` for the kinds."""
+
+    number: int
+    kind: str
+    text: str | None = None
+    size: int = 0
+    vm_id: str | None = None
+    dropped_bytes: int | None = None
+    final: VmExecuteResponse | ErrorAnswer | None = None
+    body: bytes | None = None  # of ``final``, as JSON: made once for all who listen
+
+    def model(self, execution_id: str) -> ExecutionEvent:
+        """The event as users see it."""
+        return ExecutionEvent.model_construct(
+            id=self.number,
+            event=self.kind,
+            execution_id=execution_id,
+            vm_id=self.vm_id,
+            text=self.text,
+            dropped_bytes=self.dropped_bytes,
+            result=self.final if isinstance(self.final, VmExecuteResponse) else None,
+            error=self.final if isinstance(self.final, ErrorAnswer) else None,
+        )
+
+
+class EventBuffer:
+    """Takes what happens to an execution and numbers it, from 1 (its start) to its end.
+
+    Args:
+        most_bytes: of output that are kept; the first and the last event always are.
+    """
+
+    def __init__(self, most_bytes: int) -> None:
+        self._most = most_bytes
+        self._kept: deque[Event] = deque()
+        self._cost = 0
+        self._start: Event | None = None
+        self._end: Event | None = None
+        self._last = 0
+        self._starts = array("Q", [0, 0])  # by number: bytes of output before the event
+        self._written = 0
+        self._decoders = {
+            name: codecs.getincrementaldecoder("utf-8")("replace") for name in ("stdout", "stderr")
+        }
+        self._gathered: list[str] = []
+        self._gathered_of = ""
+        self._gathered_bytes = 0
+        self._timer: asyncio.Handle | None = None
+        self._changed = asyncio.Event()
+
+    @property
+    def last(self) -> int:
+        """The newest event's number; 0 where there is none yet."""
+        return self._last
+
+    @property
+    def end(self) -> Event | None:
+        """The last event there will be, once there is."""
+        return self._end
+
+    @property
+    def cost(self) -> int:
+        """Bytes of memory, about, that the buffer takes."""
+        end = len(self._end.body or b"") * 2 if self._end is not None else 0
+        return self._cost + end + self._starts.itemsize * len(self._starts)
+
+    # What happens
+
+    def begin(self, vm_id: str) -> None:
+        """The first event."""
+        self._start = Event(1, "started", vm_id=vm_id)
+        self._last = 1
+        self._tell()
+
+    def output(self, stream: str, data: bytes) -> None:
+        """Takes a piece of "stdout" or "stderr"; a character may be split over two."""
+        text = self._decoders[stream].decode(data)
+        if text:
+            self._gather(stream, text)
+
+    def finish(self, final: VmExecuteResponse | ErrorAnswer) -> None:
+        """The last event. What comes after it is ignored."""
+        if self._end is not None:
+            return
+        for stream, decoder in self._decoders.items():
+            rest = decoder.decode(b"", final=True)
+            if rest:
+                self._gather(stream, rest)
+        self._publish()
+        kind = "result" if isinstance(final, VmExecuteResponse) else "error"
+        body = final.model_dump_json().encode()
+        self._last += 1
+        self._starts.append(self._written)
+        self._end = Event(self._last, kind, final=final, body=body)
+        self._tell()
+
+    def forget_output(self) -> None:
+        """Drops all output; listeners are told of a gap."""
+        self._kept.clear()
+        self._cost = 0
+
+    def _gather(self, stream: str, text: str) -> None:
+        size = len(text.encode())
+        if self._gathered and (
+            self._gathered_of != stream or self._gathered_bytes + size > MOST_TEXT
+        ):
+            self._publish()
+        self._gathered.append(text)
+        self._gathered_of = stream
+        self._gathered_bytes += size
+        if self._timer is None:
+            loop = asyncio.get_running_loop()
+            if self._last < QUICK_EVENTS:
+                self._timer = loop.call_soon(self._publish)
+            else:
+                self._timer = loop.call_later(GATHER_S, self._publish)
+
+    def _publish(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if not self._gathered:
+            return
+        text, size = "".join(self._gathered), self._gathered_bytes
+        self._gathered, self._gathered_bytes = [], 0
+        self._last += 1
+        self._starts.append(self._written)
+        self._written += size
+        self._kept.append(Event(self._last, self._gathered_of, text=text, size=size))
+        self._cost += size + EVENT_COST
+        while self._cost > self._most:
+            self._cost -= self._kept.popleft().size + EVENT_COST
+        self._tell()
+
+    def _tell(self) -> None:
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    # Who listens
+
+    def get(self, number: int) -> Event | None:
+        """The event of that number, or a gap up to where the buffer starts; None: not yet."""
+        if number > self._last:
+            return None
+        if number == 1:
+            return self._start
+        if self._end is not None and number == self._end.number:
+            return self._end
+        if self._kept and number >= self._kept[0].number:
+            return self._kept[number - self._kept[0].number]
+        if self._kept:
+            last_missed, kept_from = self._kept[0].number - 1, self._starts[self._kept[0].number]
+        else:
+            last_missed, kept_from = self._last - (self._end is not None), self._written
+        return Event(last_missed, "gap", dropped_bytes=kept_from - self._starts[number])
+
+    async def wait(self, number: int) -> Event:
+        """``get``, when there is one."""
+        while (event := self.get(number)) is None:
+            await self._changed.wait()
+        return event
+
+    async def listen(self, after: int = 0) -> AsyncIterator[Event]:
+        """The events after one, as they come, up to the last."""
+        while True:
+            event = await self.wait(after + 1)
+            yield event
+            if event is self._end:
+                return
+            after = event.number

@@ -1,0 +1,407 @@
+"""Executions that belong to the engine and not to whoever asked for them.
+
+One is started, listened to from any of its events on, cancelled by its id, and stays known for a
+while after its end. What is kept of ended ones is bounded in number, bytes and time
+(``StreamSettings``); after that, and after a restart, the history has the result, and the events
+are gone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from datetime import datetime
+from typing import Protocol
+
+from mulligan.engine.connection import OutputCallback
+from mulligan.engine.events import Event, EventBuffer
+from mulligan.engine.store import new_id
+from mulligan.engine.vm import Vm
+from mulligan.errors import (
+    ExecutionFailed,
+    ExecutionNotFound,
+    InternalError,
+    ValidationFailed,
+    VmExecutionError,
+)
+from mulligan.log import get_logger
+from mulligan.models import (
+    CommandHistoryEntry,
+    ErrorAnswer,
+    ExecutionStatus,
+    VmExecuteRequest,
+    VmExecuteResponse,
+    utc_now,
+)
+from mulligan.settings import StreamSettings
+
+log = get_logger()
+
+POLL_S = 0.02
+END_S = 10.0  # a cancelled execution has ended by then, or its VM has
+CLOSE_S = 1.0
+NEVER_STARTED = -1
+
+
+class Watcher:
+    """Told how far an execution is. This one only names it."""
+
+    def __init__(self) -> None:
+        self.execution_id = new_id("exec")
+
+    def admitted(self, vm: Vm, language: str) -> None:
+        """It was not refused, and will run in this VM."""
+
+    def over(self) -> None:
+        """Its program has ended, or never will start; what is left is book-keeping."""
+
+
+class Execution(Watcher):
+    """One that was started here: its events, and what it takes to cancel it."""
+
+    def __init__(
+        self,
+        request: VmExecuteRequest,
+        most_bytes: int,
+        on_admitted: Callable[[Execution], None],
+    ) -> None:
+        super().__init__()
+        self._on_admitted = on_admitted
+        self.agent_id = request.agent_id
+        self.language = request.language
+        self.events = EventBuffer(most_bytes)
+        self.vm: Vm | None = None
+        self.started_at = utc_now()
+        self.completed_at: datetime | None = None
+        self.is_over = False
+        self.known: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.task: asyncio.Task[None] | None = None
+
+    def admitted(self, vm: Vm, language: str) -> None:
+        """See the base class."""
+        self.vm, self.language = vm, language
+        self.events.begin(vm.record.id)
+        self._on_admitted(self)
+        if not self.known.done():
+            self.known.set_result(None)
+
+    def over(self) -> None:
+        """See the base class."""
+        self.is_over = True
+
+    def finish(self, final: VmExecuteResponse | VmExecutionError) -> None:
+        """It has ended so."""
+        self.completed_at = utc_now()
+        if isinstance(final, VmExecuteResponse):
+            self.events.finish(final)
+        else:
+            self.events.finish(ErrorAnswer.of(final))
+
+    def cancelled(self) -> VmExecuteResponse:
+        """The answer where it was cancelled before its program started."""
+        assert self.vm is not None
+        now = utc_now()
+        return VmExecuteResponse(
+            execution_id=self.execution_id,
+            vm_id=self.vm.record.id,
+            exit_code=NEVER_STARTED,
+            stdout="",
+            stderr="",
+            duration_ms=max(0, int((now - self.started_at).total_seconds() * 1000)),
+            started_at=self.started_at,
+            completed_at=now,
+            error="Execution cancelled before it started",
+            outcome="cancelled",
+        )
+
+    def status(self) -> ExecutionStatus:
+        """It as its users see it."""
+        assert self.vm is not None
+        end = self.events.end
+        final = end.final if end is not None else None
+        failed = isinstance(final, ErrorAnswer)
+        return ExecutionStatus(
+            execution_id=self.execution_id,
+            agent_id=self.agent_id,
+            vm_id=self.vm.record.id,
+            language=self.language,
+            state="running" if final is None else "failed" if failed else "ended",
+            started_at=self.started_at,
+            completed_at=self.completed_at,
+            last_event=self.events.last,
+            result=final if isinstance(final, VmExecuteResponse) else None,
+            error=final if isinstance(final, ErrorAnswer) else None,
+        )
+
+
+class Execute(Protocol):
+    """``Engine.execute``."""
+
+    async def __call__(
+        self,
+        request: VmExecuteRequest,
+        on_output: OutputCallback | None = None,
+        *,
+        watcher: Watcher | None = None,
+    ) -> VmExecuteResponse: ...
+
+
+class Executions:
+    """The executions of an engine that were started to be listened to."""
+
+    def __init__(
+        self,
+        settings: StreamSettings,
+        execute: Execute,
+        find: Callable[[str, str | None], Vm],
+        recorded: Callable[[str], CommandHistoryEntry | None],
+    ) -> None:
+        self.settings = settings
+        self._execute = execute
+        self._find = find
+        self._recorded = recorded
+        self._known: dict[str, Execution] = {}
+        self._ended: dict[str, float] = {}  # in the order they ended: when, by the loop's clock
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._expiry: asyncio.TimerHandle | None = None
+
+    async def start(self, request: VmExecuteRequest) -> Execution:
+        """Starts an execution that runs to its end whether anybody waits for it or not.
+
+        Returns:
+            It, when it was not refused; its VM may still have to boot.
+
+        Raises:
+            VmExecutionError: it was refused.
+        """
+        execution = Execution(request, self.settings.buffer_bytes, self._add)
+        task = execution.task = asyncio.create_task(self._run(execution, request))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        try:
+            await execution.known
+        except asyncio.CancelledError:
+            task.cancel()  # nobody got to know its id
+            raise
+        return execution
+
+    async def _run(self, execution: Execution, request: VmExecuteRequest) -> None:
+        final: VmExecuteResponse | VmExecutionError
+        try:
+            final = await self._execute(request, execution.events.output, watcher=execution)
+        except asyncio.CancelledError:
+            if execution.vm is None:
+                execution.known.cancel()
+                return
+            final = execution.cancelled()
+        except VmExecutionError as error:
+            final = error
+        except Exception as error:  # a fault of ours must not leave listeners waiting
+            log.exception("fault", execution_id=execution.execution_id, exc_info=error)
+            final = InternalError("the server failed; its log has the details")
+        if execution.vm is None:
+            assert isinstance(final, VmExecutionError)
+            if not execution.known.done():
+                execution.known.set_exception(final)
+            return
+        execution.finish(final)
+        self._ended[execution.execution_id] = asyncio.get_running_loop().time()
+        self._prune()
+
+    def _add(self, execution: Execution) -> None:
+        self._known[execution.execution_id] = execution
+
+    def _prune(self) -> None:
+        """Lets go of what ended too long ago, or is too much."""
+        loop = asyncio.get_running_loop()
+        kept = self.settings
+        cost = sum(self._known[each].events.cost for each in self._ended)
+        for execution_id, ended in list(self._ended.items()):
+            expired = ended + kept.keep_ended_seconds <= loop.time()
+            if not (expired or len(self._ended) > kept.keep_ended or cost > kept.keep_ended_bytes):
+                break
+            gone = self._known.pop(execution_id)
+            del self._ended[execution_id]
+            cost -= gone.events.cost
+            gone.events.forget_output()  # somebody may listen still, and take his time
+        if self._expiry is not None:
+            self._expiry.cancel()
+            self._expiry = None
+        if self._ended:
+            first = next(iter(self._ended.values()))
+            self._expiry = loop.call_at(first + kept.keep_ended_seconds, self._prune)
+
+    async def status(self, execution_id: str, agent_id: str | None = None) -> ExecutionStatus:
+        """What is known of an execution, from here or from the history.
+
+        Args:
+            execution_id: its id.
+            agent_id: if given, it has to be that agent's.
+
+        Raises:
+            ExecutionNotFound: there is none.
+        """
+        execution = self._own(execution_id, agent_id)
+        if execution is not None:
+            return execution.status()
+        return _status_of(await self._entry(execution_id, agent_id))
+
+    async def cancel(
+        self, execution_id: str, agent_id: str | None = None, why: str | None = None
+    ) -> ExecutionStatus:
+        """Ends an execution, and returns when it has ended. One that has ended already stays so.
+
+        Args:
+            execution_id: its id.
+            agent_id: if given, it has to be that agent's.
+            why: told in its answer.
+
+        Raises:
+            ExecutionNotFound: there is none.
+            ExecutionFailed: it would not end.
+        """
+        execution = self._own(execution_id, agent_id)
+        if execution is None:
+            return await self._cancel_other(execution_id, agent_id, why)
+        assert execution.vm is not None
+        assert execution.task is not None
+        if not execution.is_over and not await execution.vm.cancel(execution_id, why):
+            execution.task.cancel()
+        await asyncio.wait({execution.task}, timeout=END_S)
+        if execution.events.end is None:
+            raise ExecutionFailed(f"{execution_id} does not end; stop its VM")
+        return execution.status()
+
+    def cancel_soon(self, execution: Execution, why: str) -> None:
+        """``cancel`` for whoever cannot wait for it."""
+        if execution.events.end is None:
+            task = asyncio.create_task(self._cancel_quietly(execution, why))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def _cancel_quietly(self, execution: Execution, why: str) -> None:
+        try:
+            await self.cancel(execution.execution_id, why=why)
+        except VmExecutionError as error:
+            log.error(  # noqa: TRY400  (where from is no news)
+                "not_cancelled", execution_id=execution.execution_id, error=str(error)
+            )
+
+    async def _cancel_other(
+        self, execution_id: str, agent_id: str | None, why: str | None
+    ) -> ExecutionStatus:
+        """``cancel`` for one that somebody waits for, or that has ended long ago."""
+        entry = await self._entry(execution_id, agent_id)
+        if entry.outcome == "running":
+            await self._find(entry.vm_id, agent_id).cancel(execution_id, why)
+            for _ in range(int(END_S / POLL_S)):  # its waiter completes the row
+                entry = await self._entry(execution_id, agent_id)
+                if entry.outcome != "running":
+                    break
+                await asyncio.sleep(POLL_S)
+        return _status_of(entry)
+
+    async def listen(
+        self, execution_id: str, after: int = 0, agent_id: str | None = None
+    ) -> AsyncIterator[Event]:
+        """The events of an execution after one, up to its last.
+
+        Of one that only the history knows there are two: a gap in place of its output, and its
+        end.
+
+        Args:
+            execution_id: its id.
+            after: the last event that is not wanted any more; 0 for all of them.
+            agent_id: if given, it has to be that agent's.
+
+        Raises:
+            ExecutionNotFound: there is none, or it has no events.
+            ValidationFailed: ``after`` has not happened yet.
+        """
+        execution = self._own(execution_id, agent_id)
+        if execution is not None:
+            if after > execution.events.last:
+                raise ValidationFailed(
+                    f"event {after} of {execution_id} has not happened; its newest is "
+                    f"{execution.events.last}",
+                    field="after",
+                )
+            return execution.events.listen(after)
+        entry = await self._entry(execution_id, agent_id)
+        status = _status_of(entry)
+        final = status.result or status.error
+        if final is None:
+            raise ExecutionNotFound(
+                f"{execution_id} runs, but was not started to be listened to",
+                field="execution_id",
+                remedy="ask for its state until it has ended",
+            )
+        return _recalled(entry, after, final)
+
+    def _own(self, execution_id: str, agent_id: str | None) -> Execution | None:
+        execution = self._known.get(execution_id)
+        if execution is not None and agent_id not in (None, execution.agent_id):
+            raise _unknown(execution_id)
+        return execution
+
+    async def _entry(self, execution_id: str, agent_id: str | None) -> CommandHistoryEntry:
+        entry = await asyncio.to_thread(self._recorded, execution_id[:200])
+        if entry is None or agent_id not in (None, entry.agent_id):
+            raise _unknown(execution_id)
+        return entry
+
+    async def close(self) -> None:
+        """Ends what still waits to run. The VMs are closed already."""
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=CLOSE_S)  # they say themselves how it ended
+        for execution in self._known.values():
+            if not execution.is_over and execution.task is not None:
+                execution.task.cancel()
+        while self._tasks:
+            await asyncio.wait(self._tasks)
+        if self._expiry is not None:
+            self._expiry.cancel()
+
+
+def _unknown(execution_id: str) -> ExecutionNotFound:
+    return ExecutionNotFound(f"no execution {execution_id[:100]}", field="execution_id")
+
+
+def _status_of(entry: CommandHistoryEntry) -> ExecutionStatus:
+    """A row of the history as the state of an execution. Values of cells are not in it."""
+    error = result = None
+    if entry.outcome == "error":
+        error = ErrorAnswer.of(ExecutionFailed(entry.error or "no reason is known"))
+    elif entry.outcome != "running":
+        fields = entry.model_dump(include=set(VmExecuteResponse.model_fields))
+        completed = entry.completed_at or entry.executed_at
+        result = VmExecuteResponse(
+            **fields
+            | {
+                "execution_id": entry.id,
+                "started_at": entry.executed_at,
+                "completed_at": completed,
+            }
+        )
+    return ExecutionStatus(
+        execution_id=entry.id,
+        agent_id=entry.agent_id,
+        vm_id=entry.vm_id,
+        language=entry.language,
+        state="running" if not (error or result) else "failed" if error else "ended",
+        started_at=entry.executed_at,
+        completed_at=entry.completed_at,
+        result=result,
+        error=error,
+    )
+
+
+async def _recalled(
+    entry: CommandHistoryEntry, after: int, final: VmExecuteResponse | ErrorAnswer
+) -> AsyncIterator[Event]:
+    size = len(entry.stdout.encode()) + len(entry.stderr.encode())
+    if size:  # of which a listener that had some of it may have missed less
+        yield Event(after + 1, "gap", dropped_bytes=None if after else size)
+    kind = "result" if isinstance(final, VmExecuteResponse) else "error"
+    body = final.model_dump_json().encode()
+    yield Event(after + 2, kind, final=final, body=body)
