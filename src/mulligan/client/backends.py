@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import re
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager
 from typing import Protocol, TypeVar
 from urllib.parse import urlsplit
 
 import httpx
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
+from mulligan.client import streaming
 from mulligan.errors import (
     ApiError,
     ConnectionFailed,
+    ExecutionNotFound,
     ExecutionTimeout,
     SnapshotNotFound,
     VmExecutionError,
@@ -20,7 +24,10 @@ from mulligan.errors import (
 )
 from mulligan.languages import LANGUAGES, canonical
 from mulligan.models import (
+    BatchResponse,
     DiffResponse,
+    ExecutionEvent,
+    ExecutionStatus,
     ForkRequest,
     ForkResponse,
     HistoryQueryRequest,
@@ -49,6 +56,18 @@ class Backend(Protocol):
     """The operations a client builds its methods from."""
 
     async def execute(self, request: VmExecuteRequest) -> VmExecuteResponse: ...
+
+    def stream(
+        self, request: VmExecuteRequest, *, cancel_on_disconnect: bool
+    ) -> AsyncIterator[ExecutionEvent]: ...
+
+    def follow(self, execution_id: str, after: int) -> AsyncIterator[ExecutionEvent]: ...
+
+    async def execution(self, execution_id: str) -> ExecutionStatus: ...
+
+    async def cancel(self, execution_id: str) -> ExecutionStatus: ...
+
+    async def batch(self, requests: list[VmExecuteRequest]) -> BatchResponse: ...
 
     async def create_vm(self, request: VmCreateRequest) -> VmInstance: ...
 
@@ -99,13 +118,69 @@ class HttpBackend:
         )
 
     async def execute(self, request: VmExecuteRequest) -> VmExecuteResponse:
+        timeout = self._allowed_s(request) + ANSWER_SLACK_S
+        response = await self._send("POST", "/api/llm/execute", request, timeout=timeout)
+        return _parse(VmExecuteResponse, response)
+
+    def _allowed_s(self, request: VmExecuteRequest) -> float:
+        """How long an execution may take."""
         base_ms = (request.timeout_seconds or 0) * 1000 or self._timeout_ms
         language = LANGUAGES.get(canonical(request.language))
-        allowed_s = base_ms / 1000 * (language.timeout_multiplier if language else 1.0)
-        response = await self._send(
-            "POST", "/api/llm/execute", request, timeout=allowed_s + ANSWER_SLACK_S
-        )
-        return _parse(VmExecuteResponse, response)
+        return base_ms / 1000 * (language.timeout_multiplier if language else 1.0)
+
+    def stream(
+        self, request: VmExecuteRequest, *, cancel_on_disconnect: bool
+    ) -> AsyncIterator[ExecutionEvent]:
+        return self._events(request, None, 0, cancel_on_disconnect=cancel_on_disconnect)
+
+    def follow(self, execution_id: str, after: int) -> AsyncIterator[ExecutionEvent]:
+        return self._events(None, _execution(execution_id), after)
+
+    async def _events(
+        self,
+        request: VmExecuteRequest | None,
+        execution_id: str | None,
+        after: int,
+        *,
+        cancel_on_disconnect: bool = False,
+    ) -> AsyncIterator[ExecutionEvent]:
+        params = {"cancel_on_disconnect": "true"} if cancel_on_disconnect else {}
+
+        def ask(known: str | None, seen: int) -> AbstractAsyncContextManager[httpx.Response]:
+            timeout = httpx.Timeout(ANSWER_SLACK_S, read=streaming.SILENCE_S)
+            headers = {"Accept": "text/event-stream"}
+            if known is None and request is not None:
+                return self._http.stream(
+                    "POST",
+                    "/api/llm/execute/stream",
+                    params=params,
+                    content=_body(request),
+                    headers=headers | {"Content-Type": "application/json"},
+                    timeout=timeout,
+                )
+            path = f"/api/executions/{_execution(known or '')}/events"
+            headers["Last-Event-ID"] = str(seen)
+            return self._http.stream("GET", path, params=params, headers=headers, timeout=timeout)
+
+        try:
+            async for event in streaming.events(ask, _error_of, execution_id, after):
+                yield event
+        except httpx.HTTPError as error:
+            raise self._unreachable(error) from None
+
+    async def execution(self, execution_id: str) -> ExecutionStatus:
+        path = f"/api/executions/{_execution(execution_id)}"
+        return _parse(ExecutionStatus, await self._send("GET", path))
+
+    async def cancel(self, execution_id: str) -> ExecutionStatus:
+        path = f"/api/executions/{_execution(execution_id)}/cancel"
+        return _parse(ExecutionStatus, await self._send("POST", path))
+
+    async def batch(self, requests: list[VmExecuteRequest]) -> BatchResponse:
+        timeout = sum(self._allowed_s(each) + ANSWER_SLACK_S for each in requests)
+        body = BatchRequest(requests=requests)
+        response = await self._send("POST", "/api/llm/execute/batch", body, timeout=timeout)
+        return _parse(BatchResponse, response)
 
     async def create_vm(self, request: VmCreateRequest) -> VmInstance:
         return _parse(VmInstance, await self._send("POST", "/api/vms", request))
@@ -192,7 +267,7 @@ class HttpBackend:
             response = await self._http.request(
                 method,
                 path,
-                content=body.model_dump_json(exclude_unset=False) if body is not None else None,
+                content=_body(body) if body is not None else None,
                 headers={"Content-Type": "application/json"} if body is not None else None,
                 params=params,
                 timeout=timeout,
@@ -201,8 +276,6 @@ class HttpBackend:
             raise ExecutionTimeout(int(timeout * 1000)) from None
         except httpx.HTTPError as error:
             raise self._unreachable(error) from None
-        except ValueError as error:  # half a surrogate pair, which JSON cannot carry
-            raise ApiError(f"the request is no text: {error}") from None
         if not response.is_success:
             raise _error_of(response)
         return response
@@ -213,6 +286,24 @@ class HttpBackend:
             f"cannot reach {self._base_url}: {reason}",
             remedy="is the server running? start one with: mulligan serve",
         )
+
+
+def _body(model: BaseModel) -> str:
+    try:
+        return model.model_dump_json()
+    except ValueError as error:  # half a surrogate pair, which JSON cannot carry
+        raise ApiError(f"the request is no text: {error}") from None
+
+
+def _execution(execution_id: str) -> str:
+    """``_segment`` for an execution's id.
+
+    Raises:
+        ExecutionNotFound: no execution has such an id.
+    """
+    if not _ID.fullmatch(execution_id):
+        raise ExecutionNotFound(f"no execution {execution_id[:100]}", field="execution_id")
+    return execution_id
 
 
 def _segment(vm_id: str) -> str:

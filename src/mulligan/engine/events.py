@@ -15,12 +15,15 @@ from collections import deque
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
+from pydantic import BaseModel
+
 from mulligan.models import ErrorAnswer, ExecutionEvent, VmExecuteResponse
 
 MOST_TEXT = 64 * 1024  # bytes of output in an event
 EVENT_COST = 400  # bytes an event takes beside its text
 QUICK_EVENTS = 10_000  # after these, a program that trickles has its output gathered for longer
 GATHER_S = 0.05
+LINE_BREAKS = "\x85\u2028\u2029"
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +51,17 @@ class Event:
             result=self.final if isinstance(self.final, VmExecuteResponse) else None,
             error=self.final if isinstance(self.final, ErrorAnswer) else None,
         )
+
+
+IDLE = Event(0, "idle")
+
+
+def json_body(value: BaseModel) -> bytes:
+    """A model as JSON on one line, also for those who take the line breaks of Unicode for such."""
+    text = value.model_dump_json()
+    for char in LINE_BREAKS:
+        text = text.replace(char, f"\\u{ord(char):04x}")
+    return text.encode()
 
 
 class EventBuffer:
@@ -115,7 +129,7 @@ class EventBuffer:
                 self._gather(stream, rest)
         self._publish()
         kind = "result" if isinstance(final, VmExecuteResponse) else "error"
-        body = final.model_dump_json().encode()
+        body = json_body(final)
         self._last += 1
         self._starts.append(self._written)
         self._end = Event(self._last, kind, final=final, body=body)
@@ -181,17 +195,24 @@ class EventBuffer:
             last_missed, kept_from = self._last - (self._end is not None), self._written
         return Event(last_missed, "gap", dropped_bytes=kept_from - self._starts[number])
 
-    async def wait(self, number: int) -> Event:
-        """``get``, when there is one."""
-        while (event := self.get(number)) is None:
-            await self._changed.wait()
-        return event
+    async def listen(
+        self, after: int = 0, heartbeat_s: float | None = None
+    ) -> AsyncIterator[Event]:
+        """The events after one, as they come, up to the last.
 
-    async def listen(self, after: int = 0) -> AsyncIterator[Event]:
-        """The events after one, as they come, up to the last."""
-        while True:
-            event = await self.wait(after + 1)
+        Args:
+            after: number of an event; 0 for all.
+            heartbeat_s: when nothing has come for so long there is an event of kind "idle", which
+                has no number.
+        """
+        while self._end is None or after < self._end.number:
+            event = self.get(after + 1)
+            if event is None:
+                try:
+                    async with asyncio.timeout(heartbeat_s):
+                        await self._changed.wait()
+                except TimeoutError:
+                    yield IDLE
+                continue
             yield event
-            if event is self._end:
-                return
             after = event.number

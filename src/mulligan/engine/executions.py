@@ -14,7 +14,7 @@ from datetime import datetime
 from typing import Protocol
 
 from mulligan.engine.connection import OutputCallback
-from mulligan.engine.events import Event, EventBuffer
+from mulligan.engine.events import Event, EventBuffer, json_body
 from mulligan.engine.store import new_id
 from mulligan.engine.vm import Vm
 from mulligan.errors import (
@@ -272,19 +272,20 @@ class Executions:
             raise ExecutionFailed(f"{execution_id} does not end; stop its VM")
         return execution.status()
 
-    def cancel_soon(self, execution: Execution, why: str) -> None:
-        """``cancel`` for whoever cannot wait for it."""
-        if execution.events.end is None:
-            task = asyncio.create_task(self._cancel_quietly(execution, why))
+    def cancel_soon(self, execution_id: str, why: str) -> None:
+        """``cancel`` for whoever cannot wait for it, if it still runs here."""
+        execution = self._known.get(execution_id)
+        if execution is not None and execution.events.end is None:
+            task = asyncio.create_task(self._cancel_quietly(execution_id, why))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 
-    async def _cancel_quietly(self, execution: Execution, why: str) -> None:
+    async def _cancel_quietly(self, execution_id: str, why: str) -> None:
         try:
-            await self.cancel(execution.execution_id, why=why)
+            await self.cancel(execution_id, why=why)
         except VmExecutionError as error:
             log.error(  # noqa: TRY400  (where from is no news)
-                "not_cancelled", execution_id=execution.execution_id, error=str(error)
+                "not_cancelled", execution_id=execution_id, error=str(error)
             )
 
     async def _cancel_other(
@@ -301,8 +302,18 @@ class Executions:
                 await asyncio.sleep(POLL_S)
         return _status_of(entry)
 
+    def heard_all(self, execution_id: str, after: int) -> bool:
+        """Whether an execution has ended and its last event is ``after``."""
+        execution = self._known.get(execution_id)
+        end = execution.events.end if execution is not None else None
+        return end is not None and after == end.number
+
     async def listen(
-        self, execution_id: str, after: int = 0, agent_id: str | None = None
+        self,
+        execution_id: str,
+        after: int = 0,
+        agent_id: str | None = None,
+        heartbeat_s: float | None = None,
     ) -> AsyncIterator[Event]:
         """The events of an execution after one, up to its last.
 
@@ -313,6 +324,7 @@ class Executions:
             execution_id: its id.
             after: the last event that is not wanted any more; 0 for all of them.
             agent_id: if given, it has to be that agent's.
+            heartbeat_s: see ``EventBuffer.listen``.
 
         Raises:
             ExecutionNotFound: there is none, or it has no events.
@@ -326,7 +338,7 @@ class Executions:
                     f"{execution.events.last}",
                     field="after",
                 )
-            return execution.events.listen(after)
+            return execution.events.listen(after, heartbeat_s)
         entry = await self._entry(execution_id, agent_id)
         status = _status_of(entry)
         final = status.result or status.error
@@ -403,5 +415,4 @@ async def _recalled(
     if size:  # of which a listener that had some of it may have missed less
         yield Event(after + 1, "gap", dropped_bytes=None if after else size)
     kind = "result" if isinstance(final, VmExecuteResponse) else "error"
-    body = final.model_dump_json().encode()
-    yield Event(after + 2, kind, final=final, body=body)
+    yield Event(after + 2, kind, final=final, body=json_body(final))

@@ -10,6 +10,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
@@ -17,18 +20,14 @@ from starlette.exceptions import HTTPException
 
 from mulligan.errors import ApiError, InternalError, ValidationFailed, VmExecutionError
 from mulligan.log import get_logger
+from mulligan.models import ErrorAnswer
 
 log = get_logger()
 
 
 def answer(error: VmExecutionError, status: int | None = None) -> JSONResponse:
     """The answer for an error."""
-    body = {
-        "error": error.to_wire(),
-        "message": str(error),
-        "field": error.field,
-        "remedy": error.remedy,
-    }
+    body = ErrorAnswer.of(error).model_dump()
     return JSONResponse(body, status_code=status or error.http_status)
 
 
@@ -46,9 +45,14 @@ async def _on_invalid(_: Request, error: Exception) -> JSONResponse:
         return answer(
             ValidationFailed(f"the body is not valid JSON: {reason}", field="body"), status=400
         )
+    return answer(of_invalid(first), status=422)
+
+
+def of_invalid(first: Mapping[str, Any]) -> ValidationFailed:
+    """One of pydantic's complaints as an error."""
     where = ".".join(str(part) for part in first["loc"] if part not in ("body", "query", "path"))
     field = where or "body"
-    return answer(ValidationFailed(f"{field}: {first['msg']}", field=field), status=422)
+    return ValidationFailed(f"{field}: {first['msg']}", field=field)
 
 
 async def _on_http(_: Request, error: Exception) -> JSONResponse:

@@ -1,0 +1,239 @@
+"""Routes of executions that are streamed, batched, watched and cancelled."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from typing import Annotated, Any
+
+import anyio
+from fastapi import FastAPI, Header, Query, Response
+from pydantic import Field, ValidationError
+from sse_starlette.sse import EventSourceResponse
+from starlette.background import BackgroundTask
+
+from mulligan.engine.batch import Asked, run_batch
+from mulligan.engine.events import LINE_BREAKS, Event
+from mulligan.engine.executions import Executions
+from mulligan.errors import ValidationFailed
+from mulligan.models import BatchResponse, ErrorAnswer, ExecutionStatus, VmExecuteRequest
+from mulligan.models.base import Request
+from mulligan.server.answers import of_invalid
+from mulligan.server.engines import EngineDependency
+
+PIECE = 64 * 1024  # of an event, so that a slow reader has no more of it in memory
+LAST_WORDS_S = 8.0  # for the end of executions to reach their listeners when the server stops
+MOST_DIGITS = 19
+
+Agent = Annotated[str | None, Query(description="If given, the execution has to be this agent's.")]
+Cancel = Annotated[
+    bool, Query(description="Whether the execution is cancelled when this client goes away.")
+]
+EVENTS = """\
+id: 1
+event: started
+data: {"execution_id":"exec-595dfc5c548404e4","vm_id":"vm-1d901466dd508b06"}
+
+id: 2
+event: stdout
+data: {"text":"hi\\n"}
+
+id: 3
+event: result
+data: {"execution_id":"exec-595dfc5c548404e4","exit_code":0,"stdout":"hi\\n"}
+
+"""
+
+
+def _described(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    stream = {"schema": {"type": "string"}, "example": EVENTS}
+    errors: dict[int | str, dict[str, Any]] = {
+        status: {"model": ErrorAnswer} for status in statuses
+    }
+    return errors | {
+        200: {
+            "description": "Server-sent events: started, stdout, stderr, gap, and at last result "
+            "or error",
+            "content": {"text/event-stream": stream},
+        }
+    }
+
+
+class BatchRequest(Request):
+    """Requests to run; see the route for their order."""
+
+    requests: list[Any] = Field(
+        json_schema_extra={"items": {"$ref": "#/components/schemas/VmExecuteRequest"}}
+    )
+
+
+def add_routes(app: FastAPI) -> None:
+    """Adds them."""
+    _add_starts(app)
+    _add_watching(app)
+
+
+def _add_starts(app: FastAPI) -> None:
+    @app.post(
+        "/api/llm/execute/stream",
+        summary="Run code and listen to it",
+        response_class=Response,
+        responses=_described(400, 404, 422),
+    )
+    async def stream(
+        request: VmExecuteRequest, engine: EngineDependency, cancel_on_disconnect: Cancel = False
+    ) -> Response:
+        """The body is that of `/api/llm/execute`.
+
+        Output comes as it is written. The execution goes on if the client goes away, unless
+        `cancel_on_disconnect`; `/api/executions/{id}/events` with `Last-Event-ID` has what it
+        missed.
+        """
+        executions = engine.executions
+        execution = await executions.start(request)
+        heartbeat = engine.settings.streams.heartbeat_seconds
+        events = execution.events.listen(0, heartbeat)
+        gone = None
+        if cancel_on_disconnect:
+            gone = BackgroundTask(_on_gone, executions, execution.execution_id)
+        return _answer(execution.execution_id, events, gone)
+
+    @app.post(
+        "/api/llm/execute/batch",
+        response_model=BatchResponse,
+        summary="Run several requests",
+        responses={400: {"model": ErrorAnswer}},
+    )
+    async def batch(request: BatchRequest, engine: EngineDependency) -> Response:
+        """Answers come in the order of the requests, each with a `result` or its own `error`.
+
+        Up to 100 requests. Those to one VM run one after the other, in their order; those to
+        different VMs beside each other, up to four at once.
+        """
+        asked = [_read(each) for each in request.requests]
+        done = await run_batch(asked, engine.execute, engine.list_vms)
+        return Response(done.model_dump_json(), media_type="application/json")
+
+
+def _add_watching(app: FastAPI) -> None:
+    @app.get(
+        "/api/executions/{execution_id}",
+        response_model=ExecutionStatus,
+        summary="An execution, running or ended",
+        responses={404: {"model": ErrorAnswer}},
+    )
+    async def status(
+        execution_id: str, engine: EngineDependency, agent_id: Agent = None
+    ) -> Response:
+        found = await engine.executions.status(execution_id, agent_id)
+        return Response(found.model_dump_json(), media_type="application/json")
+
+    @app.get(
+        "/api/executions/{execution_id}/events",
+        summary="Listen to an execution, from its start or from where one left off",
+        response_class=Response,
+        responses=_described(400, 404) | {204: {"description": "There is nothing more to come"}},
+    )
+    async def events(
+        execution_id: str,
+        engine: EngineDependency,
+        after: Annotated[
+            int, Query(ge=0, description="The last event that was seen; 0 for none.")
+        ] = 0,
+        last_event_id: Annotated[
+            str | None, Header(description="The same, as reconnecting clients say it; it wins.")
+        ] = None,
+        agent_id: Agent = None,
+        cancel_on_disconnect: Cancel = False,
+    ) -> Response:
+        """Any number of clients may listen, each at its own pace; none slows the program.
+
+        Who is too slow, or asks for what is no longer kept, gets a `gap` event with the number of
+        bytes he missed. Of an execution that ended long ago, or before the server started, there
+        is the end alone.
+        """
+        seen = _number(last_event_id) if last_event_id is not None else after
+        executions = engine.executions
+        found = await executions.listen(
+            execution_id, seen, agent_id, engine.settings.streams.heartbeat_seconds
+        )
+        if executions.heard_all(execution_id, seen):
+            return Response(status_code=204)
+        gone = BackgroundTask(_on_gone, executions, execution_id) if cancel_on_disconnect else None
+        return _answer(execution_id, found, gone)
+
+    @app.post(
+        "/api/executions/{execution_id}/cancel",
+        response_model=ExecutionStatus,
+        summary="End an execution; one that has ended stays as it is",
+        responses={404: {"model": ErrorAnswer}},
+    )
+    async def cancel(
+        execution_id: str, engine: EngineDependency, agent_id: Agent = None
+    ) -> Response:
+        """The answer comes when nothing of it runs any more. May be repeated."""
+        found = await engine.executions.cancel(execution_id, agent_id)
+        return Response(found.model_dump_json(), media_type="application/json")
+
+
+async def _on_gone(executions: Executions, execution_id: str) -> None:
+    executions.cancel_soon(execution_id, "its client went away")
+
+
+def _read(value: object) -> Asked:
+    try:
+        return VmExecuteRequest.model_validate(value)
+    except ValidationError as error:
+        return of_invalid(error.errors(include_url=False)[0])
+
+
+def _number(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) <= MOST_DIGITS):
+        raise ValidationFailed(
+            "Last-Event-ID is no number of an event",
+            field="Last-Event-ID",
+            remedy="send the id of the last event, or leave it out",
+        )
+    return int(text)
+
+
+def _answer(
+    execution_id: str, events: AsyncIterator[Event], gone: BackgroundTask | None
+) -> Response:
+    return EventSourceResponse(
+        _frames(execution_id, events),
+        headers={"X-Execution-Id": execution_id},
+        background=gone,
+        ping=0,  # heartbeats are ours: they must not come between the pieces of an event
+        shutdown_event=anyio.Event(),
+        shutdown_grace_period=LAST_WORDS_S,
+    )
+
+
+async def _frames(execution_id: str, events: AsyncIterator[Event]) -> AsyncIterator[bytes]:
+    async for event in events:
+        if event.kind == "idle":
+            yield b": still there\n\n"
+            continue
+        head = f"id: {event.number}\nevent: {event.kind}\ndata: ".encode()
+        body = memoryview(event.body or _body(execution_id, event))
+        yield head + body[:PIECE] + (b"" if len(body) > PIECE else b"\n\n")
+        for start in range(PIECE, len(body), PIECE):
+            yield bytes(body[start : start + PIECE])
+        if len(body) > PIECE:
+            yield b"\n\n"
+
+
+def _body(execution_id: str, event: Event) -> bytes:
+    """The data of an event that is neither result nor error."""
+    data: dict[str, object]
+    if event.kind == "started":
+        data = {"execution_id": execution_id, "vm_id": event.vm_id}
+    elif event.kind == "gap":
+        data = {"dropped_bytes": event.dropped_bytes}
+    else:
+        data = {"text": event.text}
+    text = json.dumps(data, ensure_ascii=False, separators=(",", ":"))
+    for char in LINE_BREAKS:
+        text = text.replace(char, f"\\u{ord(char):04x}")
+    return text.encode()
