@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncGenerator
+from contextlib import AbstractAsyncContextManager, aclosing
 from typing import Protocol, TypeVar
 from urllib.parse import urlsplit
 
@@ -17,6 +17,7 @@ from mulligan.errors import (
     ConnectionFailed,
     ExecutionNotFound,
     ExecutionTimeout,
+    HistoryError,
     SnapshotNotFound,
     VmExecutionError,
     VmNotAvailable,
@@ -24,6 +25,7 @@ from mulligan.errors import (
 )
 from mulligan.languages import LANGUAGES, canonical
 from mulligan.models import (
+    BatchRequest,
     BatchResponse,
     DiffResponse,
     ExecutionEvent,
@@ -59,9 +61,9 @@ class Backend(Protocol):
 
     def stream(
         self, request: VmExecuteRequest, *, cancel_on_disconnect: bool
-    ) -> AsyncIterator[ExecutionEvent]: ...
+    ) -> AsyncGenerator[ExecutionEvent, None]: ...
 
-    def follow(self, execution_id: str, after: int) -> AsyncIterator[ExecutionEvent]: ...
+    def follow(self, execution_id: str, after: int) -> AsyncGenerator[ExecutionEvent, None]: ...
 
     async def execution(self, execution_id: str) -> ExecutionStatus: ...
 
@@ -113,6 +115,7 @@ class HttpBackend:
             base_url=self._base_url,
             headers=headers,
             timeout=ANSWER_SLACK_S,
+            limits=httpx.Limits(max_connections=None),  # a stream has one for as long as it lasts
             # A proxy from the environment has no business between us and this machine.
             trust_env=urlsplit(self._base_url).hostname not in LOOPBACK,
         )
@@ -130,10 +133,10 @@ class HttpBackend:
 
     def stream(
         self, request: VmExecuteRequest, *, cancel_on_disconnect: bool
-    ) -> AsyncIterator[ExecutionEvent]:
+    ) -> AsyncGenerator[ExecutionEvent, None]:
         return self._events(request, None, 0, cancel_on_disconnect=cancel_on_disconnect)
 
-    def follow(self, execution_id: str, after: int) -> AsyncIterator[ExecutionEvent]:
+    def follow(self, execution_id: str, after: int) -> AsyncGenerator[ExecutionEvent, None]:
         return self._events(None, _execution(execution_id), after)
 
     async def _events(
@@ -143,7 +146,7 @@ class HttpBackend:
         after: int,
         *,
         cancel_on_disconnect: bool = False,
-    ) -> AsyncIterator[ExecutionEvent]:
+    ) -> AsyncGenerator[ExecutionEvent, None]:
         params = {"cancel_on_disconnect": "true"} if cancel_on_disconnect else {}
 
         def ask(known: str | None, seen: int) -> AbstractAsyncContextManager[httpx.Response]:
@@ -163,8 +166,10 @@ class HttpBackend:
             return self._http.stream("GET", path, params=params, headers=headers, timeout=timeout)
 
         try:
-            async for event in streaming.events(ask, _error_of, execution_id, after):
-                yield event
+            listener = streaming.Listener(ask, _error_of, execution_id, after)
+            async with aclosing(listener.events()) as events:
+                async for event in events:
+                    yield event
         except httpx.HTTPError as error:
             raise self._unreachable(error) from None
 
@@ -335,6 +340,8 @@ def _error_of(response: httpx.Response) -> VmExecutionError:
     try:
         body = response.json()
         error = from_wire(body["error"])
+        if isinstance(error, HistoryError) and response.status_code == httpx.codes.NOT_FOUND:
+            error = ExecutionNotFound(error.detail)
         return type(error)(error.detail, field=body.get("field"), remedy=body.get("remedy"))
     except (ValueError, KeyError, TypeError, AttributeError):
         return ApiError(f"HTTP {response.status_code}: {response.text[:500]}")

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from typing import Self
 
 from mulligan import settings as settings_module
 from mulligan.client.backends import Backend, HttpBackend
 from mulligan.errors import ConfigError, ExecutionTimeout, HistoryError, VmNotAvailable
 from mulligan.models import (
+    BatchResponse,
     DiffResponse,
+    ExecutionEvent,
+    ExecutionStatus,
     ForkRequest,
     ForkResponse,
     HistoryQueryRequest,
@@ -107,6 +112,63 @@ class VmExecutionClient:
                 stopped by its time limit is no error.
         """
         return await self._backend.execute(request)
+
+    async def execute_batch(self, requests: list[VmExecuteRequest]) -> BatchResponse:
+        """Runs several requests; the answers are in their order, each with a result or an error.
+
+        Those to one VM run one after the other, those to different VMs beside each other.
+
+        Raises:
+            ValidationFailed: there are too many.
+        """
+        return await self._backend.batch(requests)
+
+    async def stream(
+        self, request: VmExecuteRequest, *, cancel_on_disconnect: bool = False
+    ) -> AsyncGenerator[ExecutionEvent, None]:
+        """Runs code and gives what happens as it happens, up to its result.
+
+        A lost connection is made again, and goes on after the last event that came; the code runs
+        once. Closing the iterator early ends the listening. The execution goes on
+        (``follow_execution`` listens again), unless ``cancel_on_disconnect``.
+
+        Raises:
+            VmExecutionError: it was refused. What goes wrong later is the last event, "error".
+            ConnectionFailed: the connection was lost for good.
+        """
+        source = self._backend.stream(request, cancel_on_disconnect=cancel_on_disconnect)
+        async with aclosing(source) as events:
+            async for event in events:
+                yield event
+
+    async def follow_execution(
+        self, execution_id: str, after: int = 0
+    ) -> AsyncGenerator[ExecutionEvent, None]:
+        """The events of a streamed execution after one, up to its last.
+
+        Raises:
+            ExecutionNotFound: there is none.
+            ValidationFailed: ``after`` has not happened.
+        """
+        async with aclosing(self._backend.follow(execution_id, after)) as events:
+            async for event in events:
+                yield event
+
+    async def get_execution(self, execution_id: str) -> ExecutionStatus:
+        """An execution, running or ended.
+
+        Raises:
+            ExecutionNotFound: there is none.
+        """
+        return await self._backend.execution(execution_id)
+
+    async def cancel_execution(self, execution_id: str) -> ExecutionStatus:
+        """Ends an execution, and returns when it has ended. One that has ended stays as it is.
+
+        Raises:
+            ExecutionNotFound: there is none.
+        """
+        return await self._backend.cancel(execution_id)
 
     async def execute_python(self, agent_id: str, code: str) -> VmExecuteResponse:
         """Runs Python in the agent's VM, for 30 seconds at the most."""

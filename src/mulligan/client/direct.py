@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 
+from mulligan.client import embedded
+from mulligan.engine.batch import run_batch
 from mulligan.engine.engine import Engine
 from mulligan.engine.lock import DirectoryLock
 from mulligan.errors import ConnectionFailed
 from mulligan.models import (
+    BatchResponse,
     DiffResponse,
+    ExecutionEvent,
+    ExecutionStatus,
     ForkRequest,
     ForkResponse,
     HistoryQueryRequest,
@@ -26,7 +33,7 @@ from mulligan.settings import Settings
 
 
 class DirectBackend:
-    """An engine that opens with the first operation and closes with the client."""
+    """The engine of a data directory, from the first operation until the client is closed."""
 
     def __init__(self, settings: Settings, lock: DirectoryLock | None = None) -> None:
         """Takes settings, and the lock of their data directory if the caller has it already."""
@@ -42,14 +49,46 @@ class DirectBackend:
             if self._closed:
                 raise ConnectionFailed("the client is closed")
             if self._engine is None:
-                engine = Engine(self._settings, self._lock)
-                self._lock = None  # the engine's now
-                await engine.open()
-                self._engine = engine
+                lock, self._lock = self._lock, None  # the engine's from now on
+                try:
+                    self._engine = await embedded.acquire(self._settings, lock)
+                except BaseException:
+                    if lock is not None:
+                        lock.release()
+                    raise
             return self._engine
 
     async def execute(self, request: VmExecuteRequest) -> VmExecuteResponse:
         return await (await self.open()).execute(request)
+
+    async def stream(
+        self, request: VmExecuteRequest, *, cancel_on_disconnect: bool
+    ) -> AsyncGenerator[ExecutionEvent, None]:
+        executions = (await self.open()).executions
+        execution = await executions.start(request)
+        try:
+            async with aclosing(execution.events.listen()) as events:
+                async for event in events:
+                    yield event.model(execution.execution_id)
+        finally:
+            if cancel_on_disconnect:
+                executions.cancel_soon(execution.execution_id, "its listener went away")
+
+    async def follow(self, execution_id: str, after: int) -> AsyncGenerator[ExecutionEvent, None]:
+        executions = (await self.open()).executions
+        async with aclosing(await executions.listen(execution_id, after)) as events:
+            async for event in events:
+                yield event.model(execution_id)
+
+    async def execution(self, execution_id: str) -> ExecutionStatus:
+        return await (await self.open()).executions.status(execution_id)
+
+    async def cancel(self, execution_id: str) -> ExecutionStatus:
+        return await (await self.open()).executions.cancel(execution_id)
+
+    async def batch(self, requests: list[VmExecuteRequest]) -> BatchResponse:
+        engine = await self.open()
+        return await run_batch(requests, engine.execute, engine.list_vms)
 
     async def create_vm(self, request: VmCreateRequest) -> VmInstance:
         return await (await self.open()).create_vm(request)
@@ -93,6 +132,6 @@ class DirectBackend:
             self._closed = True
             engine, self._engine = self._engine, None
             if engine is not None:
-                await engine.close()
+                await embedded.release(engine)
             elif self._lock is not None:
                 self._lock.release()

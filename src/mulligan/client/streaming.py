@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncGenerator, Callable
+from contextlib import AbstractAsyncContextManager, aclosing
 
 import httpx
 from httpx_sse import EventSource, ServerSentEvent, SSEError
@@ -14,66 +14,96 @@ from mulligan.errors import ApiError, ConnectionFailed, VmExecutionError
 from mulligan.models import ErrorAnswer, ExecutionEvent, VmExecuteResponse
 
 SILENCE_S = 60.0  # several heartbeats of the server's
-ATTEMPTS = 6
+ATTEMPTS = 8
 FIRST_WAIT_S = 0.1
 MOST_WAIT_S = 5.0
+NOTHING_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.UnsupportedProtocol)
 _DATA = TypeAdapter(dict[str, object])
 
 Open = Callable[[str | None, int], AbstractAsyncContextManager[httpx.Response]]
 
 
-async def events(
-    open_: Open,
-    error_of: Callable[[httpx.Response], VmExecutionError],
-    execution_id: str | None,
-    after: int,
-) -> AsyncIterator[ExecutionEvent]:
-    """The events of an execution up to its last, each once.
+class Listener:
+    """Who listens to an execution, and how far he is.
 
     Args:
-        open_: asks for them: of the execution of that id, after that event; where there is no id
-            yet, it starts the execution. That is done once, and never after a failure.
+        open_: asks for the events: of the execution of that id, after that event; where there is
+            no id yet, it starts the execution. That is done once, and never after a failure.
         error_of: the error an answer carries.
         execution_id: the execution; None for one that is yet to start.
         after: the last event that is not wanted.
-
-    Raises:
-        ConnectionFailed: the connection was lost, and was not to be had again.
-        VmExecutionError: what the server answered.
     """
-    failures = 0
-    while True:
-        try:
-            async with open_(execution_id, after) as response:
-                if response.status_code == httpx.codes.NO_CONTENT:
+
+    def __init__(
+        self,
+        open_: Open,
+        error_of: Callable[[httpx.Response], VmExecutionError],
+        execution_id: str | None,
+        after: int,
+    ) -> None:
+        self._open = open_
+        self._error_of = error_of
+        self._execution_id = execution_id
+        self._after = after
+        self._failures = 0
+        self._ended = False
+
+    async def events(self) -> AsyncGenerator[ExecutionEvent, None]:
+        """The events up to the last, each once.
+
+        Raises:
+            ConnectionFailed: the connection was lost, and was not to be had again.
+            httpx.TransportError: there was none to begin with.
+            VmExecutionError: what the server answered.
+        """
+        while True:
+            try:
+                async with aclosing(self._listen()) as events:
+                    async for event in events:
+                        yield event
+                if self._ended:
                     return
-                if not response.is_success:
-                    await response.aread()
-                    raise error_of(response)
-                execution_id = response.headers.get("x-execution-id", execution_id)
-                async for sse in EventSource(response).aiter_sse():
-                    event = _event_of(sse, execution_id)
-                    after, failures = event.id, 0
+                reason = "the server ended the stream"
+            except httpx.TransportError as error:
+                if self._execution_id is None and isinstance(error, NOTHING_SENT):
+                    raise
+                reason = str(error) or type(error).__name__
+            except SSEError as error:
+                raise ApiError(f"Failed to parse response: {error}") from None
+            await self._wait(reason)
+
+    async def _listen(self) -> AsyncGenerator[ExecutionEvent, None]:
+        """What comes over one connection."""
+        async with self._open(self._execution_id, self._after) as response:
+            if response.status_code == httpx.codes.NO_CONTENT:
+                self._ended = True
+                return
+            if not response.is_success:
+                await response.aread()
+                raise self._error_of(response)
+            self._execution_id = response.headers.get("x-execution-id", self._execution_id)
+            async with aclosing(EventSource(response).aiter_sse()) as source:
+                async for sse in source:
+                    event = _event_of(sse, self._execution_id)
+                    self._after, self._failures, self._ended = event.id, 0, event.last
                     yield event
                     if event.last:
                         return
-            reason = "the server ended the stream"
-        except httpx.TransportError as error:
-            reason = str(error) or type(error).__name__
-        except SSEError as error:
-            raise ApiError(f"Failed to parse response: {error}") from None
-        failures += 1
-        if execution_id is None:
+
+    async def _wait(self, reason: str) -> None:
+        """Until the next attempt, if there is to be one."""
+        if self._execution_id is None:
             raise ConnectionFailed(
                 f"the connection was lost before the execution had an id: {reason}",
                 remedy="it may have started; look into the history before you run it again",
             )
-        if failures > ATTEMPTS:
+        self._failures += 1
+        if self._failures > ATTEMPTS:
             raise ConnectionFailed(
-                f"lost the events of {execution_id} after event {after}: {reason}",
+                f"lost the events of {self._execution_id} after event {self._after}: {reason}",
                 remedy="it goes on where the server does; listen to it again from there",
             )
-        await asyncio.sleep(min(FIRST_WAIT_S * 2 ** (failures - 1), MOST_WAIT_S))
+        await asyncio.sleep(min(FIRST_WAIT_S * 2 ** (self._failures - 1), MOST_WAIT_S))
 
 
 def _event_of(sse: ServerSentEvent, execution_id: str | None) -> ExecutionEvent:

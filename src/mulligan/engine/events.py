@@ -12,7 +12,7 @@ import asyncio
 import codecs
 from array import array
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 
 from pydantic import BaseModel
@@ -197,7 +197,7 @@ class EventBuffer:
 
     async def listen(
         self, after: int = 0, heartbeat_s: float | None = None
-    ) -> AsyncIterator[Event]:
+    ) -> AsyncGenerator[Event, None]:
         """The events after one, as they come, up to the last.
 
         Args:

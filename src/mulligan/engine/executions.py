@@ -9,7 +9,7 @@ are gone.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from datetime import datetime
 from typing import Protocol
 
@@ -314,7 +314,7 @@ class Executions:
         after: int = 0,
         agent_id: str | None = None,
         heartbeat_s: float | None = None,
-    ) -> AsyncIterator[Event]:
+    ) -> AsyncGenerator[Event, None]:
         """The events of an execution after one, up to its last.
 
         Of one that only the history knows there are two: a gap in place of its output, and its
@@ -410,7 +410,7 @@ def _status_of(entry: CommandHistoryEntry) -> ExecutionStatus:
 
 async def _recalled(
     entry: CommandHistoryEntry, after: int, final: VmExecuteResponse | ErrorAnswer
-) -> AsyncIterator[Event]:
+) -> AsyncGenerator[Event, None]:
     size = len(entry.stdout.encode()) + len(entry.stderr.encode())
     if size:  # of which a listener that had some of it may have missed less
         yield Event(after + 1, "gap", dropped_bytes=None if after else size)

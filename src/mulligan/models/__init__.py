@@ -11,6 +11,7 @@ from mulligan.models.base import F64, I32, U32, U64, UtcTime, utc_now
 from mulligan.models.execution import (
     DEFAULT_LANGUAGES,
     DEFAULT_VM_TYPE,
+    BatchRequest,
     BatchResponse,
     BatchResult,
     CodeBlock,
@@ -55,6 +56,7 @@ __all__ = [
     "U32",
     "U64",
     "Approval",
+    "BatchRequest",
     "BatchResponse",
     "BatchResult",
     "CodeBlock",

@@ -184,6 +184,14 @@ class ExecutionStatus(Struct):
     error: ErrorAnswer | None = None
 
 
+class BatchRequest(Request):
+    """Several of ``VmExecuteRequest``, each read on its own: one that is wrong spoils no other."""
+
+    requests: list[Any] = Field(
+        json_schema_extra={"items": {"$ref": "#/components/schemas/VmExecuteRequest"}}
+    )
+
+
 class BatchResult(Struct):
     """What came of one request of a batch: one of the two."""
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
 from typing import Annotated, Any
 
 import anyio
 from fastapi import FastAPI, Header, Query, Response
-from pydantic import Field, ValidationError
+from pydantic import ValidationError
 from sse_starlette.sse import EventSourceResponse
 from starlette.background import BackgroundTask
 
@@ -16,8 +17,13 @@ from mulligan.engine.batch import Asked, run_batch
 from mulligan.engine.events import LINE_BREAKS, Event
 from mulligan.engine.executions import Executions
 from mulligan.errors import ValidationFailed
-from mulligan.models import BatchResponse, ErrorAnswer, ExecutionStatus, VmExecuteRequest
-from mulligan.models.base import Request
+from mulligan.models import (
+    BatchRequest,
+    BatchResponse,
+    ErrorAnswer,
+    ExecutionStatus,
+    VmExecuteRequest,
+)
 from mulligan.server.answers import of_invalid
 from mulligan.server.engines import EngineDependency
 
@@ -57,14 +63,6 @@ def _described(*statuses: int) -> dict[int | str, dict[str, Any]]:
             "content": {"text/event-stream": stream},
         }
     }
-
-
-class BatchRequest(Request):
-    """Requests to run; see the route for their order."""
-
-    requests: list[Any] = Field(
-        json_schema_extra={"items": {"$ref": "#/components/schemas/VmExecuteRequest"}}
-    )
 
 
 def add_routes(app: FastAPI) -> None:
@@ -198,7 +196,7 @@ def _number(text: str) -> int:
 
 
 def _answer(
-    execution_id: str, events: AsyncIterator[Event], gone: BackgroundTask | None
+    execution_id: str, events: AsyncGenerator[Event, None], gone: BackgroundTask | None
 ) -> Response:
     return EventSourceResponse(
         _frames(execution_id, events),
@@ -210,17 +208,17 @@ def _answer(
     )
 
 
-async def _frames(execution_id: str, events: AsyncIterator[Event]) -> AsyncIterator[bytes]:
-    async for event in events:
-        if event.kind == "idle":
-            yield b": still there\n\n"
-            continue
-        head = f"id: {event.number}\nevent: {event.kind}\ndata: ".encode()
-        body = memoryview(event.body or _body(execution_id, event))
-        yield head + body[:PIECE] + (b"" if len(body) > PIECE else b"\n\n")
-        for start in range(PIECE, len(body), PIECE):
-            yield bytes(body[start : start + PIECE])
-        if len(body) > PIECE:
+async def _frames(execution_id: str, source: AsyncGenerator[Event, None]) -> AsyncIterator[bytes]:
+    async with aclosing(source) as events:
+        async for event in events:
+            if event.kind == "idle":
+                yield b": still there\n\n"
+                continue
+            head = f"id: {event.number}\nevent: {event.kind}\ndata: ".encode()
+            body = memoryview(event.body or _body(execution_id, event))
+            yield head + body[:PIECE]
+            for start in range(PIECE, len(body), PIECE):
+                yield bytes(body[start : start + PIECE])
             yield b"\n\n"
 
 
