@@ -6,13 +6,17 @@ from pathlib import Path
 
 import pytest
 
-from mulligan.extraction.fences import fenced_blocks
+from mulligan.extraction import extract
 from support.server import clean_environment
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
 BLOCKS = {
-    kind: [block.code for block in fenced_blocks(README) if block.language == kind]
+    kind: [
+        README[block.metadata["code_start"] : block.metadata["code_end"]]
+        for block in extract(README)
+        if block.metadata["info"] == kind
+    ]
     for kind in ("console", "python")
 }
 

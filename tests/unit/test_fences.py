@@ -4,8 +4,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mulligan.extraction.fences import fenced_blocks
+from mulligan.extraction.blocks import Fence, structure
+from mulligan.extraction.lines import Lines
 from mulligan.languages import ALIASES
+
+
+def fenced_blocks(text: str) -> list[Fence]:
+    return structure(Lines.of(text)).fences
+
 
 # Text, and of each block: language, code, and what is at its place
 TABLE = {
@@ -87,7 +93,9 @@ TABLE = {
 def test_blocks(name: str) -> None:
     text, expected = TABLE[name]
     found = fenced_blocks(text)
-    got = [(block.language, block.code, text[block.start_pos : block.end_pos]) for block in found]
+    got = [
+        (block.label.language, block.code, text[block.start_pos : block.end_pos]) for block in found
+    ]
     assert got == expected
     for block in found:
         assert block.start_pos == 0 or text[block.start_pos - 1] in "\r\n"
@@ -96,7 +104,7 @@ def test_blocks(name: str) -> None:
 @pytest.mark.parametrize(("alias", "language"), ALIASES.items())
 def test_language_aliases(alias: str, language: str) -> None:
     for info in (alias, alias.upper(), f"{alias} more words"):
-        assert [block.language for block in fenced_blocks(f"```{info}\nx\n```")] == [language]
+        assert [block.label.language for block in fenced_blocks(f"```{info}\nx\n```")] == [language]
 
 
 LINES = st.lists(st.text(st.characters(codec="utf-8", exclude_characters="\r\n\0`")), max_size=5)

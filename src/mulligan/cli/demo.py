@@ -17,7 +17,7 @@ from rich.markup import escape
 from mulligan import settings as settings_module
 from mulligan.cli.console import out, printable, run_async
 from mulligan.engine.engine import Engine
-from mulligan.extraction.fences import fenced_blocks
+from mulligan.extraction import extract
 from mulligan.images.toolchains import find
 from mulligan.layers.directories import PASS_THROUGH, remove_tree
 from mulligan.models import ForkRequest, RollbackTo, VmExecuteRequest, VmExecuteResponse
@@ -114,7 +114,7 @@ async def _demo(directory: Path) -> None:
 
 async def _answer(engine: Engine) -> None:
     _title("A model's answer, its code found and run in a VM of its agent")
-    for block in fenced_blocks(ANSWER):
+    for block in extract(ANSWER):
         response = await _run(engine, block.language, block.code)
         place = f"characters {block.start_pos}-{block.end_pos} of the answer"
         _show(f"{block.language}, {place}", response)

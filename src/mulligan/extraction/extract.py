@@ -1,0 +1,202 @@
+"""From a model's answer to its code blocks."""
+
+from __future__ import annotations
+
+import re
+from bisect import bisect_right
+from dataclasses import dataclass, replace
+from typing import Any
+
+from mulligan.extraction.blocks import Fence, structure
+from mulligan.extraction.confidence import Subject, features_of, weigh
+from mulligan.extraction.context import last_heading, said_around
+from mulligan.extraction.drafts import drafts, leading_end
+from mulligan.extraction.guess import guess
+from mulligan.extraction.inline import Inline, inline_commands
+from mulligan.extraction.lines import Lines
+from mulligan.extraction.transcripts import read_transcript
+from mulligan.languages import LANGUAGES
+from mulligan.models import CodeBlock
+
+MOST_LOOKED_INTO = 500  # blocks of an answer; the others have confidence 0
+MOST_READ = 100_000  # characters of code of an answer that are parsed
+_WHERE_TRUE = {"path", "draft", "nested", "under_html", "transcript", "structure_not_followed"}
+_SURROGATE = re.compile(r"[\ud800-\udfff]")
+
+
+@dataclass(frozen=True)
+class _Found:
+    """A block before it is judged: what it is, where, and what is known of it from outside."""
+
+    language: str
+    code: str
+    start_pos: int
+    end_pos: int
+    code_start: int
+    code_end: int
+    said: frozenset[str]
+    words: tuple[str, ...]
+    facts: dict[str, Any]
+
+
+def extract(text: str) -> list[CodeBlock]:
+    """The code blocks of a model's answer, in the order of the text.
+
+    Fenced blocks as CommonMark has them, and commands on lines of their own; docs/extraction.md has
+    the rules. ``code`` is what would be run: its lines end with ``\\n`` whatever they end with in
+    the text, prefixes of quotes and lists are gone, and of a recorded session the commands are
+    left. ``text[start_pos:end_pos]`` is the block as it stands: from the beginning of its first
+    line to the end of its last, fences included, the last line's end not.
+
+    ``metadata`` always has ``type`` (``fenced``, ``inline``), ``info`` (the info string),
+    ``language_source`` (``info``, ``guess``, ``none``, ``inline``), ``closed``, ``line`` (from 1),
+    ``start_byte`` and ``end_byte`` (of the text's UTF-8), ``code_start`` and ``code_end``
+    (characters between the fences), ``line_ending`` (``lf``, ``crlf``, ``cr``, ``mixed``) and
+    ``features``, what the confidence was made of. ``path`` is the file the info string names;
+    ``draft``, ``nested``, ``under_html``, ``transcript`` and ``structure_not_followed`` are there,
+    and true, where they apply.
+
+    Args:
+        text: any text. Lone surrogates are read as U+FFFD.
+
+    Returns:
+        Blocks with ``execution_confidence`` in [0, 1]. Nothing is run, and nothing raised.
+    """
+    text = _SURROGATE.sub("\ufffd", text)
+    draft_end = leading_end(text)
+    found = _blocks(text[:draft_end], 0) if draft_end else []
+    found += _blocks(text[draft_end:], draft_end)
+    code = [(block.start_pos, block.end_pos) for block in found]
+    hidden = [(0, draft_end), *drafts(text, draft_end, code)]
+    begins = [start for start, _ in hidden]
+    for number, block in enumerate(found):
+        if block.start_pos < hidden[bisect_right(begins, block.start_pos) - 1][1]:
+            found[number] = replace(block, said=block.said | {"draft"})
+    return _judged(text, found)
+
+
+def _blocks(text: str, offset: int) -> list[_Found]:
+    """The blocks of a part of a text that begins at ``offset`` of it."""
+    lines = Lines.of(text)
+    blocks = structure(lines)
+    found = [_from_fence(fence, lines, offset) for fence in blocks.fences]
+    if not any(fence.scanned for fence in blocks.fences):
+        taken = [(fence.start_pos, fence.end_pos) for fence in blocks.fences]
+        taken += [(lines.starts[first], lines.starts[after]) for first, after in blocks.other]
+        commands = inline_commands(text, sorted(taken))
+        found += [_from_inline(command, lines, offset) for command in commands]
+    return sorted(found, key=lambda block: block.start_pos)
+
+
+def _from_fence(fence: Fence, lines: Lines, offset: int) -> _Found:
+    label = fence.label
+    code, language, source = fence.code, label.language, "info" if label.language else "guess"
+    said = set()
+    transcript = read_transcript(code, language, label.transcript)
+    if transcript is not None:
+        said.add("transcript")
+        code, language = transcript.code, transcript.language
+    elif not language or label.transcript:
+        source = "guess"
+        language = guess(code)
+        if language == "text":
+            source = "none"
+    if language in LANGUAGES and transcript is None:
+        said.add("named_language" if source == "info" else "guessed_language")
+    traits = {
+        "cut_off": not fence.closed,
+        "unfollowed": fence.scanned,
+        "names_a_file": label.path is not None,
+        "quoted": lines.contents[fence.first_line].lstrip(" ").startswith(">"),
+    }
+    facts = {
+        "type": "fenced",
+        "info": label.info,
+        "language_source": source,
+        "closed": fence.closed,
+        "line_ending": lines.line_ending(fence.first_line, fence.after_line),
+        "path": label.path,
+        "nested": fence.nested,
+        "under_html": fence.html,
+        "structure_not_followed": fence.scanned,
+    }
+    return _Found(
+        language=language,
+        code=code,
+        start_pos=fence.start_pos + offset,
+        end_pos=fence.end_pos + offset,
+        code_start=fence.code_start + offset,
+        code_end=fence.code_end + offset,
+        said=frozenset(said | {name for name, true in traits.items() if true}),
+        words=label.words,
+        facts=facts,
+    )
+
+
+def _from_inline(command: Inline, lines: Lines, offset: int) -> _Found:
+    line = bisect_right(lines.starts, command.start_pos) - 1
+    start, end = command.start_pos + offset, command.end_pos + offset
+    facts = {
+        "type": "inline",
+        "info": "",
+        "language_source": "inline",
+        "closed": True,
+        "line_ending": lines.line_ending(line, line + 1),
+    }
+    said = frozenset({"inline"})
+    return _Found("bash", command.command, start, end, start, end, said, (), facts)
+
+
+def _judged(text: str, found: list[_Found]) -> list[CodeBlock]:
+    """The blocks with their confidence, given what is between them."""
+    runnable = sum(block.language in LANGUAGES and "draft" not in block.said for block in found)
+    made: list[CodeBlock] = []
+    heading, at, byte, line, read = "", 0, 0, 1, 0
+    for number, block in enumerate(found):
+        before = text[at : block.start_pos]
+        byte += len(before.encode())
+        line += _line_ends(before)
+        size = len(text[block.start_pos : block.end_pos].encode())
+        said = set(block.said)
+        read += len(block.code)
+        if number >= MOST_LOOKED_INTO:
+            said.add("too_many")
+        if not said & {"too_many", "unfollowed"}:
+            heading = last_heading(before) or heading
+            if block.language in LANGUAGES:
+                stop = found[number + 1].start_pos if number + 1 < len(found) else len(text)
+                said |= said_around(before, text[block.end_pos : stop], heading)
+                said |= {"only_block"} if runnable == 1 else set()
+            subject = Subject(block.language, block.code, frozenset(said), block.words)
+            said = features_of(subject, look_into=read <= MOST_READ)
+        facts = block.facts | {
+            "line": line,
+            "start_byte": byte,
+            "end_byte": byte + size,
+            "code_start": block.code_start,
+            "code_end": block.code_end,
+            "features": sorted(said),
+            "draft": "draft" in said,
+            "transcript": "transcript" in said,
+        }
+        made.append(
+            CodeBlock(
+                language=block.language,
+                code=block.code,
+                execution_confidence=weigh(said),
+                start_pos=block.start_pos,
+                end_pos=block.end_pos,
+                metadata={key: value for key, value in facts.items() if _worth_saying(key, value)},
+            )
+        )
+        line += _line_ends(text[block.start_pos : block.end_pos])
+        at, byte = block.end_pos, byte + size
+    return made
+
+
+def _worth_saying(key: str, value: object) -> bool:
+    return key not in _WHERE_TRUE or bool(value)
+
+
+def _line_ends(text: str) -> int:
+    return text.count("\n") + text.count("\r") - text.count("\r\n")
