@@ -4,14 +4,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mulligan.extraction.blocks import Fence, structure
-from mulligan.extraction.lines import Lines
+from mulligan.extraction.blocks import fences as fenced_blocks
 from mulligan.languages import ALIASES
-
-
-def fenced_blocks(text: str) -> list[Fence]:
-    return structure(Lines.of(text)).fences
-
 
 # Text, and of each block: language, code, and what is at its place
 TABLE = {

@@ -1,4 +1,9 @@
-"""Fenced code blocks of a text: CommonMark 0.31, section 4.5, by markdown-it-py.
+"""Fenced code blocks of a text: CommonMark 0.31, section 4.5.
+
+Outside lists, quotes and HTML a fence is where its line says it is, and is read here; the parts
+with containers go to a CommonMark parser (``containers.py``). A part ends before a line that closes
+every container it could be in: one that begins in the first column, after a blank line or with a
+fence or raw HTML.
 
 Two rules are our own (docs/extraction.md): a fence ends an HTML block that only a blank line would
 end, and a fence inside a string of the code does not close it.
@@ -6,22 +11,31 @@ end, and a fence inside a string of the code does not close it.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 
-from markdown_it import MarkdownIt
-from markdown_it.rules_block import StateBlock, fence, html_block
 from markdown_it.rules_block.html_block import HTML_SEQUENCES
 
+from mulligan.extraction.containers import Containers, Found, TooMuchError, outdented
 from mulligan.extraction.labels import Label, read_label
-from mulligan.extraction.lines import Lines, Skeleton, skeleton
-from mulligan.extraction.nesting import Extensions
+from mulligan.extraction.lines import Lines
+from mulligan.extraction.nesting import MOST_CODE, Extensions
 
-MOST_LEVELS = 40  # a list is two: itself and its item
-MOST_STEPS = 40_000
-MOST_LINES = 50_000  # that can begin or end something; a megabyte of answer has some 20,000
-MOST_AHEAD = 2000  # lines looked at for a later closing fence
-_LINE_SCAN = "the text's structure is too deep or too long"
+_FENCE = r"(?:`{3,}(?=[^`\n]*$)|~{3,})"
+_RAW = r"<(?:!--|\?|![A-Za-z]|!\[CDATA\[|(?:script|pre|style|textarea)(?=[\s>]|$))"
+# Lines that begin something, of a text in which no container is open.
+_BEGINS = re.compile(
+    rf"^ {{0,3}}(?:(?P<fence>{_FENCE})|(?P<raw>{_RAW})|>|[-+*](?:[ \t]|$)|\d{{1,9}}[.)](?:[ \t]|$)|<)",
+    re.MULTILINE | re.IGNORECASE,
+)
+_PART_ENDS = re.compile(
+    rf"^(?:[ \t]*\n(?=[^ \t\n])|(?={_FENCE})|(?={_RAW}))", re.MULTILINE | re.IGNORECASE
+)
+_RAW_INSIDE = re.compile(rf"^ {{1,3}}{_RAW}", re.MULTILINE | re.IGNORECASE)
+_HTML = (HTML_SEQUENCES[5][0], HTML_SEQUENCES[6][0])
+_MOST_HTML_LINE = 2000
 
 
 @dataclass(frozen=True)
@@ -31,8 +45,7 @@ class Fence:
     Attributes:
         label: its info string, read.
         code: the text between the fences without the prefixes of its containers; every line ends
-            with ``\\n``, whatever it ends with in the text; the text's last line only if it has an end.
-        first_line, after_line: its lines, fences included; ``after_line`` is the one after it.
+            with ``\\n``, whatever it ends with in the text (the last only if it has an end).
         start_pos, end_pos: characters of the text, from the beginning of the opening fence's line
             to the end of the closing one's, without its line end.
         code_start, code_end: characters between the fences, with prefixes and line ends.
@@ -44,8 +57,6 @@ class Fence:
 
     label: Label
     code: str
-    first_line: int
-    after_line: int
     start_pos: int
     end_pos: int
     code_start: int
@@ -56,210 +67,193 @@ class Fence:
     scanned: bool = False
 
 
-@dataclass(frozen=True)
-class Structure:
-    """The fences of a text, and the lines of its other code and of its raw HTML, as ranges."""
+def fences(text: str) -> list[Fence]:
+    """The fenced code blocks of a text, in its order.
 
-    fences: list[Fence]
-    other: list[tuple[int, int]]
-
-
-class _TooMuchError(Exception):
-    """The text has more structure than is worth following."""
-
-
-def structure(lines: Lines) -> Structure:
-    """The blocks of a text, in its order.
-
-    A text of over 40,000 blocks or 40 nested containers is no answer to anything. Its containers
-    are not followed: fences are found line by line, and say so (``scanned``).
+    A text with over 20,000 blocks in containers, or containers nested 40 deep, is no answer to
+    anything. Its containers are not followed: fences are found line by line, and say so
+    (``scanned``).
     """
-    made = skeleton(lines)
-    if len(made.lines) > MOST_LINES:
-        return Structure(_scan(lines), [])
-    return _Reader(lines, made).read()
+    # Of the same length, with lines that end with LF: a space at a line's end changes no block.
+    flat = text.replace("\r\n", " \n").replace("\r", "\n") if "\r" in text else text
+    try:
+        return list(_Reader(text, flat).read())
+    except TooMuchError:
+        return list(_scan(text, flat))
 
 
 class _Reader:
     """One text being read."""
 
-    def __init__(self, lines: Lines, made: Skeleton) -> None:
-        self._lines = lines
-        self._numbers = [*made.numbers, len(lines.contents)]
-        self._text = "".join(f"{line}\n" for line in made.lines)
-        self._starts = [0]
-        for line in made.lines:
-            self._starts.append(self._starts[-1] + len(line) + 1)
+    def __init__(self, text: str, flat: str) -> None:
+        self._text, self._flat = text, flat
         self._extensions = Extensions()
-        self._html_cut: set[int] = set()
-        self._steps = 0
-        self._found: list[Fence] = []
+        self._containers: Containers | None = None
 
-    def read(self) -> Structure:
-        parser = MarkdownIt("commonmark", {"maxNesting": 10 * MOST_LEVELS})
-        # Inline structure finds no code blocks; what a link's definition is changes none.
-        parser.disable(["inline", "text_join", "reference"])
-        ruler = parser.block.ruler
-        ruler.before("code", "budget", self._count)
-        ruler.at("fence", self._fence, {"alt": ["paragraph", "reference", "blockquote", "list"]})
-        ruler.at("html_block", self._html, {"alt": ["paragraph", "reference", "blockquote"]})
-        try:
-            tokens = parser.parse(self._text)
-        except _TooMuchError:
-            return Structure(_scan(self._lines), [])
-        other = [
-            (self._numbers[token.map[0]], self._numbers[token.map[1]])
-            for token in tokens
-            if token.type in ("code_block", "html_block") and token.map is not None
-        ]
-        return Structure(self._found, other)
+    def read(self) -> Iterator[Fence]:
+        at = 0  # where a line begins, and no container is open
+        least = 0  # where the paragraph or HTML that is open there begins at the earliest
+        while found := _BEGINS.search(self._flat, at):
+            line = found.start()
+            if found["fence"]:
+                fence = self._fence(found, least)
+                at = least = _next_line(self._flat, fence.end_pos)
+                yield fence
+            elif found["raw"] and self._under_html(line, least):
+                at = _next_line(self._flat, line)  # a part of that HTML
+            elif found["raw"]:
+                at = least = self._raw_html_end(line)
+            else:
+                start = self._paragraph_start(line, max(at, least))
+                end = _PART_ENDS.search(self._flat, _next_line(self._flat, line))
+                least = start
+                inside, at = self._part(start, end.end() if end else len(self._flat))
+                yield from inside
 
-    def _count(self, state: StateBlock, _start: int, _end: int, silent: bool) -> bool:
-        """A rule that matches nothing and is asked about every block."""
-        self._steps += not silent
-        if self._steps > MOST_STEPS or state.level > MOST_LEVELS:
-            raise _TooMuchError(_LINE_SCAN)
-        return False
+    def _part(self, start: int, end: int) -> tuple[list[Fence], int]:
+        """The fences of a part with containers, and where to go on."""
+        flat = self._flat
+        marked = flat.find("```", start, end) >= 0 or flat.find("~~~", start, end) >= 0
+        if not marked and not _RAW_INSIDE.search(flat, start, end):
+            return [], end
+        if self._containers is None:
+            self._containers = Containers(self._extensions)
+        lines = Lines.of(self._text[start:end])
+        part = self._containers.read(lines)
+        made = [self._moved(found, lines, start) for found in part.fences]
+        return made, end if part.open_line is None else start + lines.starts[part.open_line]
 
-    def _html(self, state: StateBlock, start: int, end: int, silent: bool) -> bool:
-        if not html_block(state, start, end, silent):
-            return False
-        first = state.src[state.bMarks[start] + state.tShift[start] : state.eMarks[start]]
-        if silent or any(sequence[0].search(first) for sequence in HTML_SEQUENCES[:5]):
-            return True  # comments, scripts and the like go on to their own end
-        for line in range(start + 1, state.line):
-            if fence(state, line, end, True):
-                self._html_cut.add(line)
-                state.line = line
-                token = state.tokens[-1]
-                token.map = [start, line]
-                break
-        return True
+    def _moved(self, found: Found, lines: Lines, start: int) -> Fence:
+        first, after = found.first_line, found.after_line
+        last = after - 1 if found.closed else after
+        code_start = lines.starts[first + 1]
+        return Fence(
+            label=read_label(found.info),
+            code=found.code,
+            start_pos=start + lines.starts[first],
+            end_pos=start + lines.end(after - 1),
+            code_start=start + code_start,
+            code_end=start + max(lines.starts[last], code_start),
+            closed=found.closed,
+            html=found.html,
+            nested=found.nested,
+        )
 
-    def _fence(self, state: StateBlock, start: int, end: int, silent: bool) -> bool:
-        if not fence(state, start, end, silent):
-            return False
-        if silent:
-            return True
-        token = state.tokens.pop()
-        after = state.line
-        closed = token.content.count("\n") == after - start - 2
-        label = read_label(token.info.strip())
-        code = self._code(state, start, after, closed)
-        nested = False
-        if closed:
-            closing = (
-                (line, self._code(state, start, line + 1, closed=True))
-                for line in _closing_lines(state, after, end, token.markup)
+    def _fence(self, opening: re.Match[str], least: int) -> Fence:
+        """A fence outside containers."""
+        line = opening.start()
+        code_start = _next_line(self._flat, line)
+        indent = opening.start("fence") - line
+        label = read_label(self._line(line)[opening.end() - line :].strip(" \t"))
+        closing = _closing(opening["fence"][0], len(opening["fence"]))
+        end = closing.search(self._flat, code_start)
+        code_end = end.start() if end else len(self._flat)
+        code, nested = self._code(code_start, code_end, indent), False
+        if end:
+            limit = _next_line(self._flat, min(code_start + MOST_CODE, len(self._flat)))
+            later = (
+                (found, self._code(code_start, found.start(), indent))
+                for found in closing.finditer(self._flat, _next_line(self._flat, code_end), limit)
             )
-            if longer := self._extensions.find(label.language, code, closing):
-                after, code = longer[0] + 1, longer[1]
-                state.line, nested = after, True
-        self._found.append(self._made(label, code, (start, after), closed, nested))
-        return True
-
-    def _made(
-        self, label: Label, code: str, place: tuple[int, int], closed: bool, nested: bool
-    ) -> Fence:
-        lines = self._lines
-        first, after = self._numbers[place[0]], self._numbers[place[1]]
-        last = after - 1 if closed else after
+            if longer := self._extensions.find(label.language, code, later):
+                (end, code), nested = longer, True
+                code_end = end.start()
         return Fence(
             label=label,
             code=code,
-            first_line=first,
-            after_line=after,
-            start_pos=lines.starts[first],
-            end_pos=lines.end(after - 1),
-            code_start=lines.starts[first + 1],
-            code_end=max(lines.starts[last], lines.starts[first + 1]),
-            closed=closed,
-            html=place[0] in self._html_cut,
+            start_pos=line,
+            end_pos=self._content_end(code_end if end else max(code_start, line), bool(end), line),
+            code_start=code_start,
+            code_end=code_end,
+            closed=end is not None,
+            html=self._under_html(line, least),
             nested=nested,
         )
 
-    def _code(self, state: StateBlock, start: int, after: int, closed: bool) -> str:
-        """The original lines between fences, without what belongs to their containers."""
-        indent = state.sCount[start]
-        marks = {}  # of lines that have a quote's marks, behind which their text begins
-        for line in range(start + 1, after):
-            if state.bMarks[line] != self._starts[line]:
-                mark = state.bMarks[line] - self._starts[line]
-                marks[self._numbers[line]] = (mark, state.bsCount[line])
-        contents = self._lines.contents
-        last = self._numbers[after - 1] if closed else self._numbers[after]
-        numbers = range(self._numbers[start] + 1, last)
-        if not indent and not marks:
-            code = "".join(f"{contents[number]}\n" for number in numbers)
-        else:
-            code = "".join(
-                _outdented(contents[number], indent, *marks.get(number, (0, 0))) + "\n"
-                for number in numbers
-            )
-        return code[:-1] if self._lines.cut_off(last) and numbers else code
+    def _content_end(self, closing: int, closed: bool, line: int) -> int:
+        """Where the last line of a fence ends, without its line end."""
+        if closed:
+            return closing + len(self._line(closing))
+        end = len(self._text)
+        if end == line + len(self._line(line)):
+            return end
+        return end - (2 if self._text.endswith("\r\n") else self._text.endswith(("\n", "\r")))
 
+    def _code(self, start: int, end: int, indent: int) -> str:
+        code = self._text[start:end]
+        if "\r" in code:
+            code = code.replace("\r\n", "\n").replace("\r", "\n")
+        if not indent:
+            return code
+        return "\n".join(outdented(line, indent) for line in code.split("\n"))
 
-def _outdented(line: str, columns: int, mark: int, before: int) -> str:
-    """A line from ``mark`` on, without up to ``columns`` columns of white space.
+    def _line(self, start: int) -> str:
+        """The line that begins there, without its end."""
+        end = self._flat.find("\n", start)
+        line = self._text[start : len(self._flat) if end < 0 else end]
+        return line.removesuffix("\r")
 
-    ``before`` is the column it begins at, which tabs count from (CommonMark, section 2.2).
-    """
-    at, column = mark, 0
-    while column < columns and line[at : at + 1] in (" ", "\t"):
-        column += 4 - (column + before) % 4 if line[at] == "\t" else 1
-        at += 1
-    return " " * (column - columns) + line[at:]
+    def _raw_html_end(self, line: int) -> int:
+        """Where the line after a comment, script or the like begins."""
+        first = self._line(line).lstrip(" ")
+        kind = next(kind for kind in HTML_SEQUENCES[:5] if kind[0].search(first))
+        end = kind[1].search(self._flat, line)
+        return _next_line(self._flat, end.end() if end else len(self._flat))
 
+    def _paragraph_start(self, line: int, least: int) -> int:
+        """Where the lines before ``line`` begin that no blank one separates from it."""
+        while line > least:
+            before = self._flat.rfind("\n", least, line - 1) + 1 or least
+            if not self._flat[before:line].strip(" \t\n"):
+                break
+            line = before
+        return line
 
-def _closing_lines(state: StateBlock, line: int, end: int, markup: str) -> Iterator[int]:
-    """Further lines in the same container that could close a fence, until one is outside."""
-    for number in range(line, min(end, line + MOST_AHEAD)):
-        at = state.bMarks[number] + state.tShift[number]
-        content = state.src[at : state.eMarks[number]].rstrip(" \t")
-        if content and state.sCount[number] < state.blkIndent:
-            return
-        closes = content.startswith(markup) and not content.strip(markup[0])
-        if closes and not state.is_code_block(number):
-            yield number
-
-
-def _scan(lines: Lines) -> list[Fence]:
-    """Fences by their lines alone, prefixed by whatever looks like containers."""
-    found: list[Fence] = []
-    opening: tuple[int, str, str] | None = None
-
-    def close(after: int, closed: bool) -> None:
-        assert opening is not None
-        first, _, info = opening
-        last = after - 1 if closed else after
-        code = "".join(f"{content}\n" for content in lines.contents[first + 1 : last])
-        found.append(
-            Fence(
-                label=read_label(info),
-                code=code[:-1] if code and lines.cut_off(last) else code,
-                first_line=first,
-                after_line=after,
-                start_pos=lines.starts[first],
-                end_pos=lines.end(after - 1),
-                code_start=lines.starts[first + 1],
-                code_end=max(lines.starts[last], lines.starts[first + 1]),
-                closed=closed,
-                scanned=True,
-            )
+    def _under_html(self, line: int, least: int) -> bool:
+        """Whether the lines right above are HTML that only a blank line would end."""
+        if line == least or self._flat.find("<", least, line) < 0:
+            return False
+        first = self._paragraph_start(line, least)
+        above = self._flat[first:line].split("\n")[:-1]
+        contents = [content.lstrip(" ")[:_MOST_HTML_LINE] for content in above]
+        return any(_HTML[0].match(content) for content in contents) or bool(
+            contents and _HTML[1].match(contents[0].rstrip(" \t"))
         )
 
-    for number, line in enumerate(lines.contents):
-        rest = line.lstrip(" \t>-+*.)0123456789")
-        if not rest.startswith(("```", "~~~")):
-            continue
-        info = rest.lstrip(rest[0])
-        marker = rest[: len(rest) - len(info)]
+
+@lru_cache(maxsize=64)
+def _closing(mark: str, length: int) -> re.Pattern[str]:
+    return re.compile(rf"^ {{0,3}}{mark}{{{length},}}[ \t]*$", re.MULTILINE)
+
+
+def _next_line(flat: str, at: int) -> int:
+    end = flat.find("\n", at)
+    return len(flat) if end < 0 else end + 1
+
+
+_MARKED = re.compile(
+    r"^[ \t>]*(?:[-+*>][ \t>]*|\d{1,9}[.)][ \t]+){0,8}(`{3,}|~{3,})(.*)$", re.MULTILINE
+)
+
+
+def _scan(text: str, flat: str) -> Iterator[Fence]:
+    """Fences by their lines alone, prefixed by whatever looks like containers."""
+    opening: re.Match[str] | None = None
+
+    def made(opening: re.Match[str], end: int, code_end: int, closed: bool) -> Fence:
+        start = min(opening.end() + 1, len(flat))
+        code = text[start : max(code_end, start)].replace("\r\n", "\n").replace("\r", "\n")
+        label = read_label(opening[2].strip(" \t"))
+        return Fence(
+            label, code, opening.start(), end, start, max(code_end, start), closed, scanned=True
+        )
+
+    for line in _MARKED.finditer(flat):
+        mark, info = line[1], line[2].strip(" \t")
         if opening is None:
-            if marker[0] == "~" or "`" not in info:
-                opening = (number, marker, info.strip(" \t"))
-        elif marker.startswith(opening[1]) and not info.strip(" \t"):
-            close(number + 1, closed=True)
+            opening = line if mark[0] == "~" or "`" not in info else None
+        elif mark.startswith(opening[1]) and not info:
+            yield made(opening, line.end(), line.start(), closed=True)
             opening = None
     if opening is not None:
-        close(len(lines.contents), closed=False)
-    return found
+        yield made(opening, len(text.rstrip("\r\n")), len(text), closed=False)

@@ -7,13 +7,12 @@ from bisect import bisect_right
 from dataclasses import dataclass, replace
 from typing import Any
 
-from mulligan.extraction.blocks import Fence, structure
+from mulligan.extraction.blocks import Fence, fences
 from mulligan.extraction.confidence import Subject, features_of, weigh
 from mulligan.extraction.context import last_heading, said_around
 from mulligan.extraction.drafts import drafts, leading_end
 from mulligan.extraction.guess import guess
 from mulligan.extraction.inline import Inline, inline_commands
-from mulligan.extraction.lines import Lines
 from mulligan.extraction.transcripts import read_transcript
 from mulligan.languages import LANGUAGES
 from mulligan.models import CodeBlock
@@ -77,18 +76,16 @@ def extract(text: str) -> list[CodeBlock]:
 
 def _blocks(text: str, offset: int) -> list[_Found]:
     """The blocks of a part of a text that begins at ``offset`` of it."""
-    lines = Lines.of(text)
-    blocks = structure(lines)
-    found = [_from_fence(fence, lines, offset) for fence in blocks.fences]
-    if not any(fence.scanned for fence in blocks.fences):
-        taken = [(fence.start_pos, fence.end_pos) for fence in blocks.fences]
-        taken += [(lines.starts[first], lines.starts[after]) for first, after in blocks.other]
-        commands = inline_commands(text, sorted(taken))
-        found += [_from_inline(command, lines, offset) for command in commands]
-    return sorted(found, key=lambda block: block.start_pos)
+    blocks = fences(text)
+    found = [_from_fence(fence, text, offset) for fence in blocks]
+    if not any(fence.scanned for fence in blocks):
+        commands = inline_commands(text, [(fence.start_pos, fence.end_pos) for fence in blocks])
+        found += [_from_inline(command, text, offset) for command in commands]
+        found.sort(key=lambda block: block.start_pos)
+    return found
 
 
-def _from_fence(fence: Fence, lines: Lines, offset: int) -> _Found:
+def _from_fence(fence: Fence, text: str, offset: int) -> _Found:
     label = fence.label
     code, language, source = fence.code, label.language, "info" if label.language else "guess"
     said = set()
@@ -107,14 +104,14 @@ def _from_fence(fence: Fence, lines: Lines, offset: int) -> _Found:
         "cut_off": not fence.closed,
         "unfollowed": fence.scanned,
         "names_a_file": label.path is not None,
-        "quoted": lines.contents[fence.first_line].lstrip(" ").startswith(">"),
+        "quoted": text[fence.start_pos : fence.start_pos + 4].lstrip(" ").startswith(">"),
     }
     facts = {
         "type": "fenced",
         "info": label.info,
         "language_source": source,
         "closed": fence.closed,
-        "line_ending": lines.line_ending(fence.first_line, fence.after_line),
+        "line_ending": _line_ending(text[fence.start_pos : fence.end_pos + 2]),
         "path": label.path,
         "nested": fence.nested,
         "under_html": fence.html,
@@ -133,15 +130,14 @@ def _from_fence(fence: Fence, lines: Lines, offset: int) -> _Found:
     )
 
 
-def _from_inline(command: Inline, lines: Lines, offset: int) -> _Found:
-    line = bisect_right(lines.starts, command.start_pos) - 1
+def _from_inline(command: Inline, text: str, offset: int) -> _Found:
     start, end = command.start_pos + offset, command.end_pos + offset
     facts = {
         "type": "inline",
         "info": "",
         "language_source": "inline",
         "closed": True,
-        "line_ending": lines.line_ending(line, line + 1),
+        "line_ending": _line_ending(text[command.end_pos : command.end_pos + 2]),
     }
     said = frozenset({"inline"})
     return _Found("bash", command.command, start, end, start, end, said, (), facts)
@@ -196,6 +192,14 @@ def _judged(text: str, found: list[_Found]) -> list[CodeBlock]:
 
 def _worth_saying(key: str, value: object) -> bool:
     return key not in _WHERE_TRUE or bool(value)
+
+
+def _line_ending(text: str) -> str:
+    """``lf``, ``crlf``, ``cr`` or ``mixed``: how lines end; ``lf`` where none does."""
+    pairs, feeds, returns = text.count("\r\n"), text.count("\n"), text.count("\r")
+    kinds = {"crlf": pairs, "lf": feeds - pairs, "cr": returns - pairs}
+    used = [name for name, count in kinds.items() if count]
+    return "mixed" if len(used) > 1 else used[0] if used else "lf"
 
 
 def _line_ends(text: str) -> int:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from mulligan.extraction.blocks import structure
+from mulligan.extraction.blocks import fences
 from mulligan.extraction.drafts import drafts, leading_end
 from mulligan.extraction.features import ACTIONS, CLUES, FORBIDDEN, INTENT, NO_ACTION, plain
-from mulligan.extraction.lines import Lines
 from mulligan.models import ExecutionIntent
 
 MOST_PROSE = 50_000  # characters looked at, from the end, where people ask
@@ -25,7 +24,7 @@ def detect_execution_intent(text: str) -> ExecutionIntent:
         With ``suggested_action`` as the wire format has it: above 0.8 auto-execute, above 0.5 ask
         the user, above 0.2 show the code only, else no intent.
     """
-    blocks = structure(Lines.of(text)).fences
+    blocks = fences(text)
     code = [(block.start_pos, block.end_pos) for block in blocks]
     draft = leading_end(text)
     hidden = sorted([*code, *drafts(text, draft, code), *([(0, draft)] if draft else [])])

@@ -67,16 +67,6 @@ class Lines:
         """Whether the line before ``after`` is the text's last and has no line end."""
         return after == len(self.contents) and after > 0 and self.end(after - 1) == len(self.text)
 
-    def line_ending(self, first: int, after: int) -> str:
-        """``lf``, ``crlf``, ``cr`` or ``mixed``: how lines end; ``lf`` where none does."""
-        kinds = {
-            self.text[self.end(line) : self.starts[line + 1]]
-            for line in range(first, min(after, len(self.contents)))
-        } - {""}
-        if len(kinds) > 1:
-            return "mixed"
-        return {"\r\n": "crlf", "\r": "cr"}.get(next(iter(kinds), ""), "lf")
-
 
 @dataclass
 class Skeleton:

@@ -20,13 +20,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from typing import TypeVar
 
 from mulligan.extraction.grammars import parse
 
+Place = TypeVar("Place")
 _MARKDOWN = frozenset(("markdown", "md", "mdx"))
 _MOST_TRIES = 40  # of a text
 _MOST_FENCES = 12  # of a block
-_MOST_CODE = 50_000
+MOST_CODE = 50_000
 _SECONDS = 0.02
 
 _PYTHON = re.compile(
@@ -49,27 +51,27 @@ class Extensions:
         self._tries = _MOST_TRIES
 
     def find(
-        self, language: str, code: str, closing: Iterable[tuple[int, str]]
-    ) -> tuple[int, str] | None:
-        """The line that closes a block and its code then; none where the first fence did.
+        self, language: str, code: str, closing: Iterable[tuple[Place, str]]
+    ) -> tuple[Place, str] | None:
+        """What closes a block and its code then; none where the first fence did.
 
         Args:
             language: canonical name.
             code: up to the first closing fence.
-            closing: (line, code up to it) of the closing fences after it.
+            closing: (place, code up to it) of the closing fences after it.
         """
         is_open = _IS_OPEN.get(language)
-        if is_open is None or self._tries < 0 or len(code) > _MOST_CODE or not is_open(code):
+        if is_open is None or self._tries < 0 or len(code) > MOST_CODE or not is_open(code):
             return None
         self._tries -= 1
-        for number, (line, longer) in enumerate(closing):
+        for number, (place, longer) in enumerate(closing):
             self._tries -= 1
-            if number >= _MOST_FENCES or self._tries < 0 or len(longer) > _MOST_CODE:
+            if number >= _MOST_FENCES or self._tries < 0 or len(longer) > MOST_CODE:
                 return None
             if is_open(longer):
                 continue
             if language in _MARKDOWN or _parses(longer, language):
-                return line, longer
+                return place, longer
         return None
 
 
