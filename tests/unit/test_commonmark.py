@@ -14,7 +14,7 @@ from mulligan.extraction.lines import Lines
 PIECES = [
     *("a", "b c", "```", "```py", "~~~", "~~~ x", "````", "> ", "- ", "1. ", "2) ", "10. ", "+ "),
     *(" ", "  ", "    ", "\t", "# h", "---", "===", "***", "*a*", "`x`", "``` `", "| a |", "x > y"),
-    *("<div>", "<!--", "-->", "<b>", "</b>", "<pre>", "</pre>", "<?", "?>", "<!A", ">", "<s", "</s>"),
+    *("<div>", "<!--", "-->", "<b>", "</b>", "<pre>", "</pre>", "<?", "?>", "<!A", ">"),
     *("\n", "\n", "\n", "\n", "\n\n", "\r\n", "\r"),
 ]  # fmt: skip
 
@@ -54,10 +54,10 @@ def test_fences_are_those_of_a_commonmark_parser(text: str) -> None:
             block.label.info,
             block.code,
         )
-        for block in fences(text)
+        for block in fences(text, 100)
         if not block.nested
     ]
-    if any(block.nested for block in fences(text)):
+    if any(block.nested for block in fences(text, 100)):
         return
     expected = reference(text)
     # The last line's end is the one that was added.

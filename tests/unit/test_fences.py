@@ -4,8 +4,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mulligan.extraction.blocks import fences as fenced_blocks
+from mulligan.extraction.blocks import Fence, fences
 from mulligan.languages import ALIASES
+
+
+def fenced_blocks(text: str) -> list[Fence]:
+    return fences(text, 1_000_000)
+
 
 # Text, and of each block: language, code, and what is at its place
 TABLE = {

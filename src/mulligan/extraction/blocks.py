@@ -15,6 +15,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import islice
 
 from markdown_it.rules_block.html_block import HTML_SEQUENCES
 
@@ -27,7 +28,8 @@ _FENCE = r"(?:`{3,}(?=[^`\n]*$)|~{3,})"
 _RAW = r"<(?:!--|\?|![A-Za-z]|!\[CDATA\[|(?:script|pre|style|textarea)(?=[\s>]|$))"
 # Lines that begin something, of a text in which no container is open.
 _BEGINS = re.compile(
-    rf"^ {{0,3}}(?:(?P<fence>{_FENCE})|(?P<raw>{_RAW})|>|[-+*](?:[ \t]|$)|\d{{1,9}}[.)](?:[ \t]|$)|<)",
+    rf"^ {{0,3}}(?:(?P<fence>{_FENCE})|(?P<raw>{_RAW})|[><]"
+    r"|[-+*](?:[ \t]|$)|\d{1,9}[.)](?:[ \t]|$))",
     re.MULTILINE | re.IGNORECASE,
 )
 _PART_ENDS = re.compile(
@@ -67,8 +69,8 @@ class Fence:
     scanned: bool = False
 
 
-def fences(text: str) -> list[Fence]:
-    """The fenced code blocks of a text, in its order.
+def fences(text: str, most: int) -> list[Fence]:
+    """The first ``most`` fenced code blocks of a text, in its order.
 
     A text with over 20,000 blocks in containers, or containers nested 40 deep, is no answer to
     anything. Its containers are not followed: fences are found line by line, and say so
@@ -77,9 +79,9 @@ def fences(text: str) -> list[Fence]:
     # Of the same length, with lines that end with LF: a space at a line's end changes no block.
     flat = text.replace("\r\n", " \n").replace("\r", "\n") if "\r" in text else text
     try:
-        return list(_Reader(text, flat).read())
+        return list(islice(_Reader(text, flat).read(), most))
     except TooMuchError:
-        return list(_scan(text, flat))
+        return list(islice(_scan(text, flat), most))
 
 
 class _Reader:

@@ -41,22 +41,22 @@ def features_of(subject: Subject, look_into: bool = True) -> set[str]:
 
     Args:
         subject: the block.
-        look_into: whether to parse its code.
+        look_into: whether to read its code.
     """
     found = set(subject.said)
     if subject.language not in LANGUAGES:
         return found | {"other_language"}
-    code = subject.code[:MOST_CODE]
-    if is_empty(subject.code, subject.language):
-        found.add("empty")
-        return found
-    if is_data(code):
-        found.add("data")
-    elif is_output(code) and "transcript" not in found:
-        found.add("output")
     if any(word.strip(".") in features.ATTRIBUTES_NOT_TO_RUN for word in subject.words):
         found.add("marked_not_to_run")
-    return found | _content(code) | (_program(subject) if look_into else {"not_parsed"})
+    if not look_into or len(subject.code) > MOST_CODE:
+        return found | {"not_parsed"}
+    if is_empty(subject.code, subject.language):
+        return found | {"empty"}
+    if is_data(subject.code):
+        found.add("data")
+    elif is_output(subject.code) and "transcript" not in found:
+        found.add("output")
+    return found | _content(subject.code) | _program(subject)
 
 
 def _content(code: str) -> set[str]:

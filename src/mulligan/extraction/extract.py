@@ -13,12 +13,13 @@ from mulligan.extraction.context import last_heading, said_around
 from mulligan.extraction.drafts import drafts, leading_end
 from mulligan.extraction.guess import guess
 from mulligan.extraction.inline import Inline, inline_commands
-from mulligan.extraction.transcripts import read_transcript
+from mulligan.extraction.transcripts import Sessions
 from mulligan.languages import LANGUAGES
 from mulligan.models import CodeBlock
 
-MOST_LOOKED_INTO = 500  # blocks of an answer; the others have confidence 0
-MOST_READ = 100_000  # characters of code of an answer that are parsed
+MOST_BLOCKS = 10_000  # of an answer; those after it are not listed
+MOST_LOOKED_INTO = 200  # blocks of an answer; the others have confidence 0
+MOST_READ = 50_000  # characters of an answer's code that are looked into
 _WHERE_TRUE = {"path", "draft", "nested", "under_html", "transcript", "structure_not_followed"}
 _SURROGATE = re.compile(r"[\ud800-\udfff]")
 
@@ -76,8 +77,9 @@ def extract(text: str) -> list[CodeBlock]:
 
 def _blocks(text: str, offset: int) -> list[_Found]:
     """The blocks of a part of a text that begins at ``offset`` of it."""
-    blocks = fences(text)
-    found = [_from_fence(fence, text, offset) for fence in blocks]
+    blocks = fences(text, MOST_BLOCKS)
+    sessions = Sessions()
+    found = [_from_fence(fence, text, offset, sessions) for fence in blocks]
     if not any(fence.scanned for fence in blocks):
         commands = inline_commands(text, [(fence.start_pos, fence.end_pos) for fence in blocks])
         found += [_from_inline(command, text, offset) for command in commands]
@@ -85,11 +87,11 @@ def _blocks(text: str, offset: int) -> list[_Found]:
     return found
 
 
-def _from_fence(fence: Fence, text: str, offset: int) -> _Found:
+def _from_fence(fence: Fence, text: str, offset: int, sessions: Sessions) -> _Found:
     label = fence.label
     code, language, source = fence.code, label.language, "info" if label.language else "guess"
     said = set()
-    transcript = read_transcript(code, language, label.transcript)
+    transcript = sessions.read(code, language, label.transcript)
     if transcript is not None:
         said.add("transcript")
         code, language = transcript.code, transcript.language

@@ -47,7 +47,9 @@ FEATURES: Final[dict[str, Feature]] = {
     "only_definitions": Feature(-0.10, 0.55, "defines things and does nothing"),
     "unknown_names": Feature(-0.15, 0.5, "uses names it does not define: part of something"),
     "does_not_parse": Feature(-0.2, 0.3, "the language's grammar does not accept it"),
-    "not_parsed": Feature(-0.1, 0.6, "too long to be looked into"),
+    "not_parsed": Feature(
+        -0.1, 0.6, "too long to be looked into, or after 50,000 characters of code"
+    ),
     "cut_off": Feature(-0.1, 0.4, "no closing fence: the answer ended within it"),
     "placeholders": Feature(-0.2, 0.4, "`your_api_key`, `<name>`, `path/to`, example domains"),
     "left_out": Feature(-0.2, 0.3, "`...` or a comment stands for code that is not there"),
@@ -78,7 +80,7 @@ FEATURES: Final[dict[str, Feature]] = {
     # The answer
     "draft": Feature(0.0, 0.1, "inside `<think>`: not part of the answer"),
     "unfollowed": Feature(0.0, 0.0, "the answer's structure was too much to follow"),
-    "too_many": Feature(0.0, 0.0, "after the first 500 blocks of an answer"),
+    "too_many": Feature(0.0, 0.0, "after the first 200 blocks of an answer"),
 }
 
 
@@ -152,9 +154,9 @@ BEFORE: Final[dict[str, re.Pattern[str]]] = {
     "introduced_as_edit": phrases(
         r"(?:add|put|place|insert|paste|append|include|drop|copy|save|store) (?:this|these|the|it|that|a|an)\b(?: [\w-]+){0,6}? (?:to|in|into|as|at|inside|above|below|before|after|under|on)",
         r"(?:replace|change|update|modify|edit|rewrite|wrap|rename) (?:your|the|this|that|it|line|lines|these|its)",
-        r"in (?:your )?`[\w./-]+\.\w+`", r"(?:create|make|edit|open|save) (?:a |the |your |new )*(?:file|module)?\s*(?:called |named )?`[\w./-]+`",
+        r"in (?:your )?`[\w./-]{1,80}`", r"(?:create|make|edit|open|save) (?:a |the |your |new )*(?:file|module)?\s*(?:called |named )?`[\w./-]{1,80}`",
         r"(?:to|in|into) your (?:\w+ ){0,2}(?:file|code|class|config|configuration|project|app|component|crontab|bashrc|\.bashrc|shell|settings|module|cargo\.toml|package\.json|test|tests|repo|codebase|ci)",
-        r"`?[\w/-]+\.(?:py|js|rs|sh|ts|toml|json|ya?ml)`?\s*:?\**\s*$",
+        r"`?[\w/-]{1,60}\.(?:py|js|rs|sh|ts|toml|json|ya?ml)`?\s*:?\**\s*$",
         r"the (?:change|fix|patch|diff) (?:is|looks|to|in)",
     ),
     "for_the_reader": phrases(

@@ -7,7 +7,8 @@ from mulligan.extraction.drafts import drafts, leading_end
 from mulligan.extraction.features import ACTIONS, CLUES, FORBIDDEN, INTENT, NO_ACTION, plain
 from mulligan.models import ExecutionIntent
 
-MOST_PROSE = 50_000  # characters looked at, from the end, where people ask
+MOST_BLOCKS = 10_000
+MOST_PROSE = 20_000  # characters looked at, from the end, where people ask
 _BLOCKS = 0.1
 _FORBIDDEN_MOST = 0.1
 
@@ -15,7 +16,7 @@ _FORBIDDEN_MOST = 0.1
 def detect_execution_intent(text: str) -> ExecutionIntent:
     """What a text, a person's or a model's, says about running its code.
 
-    Read is its prose only, without code blocks and drafts, and of that the last 50,000 characters.
+    Read is its prose only, without code blocks and drafts, and of that the last 20,000 characters.
     ``trigger_keywords`` are the names of phrases that ask for it, ``context_clues`` what else was
     taken into account, ``confidence`` in [0, 1] the sum of their weights (``features.INTENT``,
     ``features.CLUES``). A text that says not to run its code has at most 0.1.
@@ -24,7 +25,7 @@ def detect_execution_intent(text: str) -> ExecutionIntent:
         With ``suggested_action`` as the wire format has it: above 0.8 auto-execute, above 0.5 ask
         the user, above 0.2 show the code only, else no intent.
     """
-    blocks = fences(text)
+    blocks = fences(text, MOST_BLOCKS)
     code = [(block.start_pos, block.end_pos) for block in blocks]
     draft = leading_end(text)
     hidden = sorted([*code, *drafts(text, draft, code), *([(0, draft)] if draft else [])])
