@@ -11,7 +11,7 @@ from mulligan.extraction.grammars import parse
 
 _MOST_LINE = 2000
 _MOST_FOUND = 100
-_SECONDS = 0.005
+_SECONDS = 0.02
 # What comes before it may only be marks of quotes and lists, a prompt, or backticks.
 _LINE = re.compile(
     r"^(?P<prefix>[ \t>]{0,40}(?:(?:[-*+]|\d{1,9}[.)])[ \t]+)?)"

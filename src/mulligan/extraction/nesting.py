@@ -26,10 +26,10 @@ from mulligan.extraction.grammars import parse
 
 Place = TypeVar("Place")
 _MARKDOWN = frozenset(("markdown", "md", "mdx"))
-_MOST_TRIES = 40  # of a text
+_MOST_TRIES = 20  # of a text
 _MOST_FENCES = 12  # of a block
 MOST_CODE = 50_000
-_SECONDS = 0.02
+_SECONDS = 0.05
 
 _PYTHON = re.compile(
     r"#[^\n]*|\"\"\"(?:[^\\]|\\.)*?(?:\"\"\"|\\?(?P<double>\Z))"

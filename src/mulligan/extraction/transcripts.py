@@ -17,10 +17,10 @@ _SHELL = re.compile(
 _PYTHON = re.compile(r"[ \t]*(?:>>>|In \[\d{1,6}\]:)(?: (?P<command>.*)|$)")
 _PYTHON_MORE = re.compile(r"[ \t]*(?:\.\.\.|\.{3,9}:)(?: (?P<command>.*)|$)")
 _HERE = re.compile(r"(?<!<)<<-?[ \t]*['\"\\]?(\w+)")
-_MOST_ASKED = 200
+_MOST_ASKED = 100
 _MOST_HERE = 500  # lines of a here-document
 _MOST_COMMAND = 2000
-_SECONDS = 0.005
+_SECONDS = 0.02
 
 
 @dataclass(frozen=True)
