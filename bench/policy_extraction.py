@@ -110,7 +110,7 @@ def table() -> Iterable[str]:
 
 
 def times() -> Iterable[str]:
-    """Processor milliseconds for a megabyte: the answers one after the other, and made to be slow."""
+    """Processor milliseconds for a megabyte: of answers, and of what was made to be slow."""
     answers = [path.read_text() for path in sorted(ANSWERS.glob("*.md"))]
     prose = "It goes on like this for a while, and says the same in other words. " * 12
     usual = "\n\n".join(f"{prose}\n\n{answer}" for answer in answers)
