@@ -1,0 +1,44 @@
+"""The way in: code and rules go in, findings come out."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from mulligan.languages import canonical
+from mulligan.policy.dangerous import languages
+from mulligan.policy.dangerous.budget import LONGEST_CODE, TooHardError
+from mulligan.policy.dangerous.findings import Finding, excerpt
+from mulligan.policy.dangerous.judgement import Judgement, outermost
+from mulligan.policy.dangerous.rules import RuleSet
+
+TOO_HARD: Final = "too-hard-to-judge"
+"""Id of the finding for what cannot be judged; it is no rule and cannot be switched off."""
+
+
+def judge(code: str, language: str, rules: RuleSet) -> list[Finding]:
+    """What rules a text meets, in the order of the text.
+
+    A text that is too large, too deep or takes too long gets a finding ``TOO_HARD`` that blocks:
+    what cannot be judged is not let through. Any input is done within two seconds.
+
+    Args:
+        language: a name or alias of ``mulligan.languages``; an unknown one is read as Bash.
+    """
+    judgement = Judgement(rules)
+    source = outermost(code)
+    try:
+        if len(source.data) > LONGEST_CODE:
+            raise TooHardError(f"too large to judge (over {LONGEST_CODE} bytes)")  # noqa: TRY301
+        name = canonical(language)
+        languages.walk(judgement, source, name if name in languages.KNOWN else "bash")
+    except (TooHardError, RecursionError, MemoryError) as error:
+        reason = str(error) if isinstance(error, TooHardError) else "nested too deep to judge"
+        judgement.findings[TOO_HARD, 1, 1] = Finding(
+            TOO_HARD, "block", f"The code is {reason}", 1, 1, excerpt(code[:400])
+        )
+    return sorted(
+        judgement.findings.values(),
+        key=lambda finding: (finding.line, finding.column, finding.decision != "block"),
+    )
+
+

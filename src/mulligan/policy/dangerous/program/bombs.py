@@ -1,0 +1,117 @@
+"""Programs that multiply themselves or eat all memory, told by their structure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Final
+
+from mulligan.policy.dangerous.program import ir
+
+if TYPE_CHECKING:
+    from mulligan.policy.dangerous.program.evaluate import Follower
+
+_FORKS: Final = frozenset({"fork", "forkpty"})
+_STARTS: Final = frozenset({"Popen", "Process", "spawn", "Thread", "fork", "cluster.fork", "exec",
+                            "Worker", "start_new_thread", "system", "popen"})  # fmt: skip
+_WAITS: Final = frozenset({"sleep", "wait", "join", "accept", "recv", "get", "input", "communicate",
+                           "select", "poll", "acquire", "read", "readline", "put", "waitpid", "result",
+                           "setTimeout", "serve_forever", "once", "on", "run", "recvfrom"})  # fmt: skip
+_GROWS: Final = frozenset({"append", "push", "extend", "unshift", "concat", "push_back", "insert"})
+_BIG: Final = 1 << 16
+_MOST_NODES: Final = 3000
+
+
+def parts(node: ir.Node) -> list[ir.Node]:
+    """What is directly in a node."""
+    found: list[ir.Node] = []
+    for slot in type(node).__slots__ or type(node).__mro__[1].__slots__:
+        value = getattr(node, slot, None)
+        if isinstance(value, ir.Node):
+            found.append(value)
+        elif isinstance(value, list):
+            for item in value:
+                if isinstance(item, ir.Node):
+                    found.append(item)
+                elif isinstance(item, tuple):
+                    found.extend(part for part in item if isinstance(part, ir.Node))
+    return found
+
+
+def below(nodes: list[ir.Node], *, into_functions: bool = False) -> Iterator[ir.Node]:
+    """What is in some nodes and below, without recursion."""
+    waiting = list(reversed(nodes))
+    for _ in range(_MOST_NODES):
+        if not waiting:
+            return
+        current = waiting.pop()
+        yield current
+        if into_functions or not isinstance(current, ir.Function):
+            waiting.extend(reversed(parts(current)))
+
+
+def called(node: ir.Node) -> str:
+    """The last part of the name of what a call calls."""
+    if not isinstance(node, ir.Call):
+        return ""
+    if isinstance(node.function, ir.Attr):
+        return node.function.name
+    return node.function.name if isinstance(node.function, ir.Name) else ""
+
+
+def loop(follower: Follower, node: ir.Loop) -> None:
+    """A loop that forks, or grows something without end."""
+    forks = any(called(part) in _FORKS for part in below(node.parts))
+    if not (forks or node.endless):
+        return
+    names = {called(inner) for inner in below(node.body)}
+    if forks or (not _WAITS & names and (_FORKS | _STARTS) & names):
+        follower.judgement.effect("fork-bomb", follower.place(node.at))
+    elif not _WAITS & names and _grows(node.body):
+        follower.judgement.effect("memory-bomb", follower.place(node.at))
+
+
+def _grows(body: list[ir.Node]) -> bool:
+    """Whether something gets longer by something big each time, or doubles."""
+    for node in below(body):
+        if called(node) in _GROWS and isinstance(node, ir.Call):
+            if any(_big(argument) for argument in below(list(node.arguments))):
+                return True
+        elif isinstance(node, ir.Assign):
+            if node.adds and any(_big(part) for part in below([node.value])):
+                return True
+            if isinstance(node.target, ir.Name) and _doubles(node):
+                return True
+    return False
+
+
+def _doubles(node: ir.Assign) -> bool:
+    assert isinstance(node.target, ir.Name)
+    name = node.target.name
+    values = node.value.parts if isinstance(node.value, ir.Join) else [node.value]
+    same = [v for v in values if isinstance(v, ir.Name) and v.name == name]
+    if node.adds and same:
+        return True
+    return len(same) > 1
+
+
+def _big(node: ir.Node) -> bool:
+    if isinstance(node, ir.Const):
+        return isinstance(node.value, int | float) and node.value >= _BIG
+    if isinstance(node, ir.Binary) and node.operator in ("Pow", "**", "<<", "LShift", "Mult", "*"):
+        values = [s.value for s in (node.left, node.right) if isinstance(s, ir.Const)]
+        numbers = [v for v in values if isinstance(v, int | float)]
+        if len(numbers) == 2 and node.operator in ("Pow", "**"):  # noqa: PLR2004
+            return numbers[0] > 1 and numbers[1] * len(bin(int(numbers[0]))) > 40  # noqa: PLR2004
+        if len(numbers) == 2 and node.operator in ("<<", "LShift"):  # noqa: PLR2004
+            return numbers[1] >= 16  # noqa: PLR2004
+        return len(numbers) == 2 and numbers[0] * numbers[1] >= _BIG  # noqa: PLR2004
+    return False
+
+
+def function(follower: Follower, node: ir.Function) -> None:
+    """A function that forks, or starts the program anew, and calls itself."""
+    if not node.name or follower.language == "rust":
+        return
+    names = [called(inner) for inner in below(node.body, into_functions=True)]
+    if node.name in names and _FORKS.intersection(names) - {node.name}:
+        follower.judgement.effect("fork-bomb", follower.place(node.at))

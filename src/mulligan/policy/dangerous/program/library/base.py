@@ -1,0 +1,179 @@
+"""Names and calls of a library, whichever it is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from mulligan.policy.dangerous.events import Call
+from mulligan.policy.dangerous.program import fold, ir
+from mulligan.policy.dangerous.program.value import Val, unknown
+from mulligan.policy.dangerous.values import NO_TAGS, UNKNOWN, Text
+
+if TYPE_CHECKING:
+    from mulligan.policy.dangerous.findings import Place
+    from mulligan.policy.dangerous.program.evaluate import Follower
+
+# What says nothing about its arguments.
+_FORGETS: Final = frozenset({
+    "len", "print", "isinstance", "type", "id", "hash", "bool", "console.log", "range", "callable",
+    "hasattr", "issubclass", "logging.info",
+})  # fmt: skip
+_LONGEST_REF: Final = 160
+
+
+@dataclass(slots=True)
+class Called:
+    """One call: of what, on what, with what."""
+
+    follower: Follower
+    node: ir.Call
+    name: str
+    function: Val
+    receiver: Val | None
+    arguments: list[Val]
+    keywords: dict[str, Val]
+
+    @property
+    def place(self) -> Place:
+        """Where it is."""
+        return self.follower.place(self.node.at)
+
+    def argument(self, at: int, keyword: str = "") -> Val | None:
+        """An argument by place or name."""
+        if at < len(self.arguments):
+            return self.arguments[at]
+        return self.keywords.get(keyword)
+
+    def tags(self) -> frozenset[str]:
+        """The tags of all it gets."""
+        tags = NO_TAGS
+        for value in (*self.arguments, *self.keywords.values()):
+            tags |= value.all_tags()
+        return tags
+
+    def effect(self, kind: str, path: str = "", **more: frozenset[str]) -> None:
+        """Judges an effect of it."""
+        self.follower.judgement.effect(kind, self.place, path, **more)
+
+
+Handler = Callable[[Called], Val | None]
+
+
+class Library:
+    """A language's names: builtins, modules, functions and methods, with what they do.
+
+    ``functions`` goes by full name, ``methods`` by the method's name on anything; ``names`` are
+    those known without an import; ``modules`` says which names are written otherwise.
+    """
+
+    def __init__(
+        self,
+        language: str,
+        functions: Mapping[str, Handler],
+        methods: Mapping[str, Handler],
+        names: Mapping[str, str],
+        modules: Mapping[str, str],
+    ) -> None:
+        self.language = language
+        self._functions = functions
+        self._methods = methods
+        self._names = names
+        self._modules = modules
+
+    def name(self, name: str) -> Val:
+        """A name that the program did not bind."""
+        ref = self._names.get(name)
+        return self.module(ref) if ref is not None else unknown()
+
+    def module(self, path: str) -> Val:
+        """A module, or something in one, by its full name."""
+        for prefix in ("node:", "std."):
+            path = path.removeprefix(prefix)
+        head, dot, rest = path.partition(".")
+        path = self._modules.get(head, head) + dot + rest if path not in self._modules else path
+        path = self._modules.get(path, path)[:_LONGEST_REF]
+        tags = frozenset({"environment"}) if path in ("os.environ", "process.env") else NO_TAGS
+        return Val(ref=path, tags=tags)
+
+    def attribute(self, base: Val, name: str) -> Val:
+        """An attribute of something of the library."""
+        assert base.ref is not None
+        if name in ("__dict__", "default", "prototype", "promises"):
+            return base
+        ref = f"{base.ref}.{name}"
+        made = self.module(ref) if not base.ref.endswith(")") else Val(ref=ref[:_LONGEST_REF])
+        tags = base.tags - {"environment"} | made.tags
+        return Val(ref=made.ref, tags=tags, path=base.path, text=None)
+
+    def entry(self, follower: Follower, base: Val, key: str) -> Val:
+        """``base[key]``."""
+        if base.ref in ("sys.modules", "globals()", "globalThis", "builtins.globals()", "builtins.locals()"):
+            return self.name(key) if key in self._names else self.module(key)
+        if base.ref in ("os.environ", "process.env"):
+            return Val(ref="os.environ[]", text=None)
+        return follower.attribute(base, key)
+
+    def element(self, values: Val) -> Val:
+        """An element of a value whose elements are not known."""
+        if values.path is not None and values.ref is not None and values.ref.startswith("walk"):
+            path = f"{values.path.rstrip('/')}/**"
+            return Val(path if values.ref == "walk" else UNKNOWN, path=path, tags=values.tags,
+                       items=[Val(path, path=path), Val(items=[unknown()]), Val(items=[unknown()])]
+                       if values.ref == "walk()" else None)  # fmt: skip
+        return unknown(values.tags)
+
+    def set(self, follower: Follower, name: str, value: Val) -> None:
+        """``module.name = value``: a few settings are calls in disguise."""
+
+    def call(self, called: Called) -> Val:
+        """Judges a call; gives what is known of its result."""
+        ref = called.function.ref
+        follower = called.follower
+        follower.judgement.budget.step()
+        shown = ref if ref is not None else f"?.{called.name}"
+        receiver_tags = called.receiver.tags if called.receiver is not None else NO_TAGS
+        event = Call(
+            shown,
+            [self._as_argument(value) for value in called.arguments],
+            {key: self._as_argument(value) for key, value in called.keywords.items()},
+            called.place,
+            receiver_tags,
+        )
+        follower.judgement.emit(event, self.language)
+        handler = self._functions.get(ref) if ref is not None else None
+        made = handler(called) if handler is not None else None
+        if made is None and called.receiver is not None:
+            made = self._method(called)
+        if made is not None:
+            return made
+        if ref in _FORGETS:
+            return Val(ref=f"{ref}()")
+        tags = called.tags() | receiver_tags | called.function.tags
+        return Val(ref=f"{ref}()"[:_LONGEST_REF] if ref is not None else None, tags=tags)
+
+    @staticmethod
+    def _as_argument(value: Val) -> Text:
+        if value.items is not None:
+            return Text(" ".join(item.as_text().text for item in value.items[:32]), value.all_tags())
+        if value.ref is not None and value.text is None:
+            return Text(f"{value.ref}{value.path or ''}", value.all_tags())
+        return value.as_text()
+
+    def _method(self, called: Called) -> Val | None:
+        receiver = called.receiver
+        assert receiver is not None
+        handler = self._methods.get(called.name)
+        if handler is not None:
+            made = handler(called)
+            if made is not None:
+                return made
+        method = fold.METHODS.get(called.name)
+        if method is not None and (receiver.text is not None or receiver.items is not None
+                                   or called.name == "join"):  # fmt: skip
+            made = method(receiver, called.arguments)
+            if made is not None and receiver.ref is not None and made.text is not None:
+                made.ref, made.path = receiver.ref, made.text
+            return made
+        return None
