@@ -22,8 +22,8 @@ class Matcher:
     """One way to meet one rule, compiled."""
 
     __slots__ = (
-        "_arguments", "_environment", "_flags", "_keywords", "_not_arguments", "_operands",
-        "_paths", "_stdin", "_tags", "calls", "commands", "decision", "effects", "reason", "rule",
+        "_arguments", "_environment", "_flags", "_keywords", "_not_arguments", "_not_flags", "_operands",
+        "_paths", "_receiver", "_stdin", "_tags", "calls", "commands", "decision", "effects", "reason", "rule",
         "unknown_command",
     )  # fmt: skip
 
@@ -51,6 +51,8 @@ class Matcher:
         made._paths = frozenset(data["paths"])
         made._tags = frozenset(data["tags"])
         made._stdin = frozenset(data["stdin"])
+        made._receiver = frozenset(data["receiver"])
+        made._not_flags = frozenset(data["not_flags"])
         made._environment = [compiled([glob]) for glob in data["environment"]]
         made._keywords = [compiled([glob]) for glob in data["keywords"]]
         return made
@@ -59,6 +61,7 @@ class Matcher:
         """Whether a command of one of the rule's names meets the rest of it."""
         return (
             all(flag & seen.flags for flag in self._flags)
+            and not self._not_flags & seen.flags
             and self._meets_arguments(seen)
             and (not self._stdin or command.stdin is not None and bool(self._stdin & command.stdin.tags))
             and self._meets_environment(command.environment)
@@ -66,7 +69,7 @@ class Matcher:
 
     def meets_call(self, call: Call, seen: Seen) -> bool:
         """Whether a call of one of the rule's names meets the rest of it."""
-        if self._stdin and not self._stdin & call.receiver:
+        if self._receiver and not self._receiver & call.receiver:
             return False
         pairs = [f"{name}={value.text[:LONGEST]}" for name, value in call.keywords.items()]
         return self._meets_arguments(seen) and all(
@@ -79,6 +82,7 @@ class Matcher:
             (not self._paths or bool(self._paths & classes))
             and (not self._tags or bool(self._tags & effect.tags))
             and all(flag & effect.flags for flag in self._flags)
+            and not self._not_flags & effect.flags
         )
 
     def _meets_arguments(self, seen: Seen) -> bool:

@@ -30,12 +30,14 @@ class MatchData(Request):
     effect: Words = []
     unknown_command: bool = False
     flags: Words = []
+    not_flags: Words = []
     args: Words = []
     not_args: Words = []
     operands: Words = []
     paths: Words = []
     tags: Words = []
     stdin: Words = []
+    receiver: Words = []
     environment: Words = []
     keywords: Words = []
 

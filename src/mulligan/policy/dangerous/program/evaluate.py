@@ -19,6 +19,7 @@ _LOOP_VALUES: Final = 8
 _CALLS_DEEP: Final = 4
 _CALLS_EACH: Final = 6
 _ELEMENTS: Final = 4096
+_INTERNALS: Final = frozenset({"__bases__", "__base__", "__mro__", "__globals__", "__code__"})
 
 
 def evaluate(judgement: Judgement, source: Source, body: list[ir.Node], language: str) -> None:
@@ -163,6 +164,8 @@ class Follower:
             return self.library.attribute(base, name)
         if name == "length" and base.text is not None and UNKNOWN not in base.text:
             return Val(number=len(base.text))
+        if name in _INTERNALS:
+            return Val(tags=base.tags | {"internals"})
         return Val(tags=base.tags)
 
     def _const(self, node: ir.Const, _scope: Scope) -> Val:
@@ -250,7 +253,11 @@ class Follower:
         value = self.value(node.value, scope)
         if node.adds:
             value = fold.joined([self.value(node.target, scope), value])
-        self.bind(node.target, value, scope)
+        outward = node.adds or (self.language == "javascript" and not node.declares)
+        if outward and isinstance(node.target, ir.Name):
+            scope.set_where_bound(node.target.name, value)
+        else:
+            self.bind(node.target, value, scope)
         return value
 
     def _import(self, node: ir.Import, scope: Scope) -> Val:

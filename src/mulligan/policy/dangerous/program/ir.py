@@ -172,11 +172,14 @@ class Class(Node):
 
 
 class Assign(Node):
-    """``target = value``; ``adds`` says it is ``+=``."""
+    """``target = value``; ``adds`` says it is ``+=``, ``declares`` that the name is a new one."""
 
-    __slots__ = ("adds", "target", "value")
+    __slots__ = ("adds", "declares", "target", "value")
 
-    def __init__(self, target: Node, value: Node, *, adds: bool = False) -> None:
+    def __init__(
+        self, target: Node, value: Node, *, adds: bool = False, declares: bool = False
+    ) -> None:
+        self.declares = declares
         self.target = target
         self.value = value
         self.adds = adds

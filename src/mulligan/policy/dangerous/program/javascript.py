@@ -171,6 +171,11 @@ class _Reader(TreeReader):
             parts.append(self.read(current))
         return ir.Join(parts[::-1])
 
+    def _unary(self, node: Node) -> ir.Node:
+        if self._operator(node) == "-":
+            return ir.Binary("-", ir.Const(0), self.field(node, "argument"))
+        return ir.Other([self.field(node, "argument")])
+
     def _operator(self, node: Node) -> str:
         operator = node.child_by_field_name("operator")
         return self.raw(operator) if operator is not None else ""
@@ -236,7 +241,7 @@ class _Reader(TreeReader):
         return ir.Assign(ir.Name(self.raw(name) if name else ""), self.field(node, "value"))
 
     def _declarator(self, node: Node) -> ir.Node:
-        return ir.Assign(self.field(node, "name"), self.field(node, "value"))
+        return ir.Assign(self.field(node, "name"), self.field(node, "value"), declares=True)
 
     def _assignment(self, node: Node) -> ir.Node:
         return ir.Assign(self.field(node, "left"), self.field(node, "right"))
@@ -310,6 +315,7 @@ _HANDLERS: Final[dict[str, Handler]] = {
     "call_expression": _Reader._call,
     "new_expression": _Reader._new,
     "binary_expression": _Reader._binary,
+    "unary_expression": _Reader._unary,
     "array": _Reader._array,
     "array_pattern": _Reader._array,
     "object": _Reader._object,

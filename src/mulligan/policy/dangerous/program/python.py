@@ -309,6 +309,11 @@ class _Reader:
         left, right = self.expression(node.left), self.expression(node.right)
         return ir.Binary(type(node.op).__name__, left, right)
 
+    def _unary(self, node: ast.UnaryOp) -> ir.Node:
+        if isinstance(node.op, ast.USub):
+            return ir.Binary("Sub", ir.Const(0), self.expression(node.operand))
+        return ir.Other([self.expression(node.operand)])
+
     def _formatted(self, node: ast.JoinedStr) -> ir.Node:
         parts = [
             self.expression(v.value if isinstance(v, ast.FormattedValue) else v) for v in node.values
@@ -385,6 +390,7 @@ _EXPRESSIONS: Final[dict[type, Expression]] = {
     ast.Subscript: _Reader._subscript,
     ast.Call: _Reader._call,
     ast.BinOp: _Reader._binary,
+    ast.UnaryOp: _Reader._unary,
     ast.JoinedStr: _Reader._formatted,
     ast.List: _Reader._sequence,
     ast.Tuple: _Reader._sequence,

@@ -31,6 +31,16 @@ class Scope:
         """Binds a name here."""
         self._names[name] = value
 
+    def set_where_bound(self, name: str, value: Val) -> None:
+        """Binds a name in the scope that has it, here if none has."""
+        scope: Scope | None = self
+        while scope is not None:
+            if name in scope._names:
+                scope._names[name] = value
+                return
+            scope = scope._outer
+        self._names[name] = value
+
     def own(self) -> dict[str, Val]:
         """The names bound here."""
         return self._names

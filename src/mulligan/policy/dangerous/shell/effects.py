@@ -173,7 +173,11 @@ def _find(shell: Shell, invocation: Invocation) -> None:
             break
         roots.append(word)
     if "-delete" in texts:
-        flags = ("recursive", "filtered") if filters(words) else ("recursive",)
+        flags = ["recursive"]
+        if filters(words):
+            flags.append("filtered")
+        if any(text in ("-mtime", "-mmin", "-atime", "-ctime", "-size", "-empty") for text in texts):
+            flags.append("old")
         _deleted(shell, invocation, roots, *flags)
 
 
@@ -238,7 +242,7 @@ def _dd(shell: Shell, invocation: Invocation) -> None:
 
 
 def _made(shell: Shell, invocation: Invocation) -> None:
-    """Programs that write to what they are given: mkfs, wipefs, truncate, parted."""
+    """Programs that write to what they are given."""
     for word in operands(invocation.arguments, "sLtTUNFn"):
         path = shell.canonical(word)
         shell.judgement.effect("write", invocation.place, path, flags=frozenset({"replace"}))
@@ -284,7 +288,6 @@ _HANDLERS: Final = {
     "perl": _sed,
     "dd": _dd,
     "dcfldd": _dd,
-    **dict.fromkeys(("truncate", "wipefs", "blkdiscard", "parted", "fdisk", "sfdisk", "sgdisk",
-                     "cfdisk", "mkswap", "badblocks", "hdparm", "cryptsetup"), _made),
+    "truncate": _made,
     **dict.fromkeys(("curl", "wget", "aria2c", "axel", "fetch"), _fetched),
 }  # fmt: skip

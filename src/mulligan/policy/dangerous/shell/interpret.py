@@ -239,7 +239,7 @@ def _in_place_of(command: list[Text], roots: list[Text], *, filtered: bool) -> l
         elif filtered:
             filled.append(anything())
         else:
-            filled.extend(Text(root.text.rstrip("/") + "/*") for root in roots)
+            filled.extend(Text(f"{root.text.rstrip('/')}/**/{UNKNOWN}") for root in roots)
     return filled
 
 

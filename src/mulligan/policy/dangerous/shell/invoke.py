@@ -118,7 +118,7 @@ def _wrapped(shell: Shell, invocation: Invocation, name: str) -> Text:
     if not arguments or len(shell.state.calls) > _MOST_WRAPPERS:
         if name in ("sudo", "su") and invocation.stdin is not None and _starts_shell(invocation):
             return shell.judgement.runs(invocation.stdin, "bash", invocation.place)
-        return EMPTY
+        return simulate.output(shell, invocation, name)
     given = any(argument.text == "-c" for argument in invocation.arguments)
     if wrapper.shell or (given and name in ("flock", "npx")):
         return shell.judgement.runs(

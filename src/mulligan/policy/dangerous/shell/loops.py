@@ -44,6 +44,25 @@ def multiplies(shell: Shell, node: Node, name: str) -> None:
         shell.judgement.effect("fork-bomb", shell.place(node))
 
 
+def _aside(name: Node) -> bool:
+    """Whether a command is put into the background."""
+    following = name.parent.next_sibling if name.parent is not None else None
+    return following is not None and following.type == "&"
+
+
+def restarts(shell: Shell, root: Node) -> None:
+    """A script that starts itself more than once, in pipes or in the background."""
+    if shell.source.data.count(b"$0") < 2:  # noqa: PLR2004
+        return
+    own = aside = 0
+    for child, guarded in _below(root):
+        if child.type == "command_name" and not guarded:
+            own += shell.raw(child).strip('"') in ("$0", "${0}", "./$0")
+        aside += child.type in ("&", "|")
+    if own > 1 and aside:
+        shell.judgement.effect("fork-bomb", shell.place(root))
+
+
 def endless(shell: Shell, node: Node) -> None:
     """A loop without end that starts something in the background each time and never waits."""
     head = shell.raw(node)[:80]
@@ -51,7 +70,7 @@ def endless(shell: Shell, node: Node) -> None:
         return
     background = False
     for child, _ in _below(node):
-        if child.type == "command_name" and shell.raw(child) in _SLOW:
+        if child.type == "command_name" and shell.raw(child) in _SLOW and not _aside(child):
             return
         if child.type == "&":
             background = True

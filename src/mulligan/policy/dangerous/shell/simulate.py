@@ -44,6 +44,10 @@ def output(shell: Shell, invocation: Invocation, name: str) -> Text:
         tags |= effects.read_tags(shell, invocation.arguments)
     if _lists_environment(name, words):
         tags |= {"environment"}
+    if name == "yes":
+        tags |= {"endless-text"}
+    elif name not in _MADE or name in ("head", "sed"):
+        tags -= {"endless-text"}
     source = _source(shell, invocation, name)
     made = _MADE.get(name)
     if made is not None:

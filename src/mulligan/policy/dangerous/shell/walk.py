@@ -41,6 +41,7 @@ def walk_shell(judgement: Judgement, source: Source, state: State | None = None)
     root = tree.root_node
     if root.descendant_count > MOST_NODES:
         raise TooHardError("too large to judge")
+    loops.restarts(shell, root)
     output = shell.run(root, shell.state.stdin)
     if root.has_error:
         from mulligan.policy.dangerous.shell import loose  # noqa: PLC0415  (it calls back)

@@ -136,8 +136,8 @@ class Library:
         receiver_tags = called.receiver.tags if called.receiver is not None else NO_TAGS
         event = Call(
             shown,
-            [self._as_argument(value) for value in called.arguments],
-            {key: self._as_argument(value) for key, value in called.keywords.items()},
+            [_as_argument(value) for value in called.arguments],
+            {key: _as_argument(value) for key, value in called.keywords.items()},
             called.place,
             receiver_tags,
         )
@@ -152,14 +152,6 @@ class Library:
             return Val(ref=f"{ref}()")
         tags = called.tags() | receiver_tags | called.function.tags
         return Val(ref=f"{ref}()"[:_LONGEST_REF] if ref is not None else None, tags=tags)
-
-    @staticmethod
-    def _as_argument(value: Val) -> Text:
-        if value.items is not None:
-            return Text(" ".join(item.as_text().text for item in value.items[:32]), value.all_tags())
-        if value.ref is not None and value.text is None:
-            return Text(f"{value.ref}{value.path or ''}", value.all_tags())
-        return value.as_text()
 
     def _method(self, called: Called) -> Val | None:
         receiver = called.receiver
@@ -177,3 +169,11 @@ class Library:
                 made.ref, made.path = receiver.ref, made.text
             return made
         return None
+
+
+def _as_argument(value: Val) -> Text:
+    if value.items is not None:
+        return Text(" ".join(_as_argument(item).text for item in value.items[:32]), value.all_tags())
+    if value.ref is not None and value.text is None:
+        return Text(f"{value.ref}{value.path or ''}", value.all_tags())
+    return value.as_text()
