@@ -89,7 +89,7 @@ def judge(code: str, language: str, rules: dict[str, tuple[str, str, str]]) -> l
     ]
 
 
-def redact(text: str, truncated: bool) -> str:
+def redact(_agent_id: str, text: str, truncated: bool) -> str:
     least = 0 if truncated else 8
     return re.sub(rf"tok_(?:[0-9a-f]{{8}}|[0-9a-f]{{{least},8}}\Z)", "[redacted]", text)
 

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Coroutine
 from datetime import datetime, timedelta
 from typing import Any, TypeVar
 from weakref import WeakValueDictionary
@@ -17,15 +16,15 @@ from mulligan.drivers.bubblewrap.driver import BubblewrapDriver
 from mulligan.drivers.interface import BootSpec, Driver
 from mulligan.engine.connection import OutputCallback
 from mulligan.engine.executions import Executions, Watcher
+from mulligan.engine.gates import Gates
 from mulligan.engine.lock import DirectoryLock
 from mulligan.engine.maintenance import Maintenance
 from mulligan.engine.past import Past
-from mulligan.engine.programs import program_of
 from mulligan.engine.recording import Recording
-from mulligan.engine.results import raise_setup_failure, response_of
+from mulligan.engine.runner import Runner
 from mulligan.engine.store import StoredVm, VmRecord, VmStore, new_id
 from mulligan.engine.timemachine import TimeMachine
-from mulligan.engine.validation import check_request, check_vm_request
+from mulligan.engine.validation import check_vm_request
 from mulligan.engine.vm import Stores, Vm
 from mulligan.errors import (
     ConfigError,
@@ -34,6 +33,7 @@ from mulligan.errors import (
     VmNotAvailable,
 )
 from mulligan.history import HistoryStore
+from mulligan.hooks.permits import Approver
 from mulligan.images.host import HostImage, prepare
 from mulligan.layers.directories import make_directory
 from mulligan.layers.store import LayerStore
@@ -55,8 +55,13 @@ Result = TypeVar("Result")
 class Engine:
     """Serves one data directory. Use as an async context manager, or ``open`` and ``close``."""
 
-    def __init__(self, settings: Settings, lock: DirectoryLock | None = None) -> None:
-        """Takes settings, and the lock of their data directory if the caller has it already."""
+    def __init__(
+        self,
+        settings: Settings,
+        lock: DirectoryLock | None = None,
+        approver: Approver | None = None,
+    ) -> None:
+        """Takes settings, the lock of their directory if the caller has it, and who is asked."""
         self.settings = settings
         self._lock = lock
         self._parts: tuple[HostImage, Driver, Stores] | None = None
@@ -68,7 +73,9 @@ class Engine:
         self._machine: TimeMachine | None = None
         self._past: Past | None = None
         self._executions: Executions | None = None
-        self._record: Callable[[Vm, VmExecuteRequest, str, str], Recording] | None = None
+        self._gates: Gates | None = None
+        self._runner: Runner | None = None
+        self._approver = approver
         self._closing = False
 
     async def __aenter__(self) -> Engine:
@@ -120,8 +127,17 @@ class Engine:
                 driver, image, stores, self._layers_kept, self._layers_used
             )
             self._machine = TimeMachine(self._history, self._maintenance)
-            self._record = functools.partial(
-                Recording, self.settings.history, self._history, self._machine, self._maintenance
+            gates = self._gates = Gates(self.settings, history, self._approver)
+            record = functools.partial(
+                Recording, self.settings.history, history, self._machine, self._maintenance
+            )
+            self._runner = Runner(
+                self.settings,
+                image,
+                gates,
+                functools.partial(record, gates.clean),
+                self._vm_for,
+                self._owned,
             )
             self._past = Past(
                 self._history,
@@ -130,6 +146,7 @@ class Engine:
                 find=self._find,
                 owned=self._owned,
                 add=self._fork,
+                clean=gates.clean,
                 enabled=lambda: self.settings.history.enabled,
             )
             self._executions = Executions(
@@ -169,6 +186,13 @@ class Engine:
         return self._past
 
     @property
+    def gates(self) -> Gates:
+        """Hooks, approvals and secrets."""
+        self._opened()
+        assert self._gates is not None
+        return self._gates
+
+    @property
     def executions(self) -> Executions:
         """Executions that nobody has to wait for: start, listen, cancel."""
         self._opened()
@@ -205,6 +229,9 @@ class Engine:
         return await asyncio.shield(task)
 
     def _release(self) -> None:
+        if self._gates is not None:
+            self._gates.close()
+            self._gates = None
         if self._history is not None:
             self._history.close()
             self._history = None
@@ -237,45 +264,9 @@ class Engine:
             VmExecutionError: the request was refused, or the VM failed. A program that fails, or
                 runs into its time limit, is no error: the response says so.
         """
-        image, _, _ = self._opened()
-        language = check_request(request, self.settings)
-        program = program_of(request, language, image, self.settings)
-        vm = await self._vm_for(request.agent_id, request.vm_id)
-        watcher = watcher or Watcher()
-        execution_id = watcher.execution_id
-        assert self._record is not None
-        recording = self._record(vm, request, execution_id, language)
-        started_at = utc_now()
-        start = time.monotonic()
-        watcher.admitted(vm, language)
-        try:
-            result = await vm.run(
-                program, on_output, execution_id=execution_id, prepare=recording.begin
-            )
-            watcher.over()
-            duration_ms = int((time.monotonic() - start) * 1000)
-            raise_setup_failure(result)
-        except BaseException as error:
-            watcher.over()
-            vm.cancelled_for.pop(execution_id, None)
-            await self._owned(recording.fail(error))
-            raise
-        response = response_of(execution_id, vm.record.id, program, result, started_at, duration_ms)
-        why = vm.cancelled_for.pop(execution_id, None)
-        if why and response.outcome == "cancelled":
-            response = response.model_copy(update={"error": f"{response.error}: {why}"})
-        response = await self._owned(recording.finish(response))
-        log.info(
-            "executed",
-            execution_id=response.execution_id,
-            agent_id=request.agent_id,
-            vm_id=response.vm_id,
-            language=language,
-            outcome=response.outcome,
-            exit_code=response.exit_code,
-            duration_ms=duration_ms,
-        )
-        return response
+        self._opened()
+        assert self._runner is not None
+        return await self._runner.execute(request, on_output, watcher)
 
     # VMs
 

@@ -48,6 +48,7 @@ class Past:
         find: Callable[[str, str | None], Vm],
         owned: Owner,
         add: Callable[[Vm, str, str | None], Coroutine[Any, Any, Vm]],
+        clean: Callable[[str, str], str],
         enabled: Callable[[], bool],
     ) -> None:
         self._history = history
@@ -56,6 +57,7 @@ class Past:
         self._find = find
         self._owned = owned
         self._add = add
+        self._clean = clean
         self._enabled = enabled
 
     async def history(
@@ -214,4 +216,15 @@ class Past:
             else:
                 newer_id = new
             _, newer = await self._machine.find(vm, newer_id)
-            return await self._machine.diff(vm, (old, older), (newer_id, newer))
+            found = await self._machine.diff(vm, (old, older), (newer_id, newer))
+        return await asyncio.to_thread(self._cleaned, vm.record.agent_id, found)
+
+    def _cleaned(self, agent_id: str, found: DiffResponse) -> DiffResponse:
+        """A diff without the secrets that may be in the files."""
+        entries = [
+            each.model_copy(update={"text_diff": self._clean(agent_id, each.text_diff)})
+            if each.text_diff
+            else each
+            for each in found.entries
+        ]
+        return found.model_copy(update={"entries": entries})

@@ -5,7 +5,10 @@ from __future__ import annotations
 import asyncio
 import functools
 import hashlib
+from collections.abc import Callable
+from typing import Protocol
 
+from mulligan.engine.gates import Judged
 from mulligan.engine.maintenance import Maintenance
 from mulligan.engine.timemachine import TimeMachine
 from mulligan.engine.vm import Vm
@@ -14,7 +17,6 @@ from mulligan.history import HistoryStore
 from mulligan.log import get_logger
 from mulligan.models import (
     CommandHistoryEntry,
-    VmExecuteRequest,
     VmExecuteResponse,
     utc_now,
 )
@@ -26,6 +28,12 @@ NO_RESTORE_POINT = (
     "nothing to go back to: when this started, another execution ran in the VM, or a program in "
     "the background did and more had been written than is copied under it"
 )
+
+
+class Permit(Protocol):
+    """See ``Gates.permit``."""
+
+    async def __call__(self, *, pinned: bool) -> str | None: ...
 
 
 class Recording:
@@ -40,10 +48,10 @@ class Recording:
         history: HistoryStore,
         machine: TimeMachine,
         maintenance: Maintenance,
+        clean: Callable[[str, str], str],
         vm: Vm,
-        request: VmExecuteRequest,
+        judged: Judged,
         execution_id: str,
-        language: str,
     ) -> None:
         self._settings = settings
         self._history = history
@@ -51,14 +59,19 @@ class Recording:
         self._maintenance = maintenance
         self._vm = vm
         self._begun = False
+        self._approval: str | None = None
         self._failed: BaseException | None = None
+        request = judged.request
         stdin = request.stdin
+        proposed = judged.proposed
         self._entry = CommandHistoryEntry(
             id=execution_id,
             vm_id=vm.record.id,
             agent_id=vm.record.agent_id,
-            command=request.code,
-            language=language,
+            command=clean(request.agent_id, request.code),
+            proposed_command=clean(request.agent_id, proposed) if proposed is not None else None,
+            verdicts=list(judged.verdicts),
+            language=judged.language,
             success=False,
             exit_code=0,
             stdout="",
@@ -70,20 +83,35 @@ class Recording:
             stdin_sha256=hashlib.sha256(stdin.encode()).hexdigest() if stdin is not None else None,
         )
 
-    async def begin(self) -> None:
+    async def begin(self, permit: Permit) -> None:
         """For the holder of ``vm.steady()``: keeps the state it starts from, and makes the row.
+
+        Args:
+            permit: the id of a person's yes, where one is needed; called when the state is kept.
 
         Raises:
             SnapshotFailed, HistoryError: it must not start.
             ExecutionFailed: it has failed already.
+            VmExecutionError: whatever ``permit`` raises.
         """
         self._still_wanted()
         if not self._settings.enabled:
+            pinned = await self._machine.pin(self._vm)
+            self._approval = await permit(pinned=pinned)
             return
         point = await self._machine.restore_point(self._vm)
         unrecorded = point.unrecorded if point is not None else None
+        try:
+            self._approval = await permit(pinned=point is not None)
+        except BaseException:
+            if unrecorded is not None:
+                await self._machine.let_go(self._vm, [unrecorded[0].id])
+            raise
         self._entry = self._entry.model_copy(
-            update={"snapshot_before": point.snapshot_id if point is not None else None}
+            update={
+                "snapshot_before": point.snapshot_id if point is not None else None,
+                "approval": self._approval,
+            }
         )
         begin = functools.partial(
             self._history.begin,
@@ -109,6 +137,23 @@ class Recording:
         if self._failed is not None:
             raise ExecutionFailed("it was cancelled before it started")
 
+    async def refuse(self, refusal: VmExecutionError) -> None:
+        """It is not let run; that it was asked for is part of what happened.
+
+        Raises:
+            HistoryError: the row could not be written.
+        """
+        if not self._settings.enabled:
+            return
+        update = {
+            "outcome": "refused",
+            "error": str(refusal)[:2000],
+            "completed_at": utc_now(),
+            "exit_code": -1,
+        }
+        entry = self._entry.model_copy(update=update)
+        await asyncio.to_thread(self._history.finish, entry)
+
     async def fail(self, error: BaseException) -> None:
         """It has no answer: it was cancelled, or the VM failed under it.
 
@@ -132,22 +177,35 @@ class Recording:
                 "history_not_written", execution_id=entry.id, error=str(failure)
             )
 
-    async def finish(self, response: VmExecuteResponse) -> VmExecuteResponse:
+    async def finish(
+        self, response: VmExecuteResponse, *, rollback: str | None = None
+    ) -> VmExecuteResponse:
         """Keeps what the settings ask for, completes the row, and returns the answer to give.
+
+        Args:
+            response: the answer so far.
+            rollback: why a gate wants the VM taken back to before it.
 
         Raises:
             HistoryError: the row could not be written.
         """
-        if not self._begun:
-            return response
-        update: dict[str, object] = {"snapshot_before": self._entry.snapshot_before}
         notes = list(response.notes)
+        if not self._begun:
+            if rollback is not None:
+                notes.append(f"not rolled back, since history is off: {rollback}")
+            return response.model_copy(update={"approval": self._approval, "notes": notes})
+        update: dict[str, object] = {
+            "snapshot_before": self._entry.snapshot_before,
+            "approval": self._approval,
+        }
         if self._entry.snapshot_before is None:
             notes.append(NO_RESTORE_POINT)
         failed = response.outcome not in ("success", "cancelled")
         if self._settings.snapshot_on_execution or (failed and self._settings.snapshot_on_failure):
             update["snapshot_after"] = await self._keep(response, notes)
-        if failed and self._settings.auto_rollback_on_failure:
+        if rollback is not None:
+            notes.append(f"rolled back: {rollback}")
+        if rollback is not None or (failed and self._settings.auto_rollback_on_failure):
             update["rolled_back_to"] = await self._go_back(notes)
         answer = response.model_copy(update=update | {"notes": notes})
         await asyncio.to_thread(self._history.finish, self._row(answer))
@@ -203,5 +261,6 @@ class Recording:
                 "cpu_ms": response.cpu_ms,
                 "max_rss_kb": response.max_rss_kb,
                 "snapshot_after": response.snapshot_after,
+                "verdicts": response.verdicts,
             }
         )

@@ -94,6 +94,15 @@ class TimeMachine:
         snapshot = await self._take(vm, layer, RESTORE_POINT, None, None)
         return Point(snapshot.id, (snapshot, layer))
 
+    async def pin(self, vm: Vm) -> bool:
+        """*Steady.* Makes sure of the state a VM is in, without keeping it; false where it cannot.
+
+        Raises:
+            SnapshotFailed: it could not be done.
+        """
+        await self._flatten_deep(vm)
+        return await disk.freeze(vm)
+
     async def record(self, vm: Vm, point: Point) -> None:
         """*Steady.* Lists the snapshot of a restore point, if it is not listed yet.
 

@@ -32,7 +32,7 @@ def standard(
     check_syntax: Callable[[str, str], Sequence[Problem]],
     load_rules: Callable[[Mapping[str, Any]], Any],
     judge: Callable[[str, str, Any], Sequence[Finding]],
-    redact: Callable[[str, bool], str],
+    redact: Callable[[str, str, bool], str],
 ) -> Makers:
     """The built-in hooks by name.
 

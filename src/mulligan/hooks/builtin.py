@@ -114,8 +114,8 @@ class OutputSanitizerHook(Hook):
     """Keeps secrets out of what goes back.
 
     Args:
-        redact: of (text, whether it was cut off at its end) the text with its secrets replaced by
-            markers, which it leaves alone when it meets them again.
+        redact: of (agent, text, whether it was cut off at its end) the text with its secrets
+            replaced by markers, which it leaves alone when it meets them again.
         mode: "redact": the text so changed goes back; "block": a text with a secret does not.
 
     Raises:
@@ -125,7 +125,7 @@ class OutputSanitizerHook(Hook):
     name = "output_sanitizer"
 
     def __init__(
-        self, redact: Callable[[str, bool], str], mode: Literal["redact", "block"] = "redact"
+        self, redact: Callable[[str, str, bool], str], mode: Literal["redact", "block"] = "redact"
     ) -> None:
         if mode not in {"redact", "block"}:
             raise ConfigError(
@@ -138,14 +138,18 @@ class OutputSanitizerHook(Hook):
 
     def post_tool(self, context: PostToolContext) -> HookDecision:
         """ModifyOutput or Block where any text had a secret."""
-        texts = context.texts
+        texts, agent_id = context.texts, context.agent_id
+
+        def redact(text: str, truncated: bool = False) -> str:
+            return self._redact(agent_id, text, truncated)
+
         clean = ExecutionOutput(
-            stdout=self._redact(texts.stdout, context.truncated),
-            stderr=self._redact(texts.stderr, context.truncated),
-            error=None if texts.error is None else self._redact(texts.error, False),
-            result=None if texts.result is None else self._redact(texts.result, False),
+            stdout=redact(texts.stdout, context.truncated),
+            stderr=redact(texts.stderr, context.truncated),
+            error=None if texts.error is None else redact(texts.error),
+            result=None if texts.result is None else redact(texts.result),
             results=[
-                each.model_copy(update={"data": self._redact(each.data, False)})  # of whatever type
+                each.model_copy(update={"data": redact(each.data)})  # of whatever type
                 for each in texts.results
             ],
         )

@@ -28,8 +28,8 @@ from mulligan.models.hooks import (
     PreLlmContext,
     PreToolContext,
     Rollback,
-    Verdict,
 )
+from mulligan.models.verdicts import Verdict
 
 log = get_logger()
 

@@ -31,7 +31,7 @@ from mulligan.models.execution import (
     VmInstance,
     VmPoolResponse,
 )
-from mulligan.models.hooks import HookDescription, Verdict
+from mulligan.models.hooks import HookDescription
 from mulligan.models.past import (
     CommandHistoryEntry,
     DiffEntry,
@@ -47,6 +47,7 @@ from mulligan.models.past import (
     Snapshot,
     SnapshotCreateRequest,
 )
+from mulligan.models.verdicts import Verdict
 
 __all__ = [
     "DEFAULT_LANGUAGES",

@@ -8,6 +8,7 @@ from pydantic import Field, StrictBool, StrictStr
 
 from mulligan.errors import ApiError, VmExecutionError, from_wire
 from mulligan.models.base import F64, I32, U32, U64, Request, Struct, UtcTime
+from mulligan.models.verdicts import Verdict
 
 
 class HistoryConfig(Struct):
@@ -67,6 +68,8 @@ class VmExecuteRequest(Request):
     stdin: StrictStr | None = None
     env: dict[StrictStr, StrictStr] | None = None
     kernel: StrictStr | None = None
+    approval: StrictStr | None = None
+    secrets: dict[StrictStr, StrictStr] | None = Field(default=None, repr=False)
 
 
 class DisplayData(Struct):
@@ -107,6 +110,8 @@ class VmExecuteResponse(Struct):
     snapshot_after: StrictStr | None = None
     rolled_back_to: StrictStr | None = None
     notes: list[StrictStr] = Field(default_factory=list)
+    verdicts: list[Verdict] = Field(default_factory=list)
+    approval: StrictStr | None = None
 
 
 class ErrorAnswer(Struct):

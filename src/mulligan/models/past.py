@@ -6,7 +6,7 @@ from pydantic import Field, StrictBool, StrictStr
 
 from mulligan.models.base import I32, U64, Request, Struct, UtcTime
 from mulligan.models.execution import VmInstance
-from mulligan.models.hooks import Verdict
+from mulligan.models.verdicts import Verdict
 
 
 class CommandHistoryEntry(Struct):
