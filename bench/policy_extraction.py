@@ -1,8 +1,9 @@
 """How well blocks to be run are told from blocks to be shown, ours beside the seed's rules.
 
-The answers and their labels are in ``tests/data/answers``: the weights of ``FEATURES`` were fitted
-to the half ``fit``, and the half ``held_back`` was not looked at for it. The seed's rules are those
+The answers and their labels are in ``tests/data/answers``. Mistakes in the half ``fit`` may be looked
+at to change the weights of ``FEATURES`` (``--mistakes``), those in ``held_back`` may not. The seed's rules are those
 of ``terraphim_multi_agent``'s ``code_extractor.rs``, written anew here to compare with.
+``--write`` puts the tables into docs/extraction.md.
 """
 
 import json
@@ -14,8 +15,10 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from mulligan.extraction import extract
+from mulligan.extraction.features import FEATURES
 
-ANSWERS = Path(__file__).parent.parent / "tests" / "data" / "answers"
+ROOT = Path(__file__).parent.parent
+ANSWERS = ROOT / "tests" / "data" / "answers"
 THRESHOLD = 0.7
 Judged = tuple[str, float]  # the first line of a block's code, and its confidence
 
@@ -138,12 +141,37 @@ def times() -> Iterable[str]:
         yield f"| {name} | {statistics.median(taken):.0f} |"
 
 
+def features() -> Iterable[str]:
+    """The table of features, a row each."""
+    yield "| feature | weight | ceiling | meaning |"
+    yield "| --- | --- | --- | --- |"
+    for name, row in FEATURES.items():
+        weight = f"{row.weight:+.2f}" if row.weight else ""
+        ceiling = f"{row.ceiling:.2f}" if row.ceiling < 1 else ""
+        yield f"| `{name}` | {weight} | {ceiling} | {row.meaning} |"
+
+
+def write(tables: dict[str, list[str]]) -> None:
+    """Puts tables between their marks in the document."""
+    path = ROOT / "docs" / "extraction.md"
+    text = path.read_text()
+    for mark, lines in tables.items():
+        begin, end = f"<!-- {mark}:begin -->", f"<!-- {mark}:end -->"
+        before, rest = text.split(begin)
+        body = "\n".join(lines)
+        text = f"{before}{begin}\n{body}\n{end}{rest.split(end)[1]}"
+    path.write_text(text)
+
+
 def main() -> None:
-    halves = json.loads((ANSWERS / "labels.json").read_text())
-    if "--mistakes" in sys.argv:  # of the half that may be looked at
+    if "--mistakes" in sys.argv:
+        halves = json.loads((ANSWERS / "labels.json").read_text())
         print("\n".join(score(halves["fit"], ours)[2]))
         return
-    print("\n".join([*table(), "", *times()]))
+    tables = {"measured": list(table()), "times": list(times())}
+    print("\n".join([*tables["measured"], "", *tables["times"]]))
+    if "--write" in sys.argv:
+        write(tables | {"features": list(features())})
 
 
 if __name__ == "__main__":

@@ -319,3 +319,10 @@ def test_intent(text: str) -> None:
     assert least <= intent.confidence <= most
     assert intent.suggested_action == action
     assert bool(intent.trigger_keywords) == (least >= 0.5 or text.startswith("Don't"))
+
+
+def test_the_documented_table_is_the_one_in_force() -> None:
+    document = (Path(__file__).parents[2] / "docs" / "extraction.md").read_text()
+    for name, row in FEATURES.items():
+        assert f"| `{name}` |" in document
+        assert f"| {row.meaning} |" in document

@@ -1,8 +1,8 @@
 """What decides how sure we are that a block is meant to be run: one table.
 
 A block's confidence is the sum of the weights of the features it has, held within 0 and 1, and no
-more than the lowest ceiling among them. The weights were fitted by hand to one half of the labelled
-answers in ``tests/data/answers``; ``python -m bench.policy_extraction`` measures on the other.
+more than the lowest ceiling among them. The weights are set by hand, with one half of the labelled
+answers in ``tests/data/answers`` to look at; ``python -m bench.policy_extraction`` measures on both.
 """
 
 from __future__ import annotations
