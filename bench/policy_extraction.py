@@ -1,9 +1,9 @@
 """How well blocks to be run are told from blocks to be shown, ours beside the seed's rules.
 
-The answers and their labels are in ``tests/data/answers``. Mistakes in the half ``fit`` may be looked
-at to change the weights of ``FEATURES`` (``--mistakes``), those in ``held_back`` may not. The seed's rules are those
-of ``terraphim_multi_agent``'s ``code_extractor.rs``, written anew here to compare with.
-``--write`` puts the tables into docs/extraction.md.
+The answers and their labels are in ``tests/data/answers``. Mistakes in the half ``fit`` may be
+looked at to change the weights of ``FEATURES`` (``--mistakes``), those in ``held_back`` may not.
+The seed's rules are those of its ``code_extractor.rs``, written anew here to
+compare with. ``--write`` puts the tables into docs/extraction.md.
 """
 
 import json

@@ -13,7 +13,7 @@ from tree_sitter import Node, Query, QueryCursor, Tree
 from mulligan.extraction.grammars import language_of, parse
 
 MOST_CODE = 10_000  # characters of a block; by default a request may have no more
-_SECONDS = 0.1
+_SECONDS = 0.05
 
 # Names a program binds, names that are no variables (``skip``), and all of them (``id``).
 _NAMES = {
