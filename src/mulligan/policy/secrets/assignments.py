@@ -13,7 +13,8 @@ _LONGEST_NAME = 80
 _LONGEST_VALUE = 512
 _TO_VALUE = (
     rb"[0-9a-z_.\-]{0,40}(?:\\{0,3}[\"'`\])]){0,3}[ \t]{0,20}"
-    rb"(?::[ \t]{0,4}[a-z_\[\]|. ]{1,24}=|=>|:=|={1,2}|:|<-|[ \t]--[ \t])[ \t]{0,20}"
+    rb"(?:\x1b\[[0-9;]{0,10}m)?"
+    rb"(?::[ \t]{0,4}[a-z_\[\]|. ]{1,24}=|=>|:=|={1,2}|:|<-|[ \t]--[ \t]|\||\t)[ \t]{0,20}(?:\x1b\[[0-9;]{0,10}m)?"
     rb"(?:[bru]{0,2}\\{0,3}[\"'`])?"
 )
 _CANDIDATE = compile_bytes(
@@ -24,7 +25,7 @@ _CANDIDATE = compile_bytes(
     any_case=True,
 )  # fmt: skip
 _FLAG = compile_bytes(
-    rb"--?[0-9a-z\-]{0,30}(?:password|passwd|passphrase|secret|token|api-?key|pass|secret-key|access-key)(?:[ \t]{1,4}|=)[^ \t\r\-][^ \t\r]{3}",
+    rb"--?[0-9a-z\-]{0,30}(?:password|passwd|passphrase|secret|token|api-?key|pass|pwd|secret-key|access-key)(?:[ \t]{1,4}|=)[^ \t\r\-][^ \t\r]{3}",
     within_lines=True,
     any_case=True,
 )
@@ -32,7 +33,7 @@ _NAME_CHARACTERS = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvw
 _SPLIT = re.compile(rb"(?<=[a-z0-9])(?=[A-Z])|[_.\-]+|(?<=[A-Z])(?=[A-Z][a-z])")
 _SEPARATOR = re.compile(rb"[=:>\- \t\"'`\])\\<|]")
 _QUOTE = re.compile(rb"(?:[bBrRuUfF]{0,2})(\\{0,3})([\"'`])")
-_BARE = re.compile(rb"[^\s\"'`<>]+|[^\s]+")
+_BARE = re.compile(rb"[^\s\"'`<>\x1b]+|[^\s\x1b]+")
 _IN_URL = re.compile(rb"[&#\s]")
 _CLOSERS = {ord(")"): ord("("), ord("]"): ord("["), ord("}"): ord("{")}
 
@@ -116,7 +117,8 @@ class Assignments:
 
 
 _SEPARATORS = re.compile(
-    rb"[\w.-]*[\\\"'`\])]*[ \t]*(?:(?::[ \t]*[A-Za-z_\[\]|. ]{1,24}=|=>|:=|={1,2}|:|<-|--)[ \t]*)"
+    rb"[\w.-]*[\\\"'`\])]*[ \t]*(?:\x1b\[[0-9;]*m)?(?::[ \t]*[A-Za-z_\[\]|. ]{1,24}=|=>|:=|={1,2}|:|<-|--|\||)[ \t]*"
+    rb"(?:\x1b\[[0-9;]*m)?"
 )
 
 
@@ -126,27 +128,22 @@ def _value_start(text: bytes, start: int, end: int) -> int:
     return end - 1 if match is None else match.end()
 
 
-def _value(text: bytes, at: int, *, tight: bool, env: bool) -> tuple[int, int, values.Written]:
+def _value(
+    text: bytes, at: int, *, tight: bool, env: bool
+) -> tuple[int, int, values.Written]:
     """Where the value that begins at a place begins and ends, without its quotes."""
     limit = min(len(text), at + _LONGEST_VALUE)
     quote = _QUOTE.match(text, at)
     if quote is not None:
         end = _closing(text, quote.end(), limit, quote[1] + quote[2])
-        if end >= 0:
-            return quote.end(), end, values.Written(True, tight, False, env)
         at = quote.end()
+        if end >= 0:
+            return at, end, values.Written(text, at, end, quoted=True, tight=tight, env=env)
     bare = _BARE.match(text, at, limit)
-    if bare is None:
-        return at, at, values.Written(False, tight, False, env)
-    end = bare.end()
+    end = at if bare is None else bare.end()
     while end > at and (text[end - 1] in b",;\\" or _unopened(text, at, end)):
         end -= 1
-    line_end = text.find(b"\n", end, end + 4)
-    rest = text[end : line_end if line_end >= 0 else min(end + 4, len(text))]
-    line_start = text.rfind(b"\n", max(0, at - 100), at) + 1
-    before = text[line_start:at].lstrip(b" \t-")
-    alone = not rest.strip(b"\r ,;") and b" " not in before.rstrip(b" :=").replace(b"export ", b"")
-    return at, end, values.Written(False, tight, alone, env)
+    return at, end, values.Written(text, at, end, quoted=False, tight=tight, env=env)
 
 
 def _closing(text: bytes, at: int, limit: int, quote: bytes) -> int:

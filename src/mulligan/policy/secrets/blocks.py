@@ -12,7 +12,8 @@ MOST_LINES = 1200
 _LINE = rb"-----BEGIN [0-9A-Z ]{0,40}PRIVATE KEY(?: BLOCK)?-----"
 _BEGIN = re.compile(
     rb"(?P<begin>" + _LINE + rb"[ \t\r\"',]*$)|(?P<body>" + _LINE + rb"[ \t]?[0-9A-Za-z+/]{40})"
-    rb"|^Private-(?:Lines: (?P<lines>\d{1,3})|(?:MAC|Hash): (?P<mac>[0-9a-f]{40,64}))[ \t\r]*$",
+    rb"|^Private-(?:Lines: (?P<lines>\d{1,3})|(?:MAC|Hash): (?P<mac>[0-9a-f]{40,64}))[ \t\r]*$"
+    rb"|(?P<public>-----BEGIN [0-9A-Z ]{1,40}-----[ \t\r]*$)",
     re.MULTILINE,
 )
 LAST_BEGINS = re.compile(_LINE + rb"[ \t\r\"',]*\n\Z")
@@ -21,7 +22,8 @@ _BODY = re.compile(
     rb"[ \t>|*#+\"'\d:.-]{0,24}(?:[0-9A-Za-z+/=]{20,}[\"',\\n]{0,6}|=?[0-9A-Za-z+/]{1,19}={0,2}[\"',\\n]{0,6}"
     rb"|(?:Proc-Type|DEK-Info|Version|Comment|Hash|Charset|MessageID):.*)?[ \t\r]*$"
 )
-KEYWORDS = (b"PRIVATE KEY", b"Private-")
+KEYWORDS = (b"-----BEGIN ", b"Private-")
+PUBLIC = "public"  # the kind of spans that only look random
 
 
 @dataclass
@@ -55,13 +57,20 @@ def find(text: bytes, state: BlockState, *, last: bool) -> list[Span]:
     spans: list[Span] = []
     at = 0
     if state.open:
+        kind = state.kind
         at = _follow(text, 0, state)
         if at:
-            spans.append(Span(0, at, "private-key", goes_on=True))
+            spans.append(Span(0, at, PUBLIC if kind == PUBLIC else "private-key", goes_on=True))
     if KEYWORDS[0] not in text and KEYWORDS[1] not in text:
         return spans
     while (begin := _BEGIN.search(text, at)) is not None:
         start, at = begin.start(), begin.end()
+        if begin.lastgroup == "public":
+            if b"PRIVATE" not in begin[0]:
+                state.kind, state.lines = PUBLIC, MOST_LINES
+                at = _follow(text, _next_line(text, at), state)
+                spans.append(Span(start, at, PUBLIC))
+            continue
         if begin.lastgroup == "mac":
             spans.append(Span(*begin.span("mac"), "private-key"))
             continue
@@ -98,7 +107,7 @@ def _follow(text: bytes, at: int, state: BlockState) -> int:
         end = text.find(b"\n", at)
         end = len(text) if end < 0 else end
         line = text[at:end]
-        if state.kind == "pem":
+        if state.kind in {"pem", PUBLIC}:
             closing = _END.search(line)
             if closing is not None:
                 state.kind = ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterator
 
 from mulligan.policy.secrets import bare, blocks
@@ -18,15 +19,28 @@ def scan(
     ``state`` carries blocks of many lines from one call to the next; ``last``: nothing follows.
     """
     ranked: list[tuple[int, Span]] = []
+    found = blocks.find(text, state, last=last)
+    public = [span for span in found if span.kind == blocks.PUBLIC]
     if patterns.rules["blocks"]:
-        ranked += [(0, span) for span in blocks.find(text, state, last=last)]
+        ranked += [(0, span) for span in found if span.kind != blocks.PUBLIC]
     for compiled in patterns.in_play(text):
         ranked += [(1 + bool(compiled.pattern.value), span) for span in _matches(compiled, patterns, text)]
     if patterns.rules["assignment"]:
         ranked += [(3, Span(*found)) for found in patterns.assignments.find(text)]
     if patterns.rules["bare"]:
-        ranked += [(4, Span(*found)) for found in bare.find(text)]
+        ranked += [(4, span) for span in _outside(public, bare.find(text))]
     return _merged(ranked)
+
+
+def _outside(
+    public: list[Span], found: Iterator[tuple[int, int, str]]
+) -> Iterator[Span]:
+    """What does not begin in a public block (certificates look random)."""
+    starts = [span.start for span in public]
+    for start, end, kind in found:
+        i = bisect_right(starts, start) - 1
+        if i < 0 or start >= public[i].end:
+            yield Span(start, end, kind)
 
 
 def _matches(compiled: Compiled, patterns: PatternSet, text: bytes) -> Iterator[Span]:

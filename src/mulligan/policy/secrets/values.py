@@ -119,14 +119,33 @@ TESTS: dict[str, Callable[[bytes], bool]] = {
 """What ``value`` of a pattern may name."""
 
 
-@dataclass(frozen=True)
 class Written:
-    """How a value stands in an assignment."""
+    """How a value stands in an assignment.
 
-    quoted: bool
-    tight: bool  # no blank between the name and the value
-    alone: bool  # nothing else on the line
-    env: bool  # the name is in capitals
+    Attributes:
+        quoted: in quotes.
+        tight: no blank between the name and the value.
+        env: the name is in capitals.
+    """
+
+    __slots__ = ("_end", "_start", "_text", "env", "quoted", "tight")
+
+    def __init__(
+        self, text: bytes, start: int, end: int, *, quoted: bool, tight: bool, env: bool
+    ) -> None:
+        self._text, self._start, self._end = text, start, end
+        self.quoted, self.tight, self.env = quoted, tight, env
+
+    @property
+    def alone(self) -> bool:
+        """Whether there is nothing else on the line."""
+        text, start, end = self._text, self._start, self._end
+        line_end = text.find(b"\n", end, end + 4)
+        if text[end : line_end if line_end >= 0 else end + 4].strip(b"\r ,;"):
+            return False
+        line_start = text.rfind(b"\n", max(0, start - 100), start) + 1
+        before = text[line_start:start].lstrip(b" \t+-").removeprefix(b"export ")
+        return b" " not in before.rstrip(b" :=")
 
 
 def is_strong(value: bytes, how: Written) -> bool:
@@ -140,8 +159,10 @@ def is_strong(value: bytes, how: Written) -> bool:
     if value.isdigit():
         return how.tight and len(value) >= 6  # noqa: PLR2004
     if _IDENTIFIER.match(value):
-        return how.tight and (how.env or how.alone) and len(value) >= 6 or (  # noqa: PLR2004
-            how.alone and mixture(value.replace(b"_", b"")) > 1 and not value.istitle() and len(value) >= 8)  # noqa: PLR2004  # fmt: skip
+        if how.tight and len(value) >= 6 and (how.env or how.alone):  # noqa: PLR2004
+            return True
+        mixed = checks.transitions(value) >= 0.2 and len(value) >= 8  # noqa: PLR2004
+        return mixed and (how.tight or how.alone)
     return not value.endswith((b"(", b"{", b"[")) or len(value) >= 10  # noqa: PLR2004
 
 
@@ -152,7 +173,7 @@ def is_medium(value: bytes, how: Written) -> bool:
     if value.lower().startswith((b"sha256:", b"sha1:", b"sha512-", b"sha256-", b"md5:")):
         return False
     if _IDENTIFIER.match(value.replace(b"-", b"").replace(b".", b"")):
-        return len(value) >= 16 and checks.transitions(value) > 0.3 and how.quoted | how.tight  # noqa: PLR2004
+        return len(value) >= 16 and checks.transitions(value) > 0.25  # noqa: PLR2004
     digits = len(value) - len(value.translate(None, b"0123456789"))
     least = 2.5 if how.quoted or how.tight or how.alone else 3.0
     return digits >= 1 and checks.entropy(value) >= least and (digits > 1 or len(value) >= 20)  # noqa: PLR2004
