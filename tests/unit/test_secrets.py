@@ -106,7 +106,7 @@ LINES = [
     VALUE, base64.b64encode(b"user:" + RAW).decode(), RAW.hex(), VALUE[:9], VALUE[:-1], "plain text",
     "password = 'Tr0ub4dor&3'", "Authorization: Bearer abcDEF123456ghiJKL789", "é ü 漢字 \ud800",
     "-" * 5 + "BEGIN RSA PRIVATE KEY" + "-" * 5, samples.characters("b64", 64, random.Random(1)),
-    "-" * 5 + "END RSA PRIVATE KEY" + "-" * 5, "", " ", "\t", "%7", "\\u00", "token: ", "x" * 70,
+    "-" * 5 + "END RSA PRIVATE KEY" + "-" * 5, "- name: DB_PASSWORD", "  value: Tr0ub4dor&3", "", " ", "\t", "%7", "\\u00", "token: ", "x" * 70,
 ]  # fmt: skip
 texts = st.lists(st.sampled_from(LINES) | st.text(max_size=12), max_size=12).flatmap(
     lambda parts: st.sampled_from(["", "\n", " ", "\r\n"]).map(lambda sep: sep.join(parts))

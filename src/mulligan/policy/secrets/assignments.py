@@ -14,7 +14,7 @@ _LONGEST_VALUE = 512
 _TO_VALUE = (
     rb"[0-9a-z_.\-]{0,40}(?:\\{0,3}[\"'`\])]){0,3}[ \t]{0,20}"
     rb"(?:\x1b\[[0-9;]{0,10}m)?"
-    rb"(?::[ \t]{0,4}[a-z_\[\]|. ]{1,24}=|=>|:=|={1,2}|:|<-|[ \t]--[ \t]|\||\t)[ \t]{0,20}(?:\x1b\[[0-9;]{0,10}m)?"
+    rb"(?::[ \t]{0,4}[a-z_\[\]|. ]{1,24}=|=>|:=|={1,2}|:|<-|[ \t]--[ \t]|[ \t]\|[ \t]|\t)[ \t]{0,20}(?:\x1b\[[0-9;]{0,10}m)?"
     rb"(?:[bru]{0,2}\\{0,3}[\"'`])?"
 )
 _CANDIDATE = compile_bytes(
@@ -28,6 +28,14 @@ _FLAG = compile_bytes(
     rb"--?[0-9a-z\-]{0,30}(?:password|passwd|passphrase|secret|token|api-?key|pass|pwd|secret-key|access-key)(?:[ \t]{1,4}|=)[^ \t\r\-][^ \t\r]{3}",
     within_lines=True,
     any_case=True,
+)
+_PAIR_NAME = rb"name[\"']?[ \t]{0,4}[:=][ \t]{0,4}[\"']?([0-9A-Za-z_.\-]{3,80})[\"']?,?[ \t\r]{0,4}\n"
+_PAIR = compile_bytes(
+    _PAIR_NAME + rb"[ \t]{0,40}[\"']?value[\"']?[ \t]{0,4}[:=][ \t]{0,4}", any_case=True
+)
+NAME_LINE = re.compile(
+    rb"(?i)name[\"']?[ \t]{0,4}[:=][ \t]{0,4}[\"']?[0-9A-Za-z_.-]*(?:pass|pwd|secret|token|key|auth|cred)"
+    rb"[0-9A-Za-z_.-]*[\"']?,?[ \t\r]{0,4}\n"
 )
 _NAME_CHARACTERS = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz_.-"
 _SPLIT = re.compile(rb"(?<=[a-z0-9])(?=[A-Z])|[_.\-]+|(?<=[A-Z])(?=[A-Z][a-z])")
@@ -88,11 +96,26 @@ class Assignments:
                         return strength
         return ""
 
+    def pairs(self, text: bytes) -> Iterator[tuple[int, int, str]]:
+        """The same of values on the line below their names (``name: X``, ``value: ...``)."""
+        at = 0
+        while (match := _PAIR.search(text, at)) is not None:
+            at = match.end()
+            strength = self.strength(text[match.start(1) : match.end(1)])
+            start, end, how = _value(text, at, tight=True, env=True)
+            value = text[start:end]
+            judge = values.is_strong if strength == "strong" else values.is_medium
+            if strength and judge(value, how) and not self._placeholders.has(value):
+                yield start, end, "password" if strength == "strong" else "token"
+
     def _judge(self, text: bytes, start: int, value_at: int) -> tuple[int, int, str] | None:
         head = text[max(0, start - _LONGEST_NAME) : start]
         name_start = start - len(head) + len(head.rstrip(_NAME_CHARACTERS))
         rest = text[start:value_at]
         name_end = value_at - len(rest.lstrip(_NAME_CHARACTERS))
+        colour = head.rfind(b"\x1b")
+        if colour >= 0:  # the m that ends it is no part of the name
+            name_start = max(name_start, start - len(head) + head.find(b"m", colour) + 1)
         name = text[name_start:name_end]
         strength = self.strength(name)
         if not strength:
@@ -141,6 +164,9 @@ def _value(
             return at, end, values.Written(text, at, end, quoted=True, tight=tight, env=env)
     bare = _BARE.match(text, at, limit)
     end = at if bare is None else bare.end()
+    escaped = text.find(b"\\n", at, end)
+    if escaped > at:  # a line end in a text that is itself quoted
+        end = escaped
     while end > at and (text[end - 1] in b",;\\" or _unopened(text, at, end)):
         end -= 1
     return at, end, values.Written(text, at, end, quoted=False, tight=tight, env=env)

@@ -16,7 +16,7 @@ _BEGIN = re.compile(
     rb"|(?P<public>-----BEGIN [0-9A-Z ]{1,40}-----[ \t\r]*$)",
     re.MULTILINE,
 )
-LAST_BEGINS = re.compile(_LINE + rb"[ \t\r\"',]*\n\Z")
+BEGIN_LINE = re.compile(_LINE + rb"[ \t\r\"',]*\n")
 _END = re.compile(rb"-----END [0-9A-Z ]{0,40}(?:PRIVATE KEY)?(?: BLOCK)?-----")
 _BODY = re.compile(
     rb"[ \t>|*#+\"'\d:.-]{0,24}(?:[0-9A-Za-z+/=]{20,}[\"',\\n]{0,6}|=?[0-9A-Za-z+/]{1,19}={0,2}[\"',\\n]{0,6}"

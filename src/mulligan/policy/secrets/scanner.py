@@ -27,6 +27,7 @@ def scan(
         ranked += [(1 + bool(compiled.pattern.value), span) for span in _matches(compiled, patterns, text)]
     if patterns.rules["assignment"]:
         ranked += [(3, Span(*found)) for found in patterns.assignments.find(text)]
+        ranked += [(3, Span(*found)) for found in patterns.assignments.pairs(text)]
     if patterns.rules["bare"]:
         ranked += [(4, span) for span in _outside(public, bare.find(text))]
     return _merged(ranked)

@@ -13,12 +13,14 @@ import re
 from bisect import bisect_right
 from dataclasses import dataclass, replace
 
-from mulligan.policy.secrets.blocks import LAST_BEGINS, BlockState, Span
+from mulligan.policy.secrets.assignments import NAME_LINE
+from mulligan.policy.secrets.blocks import BEGIN_LINE, BlockState, Span
 from mulligan.policy.secrets.injected import Found, InjectedFinder, InjectedSecret
 from mulligan.policy.secrets.patterns import PatternSet
 from mulligan.policy.secrets.scanner import scan
 
 LINE = 64 * 1024
+_SAID_BELOW = (BEGIN_LINE, NAME_LINE)  # lines of which the next one says what they are
 _OVERLAP = 8 * 1024  # of a window: what the next one judges again
 _CONTEXT = 512  # bytes before a window that rules may look at
 MOST_FINDINGS = 1000
@@ -203,11 +205,14 @@ class _Lines:
         """One portion: as many whole lines as a window has, or a window of a long line."""
         window = self._context + LINE
         end = self._text.rfind(b"\n", self._context, window) + 1
-        if end and (begun := LAST_BEGINS.search(self._text, self._context, end)) is not None:
-            # whether that line begins a key, the next one says
-            end = self._text.rfind(b"\n", self._context, begun.start()) + 1 or (
-                self._text.find(b"\n", end) + 1
-            )
+        line = self._text.rfind(b"\n", self._context, max(self._context, end - 1)) + 1
+        line = max(line, self._context)
+        if end and any(e.search(self._text, line, end) for e in _SAID_BELOW):
+            below = self._text.find(b"\n", end, window) + 1
+            if line > self._context:
+                end = line
+            elif below or self.held < LINE:
+                end = below
             if not end:
                 return None
         if end:

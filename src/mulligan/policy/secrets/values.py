@@ -20,6 +20,7 @@ _CODE = re.compile(
     rb"|function|typeof|if|os|process|env|config|self|this)\b[ .([]|^(?:\(|\[|\{|=>|->|\|\||&&|!=|==|[!=<>]=)"
 )
 _CALL = re.compile(rb"[A-Za-z_][\w.]*[(\[].*[)\]]|[(\[{]")
+_NUMBER = re.compile(rb"0[xob][0-9A-Fa-f_]+|[0-9]+(?:\.[0-9]+)+|[0-9]+(?:ms|s|m|h|d|%)")
 _DOTTED = re.compile(rb"[A-Za-z]+\.[A-Za-z]+[0-9!?#*%@&]+")
 _SCHEME = re.compile(rb"[0-9A-Z]+(?:-[0-9A-Z]+)+$")
 _IDENTIFIER = re.compile(rb"[A-Za-z_][A-Za-z_]*$")
@@ -156,6 +157,8 @@ def is_strong(value: bytes, how: Written) -> bool:
         return False
     if how.quoted:
         return not (value.islower() and value.isalpha() and len(value) < 6) and not value.endswith(b":")  # noqa: PLR2004
+    if _NUMBER.fullmatch(value):
+        return False
     if value.isdigit():
         return how.tight and len(value) >= 6  # noqa: PLR2004
     if _IDENTIFIER.match(value):
