@@ -70,7 +70,9 @@ def jwt(rng: random.Random) -> str:
 
 def password(rng: random.Random) -> str:
     """As people and managers make them."""
-    word = rng.choice("winter Summer dragon Falcon monkey Rocket purple Garden silver".split())
+    word = rng.choice(
+        ["winter", "Summer", "dragon", "Falcon", "monkey", "Rocket", "purple", "Garden", "silver"]
+    )
     return rng.choice([
         lambda: word.capitalize() + str(rng.randrange(10, 9999)) + rng.choice("!#$?*"),
         lambda: take(BASE62, rng.randrange(10, 22))(rng),

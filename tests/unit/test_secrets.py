@@ -103,10 +103,11 @@ def test_an_injected_value_never_comes_out(before: str, encoding: str, after: st
 
 
 LINES = [
-    VALUE, base64.b64encode(b"user:" + RAW).decode(), RAW.hex(), VALUE[:9], VALUE[:-1], "plain text",
+    VALUE, base64.b64encode(b"user:" + RAW).decode(), RAW.hex(), VALUE[:9], VALUE[:-1], "plain",
     "password = 'Tr0ub4dor&3'", "Authorization: Bearer abcDEF123456ghiJKL789", "é ü 漢字 \ud800",
     "-" * 5 + "BEGIN RSA PRIVATE KEY" + "-" * 5, samples.characters("b64", 64, random.Random(1)),
-    "-" * 5 + "END RSA PRIVATE KEY" + "-" * 5, "- name: DB_PASSWORD", "  value: Tr0ub4dor&3", "", " ", "\t", "%7", "\\u00", "token: ", "x" * 70,
+    "-" * 5 + "END RSA PRIVATE KEY" + "-" * 5, "- name: DB_PASSWORD",
+    "  value: Tr0ub4dor&3", "", " ", "\t", "%7", "\\u00", "token: ", "x" * 70,
 ]  # fmt: skip
 texts = st.lists(st.sampled_from(LINES) | st.text(max_size=12), max_size=12).flatmap(
     lambda parts: st.sampled_from(["", "\n", " ", "\r\n"]).map(lambda sep: sep.join(parts))
@@ -134,7 +135,8 @@ def test_however_a_stream_is_cut_the_output_is_the_same(
 def test_byte_by_byte_through_long_lines() -> None:
     rng = random.Random(7)
     token = samples.expand("dapi{hex:32}", rng)
-    parts = [rng.choice(["abc def ", token + " ", VALUE, "x=1;", "\n" * (i % 97 == 0)]) for i in range(25_000)]  # fmt: skip
+    kinds = ["abc def ", token + " ", VALUE, "x=1;"]
+    parts = [rng.choice(["\n", *kinds] if i % 97 == 0 else kinds) for i in range(25_000)]
     data = "".join(parts).encode()
     whole = SANITIZER.redact_bytes(data)
     assert token.encode() not in whole.text
@@ -158,7 +160,13 @@ def test_a_cut_output_does_not_end_in_part_of_a_secret(encoding: str) -> None:
 
 def test_a_cut_output_does_not_end_in_part_of_a_token() -> None:
     rng = random.Random(2)
-    for template in ("ghp_{b62:30}{crc}", "sk-proj-{url:80}", "{jwt}", "AKIA{b32:16}", "glpat-{url:20}"):
+    for template in (
+        "ghp_{b62:30}{crc}",
+        "sk-proj-{url:80}",
+        "{jwt}",
+        "AKIA{b32:16}",
+        "glpat-{url:20}",
+    ):
         token = samples.expand(template, rng)
         for size in range(9, len(token)):
             out = Sanitizer().redact(f"got {token[:size]}", truncated=True).text
@@ -214,7 +222,7 @@ def test_text_without_secrets_is_untouched(text: str) -> None:
 
 
 def test_a_second_time_changes_nothing() -> None:
-    text = f"password={VALUE}\nexport API_KEY=abc123def456ghi789\nAuthorization: Bearer abcDEF123456ghiJKL\n"
+    text = f"password={VALUE}\nAPI_KEY=abc123def456ghi789\nAuthorization: Bearer abcDEF1234ghiJKL\n"
     once = SANITIZER.redact(text).text
     assert SANITIZER.redact(once).text == once
 

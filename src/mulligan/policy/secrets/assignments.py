@@ -1,4 +1,4 @@
-"""Values assigned to names that say what they are: ``password = "..."``, ``API_KEY=...``, YAML, JSON."""
+"""Values assigned to names that say what they are: ``password = "..."``, ``API_KEY=...``."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ from mulligan.policy.secrets.expressions import compile_bytes
 
 _LONGEST_NAME = 80
 _LONGEST_VALUE = 512
-_TO_VALUE = (
-    rb"[0-9a-z_.\-]{0,40}(?:\\{0,3}[\"'`\])]){0,3}[ \t]{0,20}"
-    rb"(?:\x1b\[[0-9;]{0,10}m)?"
-    rb"(?::[ \t]{0,4}[a-z_\[\]|. ]{1,24}=|=>|:=|={1,2}|:|<-|[ \t]--[ \t]|[ \t]\|[ \t]|\t)[ \t]{0,20}(?:\x1b\[[0-9;]{0,10}m)?"
-    rb"(?:[bru]{0,2}\\{0,3}[\"'`])?"
-)
+_COLOUR = rb"(?:\x1b\[[0-9;]{0,10}m)?"
+_TO_VALUE = (  # from the word in a name to its value
+    rb"[0-9a-z_.\-]{0,40}(?:\\{0,3}[\"'`\])]){0,3}[ \t]{0,20}" + _COLOUR
+    + rb"(?::[ \t]{0,4}[a-z_\[\]|. ]{1,24}=|=>|:=|={1,2}|:|<-|[ \t]--[ \t]|[ \t]\|[ \t]|\t)"
+    rb"[ \t]{0,20}"
+    + _COLOUR + rb"(?:[bru]{0,2}\\{0,3}[\"'`])?"
+)  # fmt: skip
 _CANDIDATE = compile_bytes(
     rb"(?:(?:pass|pwd|secret|psk)" + _TO_VALUE + rb"[^ \t\r\"'`][^\t\r\"'`]{3}"
     rb"|(?:token|key|auth|cred|jwt|bearer|fernet|hmac|mnemonic|sid|seed|salt|signature|otp)"
@@ -25,21 +26,23 @@ _CANDIDATE = compile_bytes(
     any_case=True,
 )  # fmt: skip
 _FLAG = compile_bytes(
-    rb"--?[0-9a-z\-]{0,30}(?:password|passwd|passphrase|secret|token|api-?key|pass|pwd|secret-key|access-key)(?:[ \t]{1,4}|=)[^ \t\r\-][^ \t\r]{3}",
+    rb"--?[0-9a-z\-]{0,30}(?:pass(?:word|wd|phrase)?|pwd|secret|token|api-?key|(?:secret|access)-key)"
+    rb"(?:[ \t]{1,4}|=)[^ \t\r\-][^ \t\r]{3}",
     within_lines=True,
     any_case=True,
 )
-_PAIR_NAME = rb"name[\"']?[ \t]{0,4}[:=][ \t]{0,4}[\"']?([0-9A-Za-z_.\-]{3,80})[\"']?,?[ \t\r]{0,4}\n"
+_PAIR_NAME = (
+    rb"name[\"']?[ \t]{0,4}[:=][ \t]{0,4}[\"']?([0-9A-Za-z_.\-]{3,80})[\"']?,?[ \t\r]{0,4}\n"
+)
 _PAIR = compile_bytes(
     _PAIR_NAME + rb"[ \t]{0,40}[\"']?value[\"']?[ \t]{0,4}[:=][ \t]{0,4}", any_case=True
 )
 NAME_LINE = re.compile(
-    rb"(?i)name[\"']?[ \t]{0,4}[:=][ \t]{0,4}[\"']?[0-9A-Za-z_.-]*(?:pass|pwd|secret|token|key|auth|cred)"
-    rb"[0-9A-Za-z_.-]*[\"']?,?[ \t\r]{0,4}\n"
+    rb"(?i)name[\"']?[ \t]{0,4}[:=][ \t]{0,4}[\"']?[0-9A-Za-z_.-]*"
+    rb"(?:pass|pwd|secret|token|key|auth|cred)[0-9A-Za-z_.-]*[\"']?,?[ \t\r]{0,4}\n"
 )
 _NAME_CHARACTERS = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz_.-"
 _SPLIT = re.compile(rb"(?<=[a-z0-9])(?=[A-Z])|[_.\-]+|(?<=[A-Z])(?=[A-Z][a-z])")
-_SEPARATOR = re.compile(rb"[=:>\- \t\"'`\])\\<|]")
 _QUOTE = re.compile(rb"(?:[bBrRuUfF]{0,2})(\\{0,3})([\"'`])")
 _BARE = re.compile(rb"[^\s\"'`<>\x1b]+|[^\s\x1b]+")
 _IN_URL = re.compile(rb"[&#\s]")
@@ -49,12 +52,13 @@ _CLOSERS = {ord(")"): ord("("), ord("]"): ord("["), ord("}"): ord("{")}
 class Assignments:
     """Judges assignments by the words of their names."""
 
-    def __init__(
-        self, table: Mapping[str, list[str]], placeholders: values.Placeholders
-    ) -> None:
+    def __init__(self, table: Mapping[str, list[str]], placeholders: values.Placeholders) -> None:
         self._placeholders = placeholders
         self._classes = {
-            strength: {tuple(w.encode() for w in words.lower().split()) for words in table.get(strength, [])}
+            strength: {
+                tuple(w.encode() for w in words.lower().split())
+                for words in table.get(strength, [])
+            }
             for strength in ("strong", "medium", "weak")
         }
         self._not_before = {w.lower().encode() for w in table.get("not_before", [])}
@@ -78,20 +82,22 @@ class Assignments:
             at = match.end() - 4
             start, end, how = _value(text, at, tight=True, env=True)
             value = text[start:end]
-            if not self._placeholders.has(value) and values.is_mixed(value) or (
-                how.quoted and values.is_strong(value, how) and not self._placeholders.has(value)):  # fmt: skip
+            secret = values.is_strong(value, how) if how.quoted else values.is_mixed(value)
+            if secret and not self._placeholders.has(value):
                 yield start, end, "password"
                 at = max(at, end)
 
     def _strength(self, name: bytes) -> str:
-        """"strong", "medium", "weak" or "" by the words of a name."""
+        """How surely a name's words tell of a secret: strong, medium, weak, or an empty text."""
         parts = [part.lower() for part in _SPLIT.split(name) if part]
         words = [part.rstrip(b"0123456789") or part for part in parts]
         for strength, known in self._classes.items():
             for length in (3, 2, 1):
                 for i in range(len(words) - length, -1, -1):
                     if tuple(words[i : i + length]) in known:
-                        if self._not_before & set(words[:i]) or self._not_after & set(words[i + length :]):
+                        if self._not_before & set(words[:i]) or self._not_after & set(
+                            words[i + length :]
+                        ):
                             return ""
                         return strength
         return ""
@@ -140,9 +146,9 @@ class Assignments:
 
 
 _SEPARATORS = re.compile(
-    rb"[\w.-]*[\\\"'`\])]*[ \t]*(?:\x1b\[[0-9;]*m)?(?::[ \t]*[A-Za-z_\[\]|. ]{1,24}=|=>|:=|={1,2}|:|<-|--|\||)[ \t]*"
-    rb"(?:\x1b\[[0-9;]*m)?"
-)
+    rb"[\w.-]*[\\\"'`\])]*[ \t]*" + _COLOUR
+    + rb"(?::[ \t]*[A-Za-z_\[\]|. ]{1,24}=|=>|:=|={1,2}|:|<-|--|\||)[ \t]*" + _COLOUR
+)  # fmt: skip
 
 
 def _value_start(text: bytes, start: int, end: int) -> int:
@@ -151,9 +157,7 @@ def _value_start(text: bytes, start: int, end: int) -> int:
     return end - 1 if match is None else match.end()
 
 
-def _value(
-    text: bytes, at: int, *, tight: bool, env: bool
-) -> tuple[int, int, values.Written]:
+def _value(text: bytes, at: int, *, tight: bool, env: bool) -> tuple[int, int, values.Written]:
     """Where the value that begins at a place begins and ends, without its quotes."""
     limit = min(len(text), at + _LONGEST_VALUE)
     quote = _QUOTE.match(text, at)
@@ -186,4 +190,6 @@ def _closing(text: bytes, at: int, limit: int, quote: bytes) -> int:
 def _unopened(text: bytes, at: int, end: int) -> bool:
     """Whether the last character closes a bracket that was opened before the value."""
     opener = _CLOSERS.get(text[end - 1])
-    return opener is not None and text.count(bytes((opener,)), at, end) < text.count(text[end - 1 : end], at, end)
+    return opener is not None and text.count(bytes((opener,)), at, end) < text.count(
+        text[end - 1 : end], at, end
+    )

@@ -47,11 +47,13 @@ def _is_token(text: bytes, start: int, end: int) -> bool:
             return False
     if len(core) < SHORTEST or _WORDS.search(core) or _NOT_SECRET.match(value):
         return False
-    if b"/" in core and (core.count(b"/") > len(core) // 8 or start and text[start - 1] in _AROUND):
+    if b"/" in core and (
+        core.count(b"/") > len(core) // 8 or (start and text[start - 1] in _AROUND)
+    ):
         return False
     if (start and text[start - 1] in _AROUND) or (end < len(text) and text[end] in b"/\\@%("):
         return False
-    if len(core) == 43 and value.endswith(b"="):  # noqa: PLR2004
+    if len(core) == 43 and value.endswith(b"="):
         return False  # a digest of 32 bytes in base64
     if _BEFORE.search(text[max(0, start - 48) : start]):
         return False

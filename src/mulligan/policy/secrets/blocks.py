@@ -18,8 +18,9 @@ _BEGIN = re.compile(
 )
 BEGIN_LINE = re.compile(_LINE + rb"[ \t\r\"',]*\n")
 _END = re.compile(rb"-----END [0-9A-Z ]{0,40}(?:PRIVATE KEY)?(?: BLOCK)?-----")
-_BODY = re.compile(
-    rb"[ \t>|*#+\"'\d:.-]{0,24}(?:[0-9A-Za-z+/=]{20,}[\"',\\n]{0,6}|=?[0-9A-Za-z+/]{1,19}={0,2}[\"',\\n]{0,6}"
+_BODY = re.compile(  # base64, or a header, behind what quotes or numbers lines
+    rb"[ \t>|*#+\"'\d:.-]{0,24}(?:[0-9A-Za-z+/=]{20,}[\"',\\n]{0,6}"
+    rb"|=?[0-9A-Za-z+/]{1,19}={0,2}[\"',\\n]{0,6}"
     rb"|(?:Proc-Type|DEK-Info|Version|Comment|Hash|Charset|MessageID):.*)?[ \t\r]*$"
 )
 KEYWORDS = (b"-----BEGIN ", b"Private-")
@@ -61,32 +62,35 @@ def find(text: bytes, state: BlockState, *, last: bool) -> list[Span]:
         at = _follow(text, 0, state)
         if at:
             spans.append(Span(0, at, PUBLIC if kind == PUBLIC else "private-key", goes_on=True))
-    if KEYWORDS[0] not in text and KEYWORDS[1] not in text:
+    if not any(word in text for word in KEYWORDS):
         return spans
     while (begin := _BEGIN.search(text, at)) is not None:
-        start, at = begin.start(), begin.end()
-        if begin.lastgroup == "public":
-            if b"PRIVATE" not in begin[0]:
-                state.kind, state.lines = PUBLIC, MOST_LINES
-                at = _follow(text, _next_line(text, at), state)
-                spans.append(Span(start, at, PUBLIC))
-            continue
-        if begin.lastgroup == "mac":
-            spans.append(Span(*begin.span("mac"), "private-key"))
-            continue
-        if begin.lastgroup == "lines":
-            state.kind, state.lines = "putty", int(begin["lines"])
-            start = at = _next_line(text, at)
-        else:
-            if begin.lastgroup == "begin":
-                at = _next_line(text, at)
-                if not (_begins_body(text, at) if at < len(text) else last):
-                    continue
-            state.kind, state.lines = "pem", MOST_LINES
-        at = _follow(text, at, state)
-        if at > start:
-            spans.append(Span(start, at, "private-key"))
+        span = _block(text, begin, state, last=last)
+        at = max(begin.end(), span.end)
+        if span.start < span.end:
+            spans.append(span)
     return spans
+
+
+def _block(text: bytes, begin: re.Match[bytes], state: BlockState, *, last: bool) -> Span:
+    """The block that begins there; an empty span where none does."""
+    start, body = begin.start(), _next_line(text, begin.end())
+    nothing = Span(start, start, PUBLIC)
+    if begin.lastgroup == "mac":
+        return Span(*begin.span("mac"), "private-key")
+    if begin.lastgroup == "public":
+        if b"PRIVATE" in begin[0]:
+            return nothing
+        state.kind, state.lines = PUBLIC, MOST_LINES
+        return Span(start, _follow(text, body, state), PUBLIC)
+    if begin.lastgroup == "lines":
+        state.kind, state.lines = "putty", int(begin["lines"])
+        return Span(body, _follow(text, body, state), "private-key")
+    if begin.lastgroup == "begin" and not (_begins_body(text, body) if body < len(text) else last):
+        return nothing
+    state.kind, state.lines = "pem", MOST_LINES
+    body = body if begin.lastgroup == "begin" else begin.end()
+    return Span(start, _follow(text, body, state), "private-key")
 
 
 def _begins_body(text: bytes, at: int) -> bool:
@@ -101,7 +105,7 @@ def _next_line(text: bytes, at: int) -> int:
 
 
 def _follow(text: bytes, at: int, state: BlockState) -> int:
-    """Where the open block ends in this text, or the text does; closes the state in the first case."""
+    """Where the open block ends, which closes the state, or the text does."""
     first = at
     while at < len(text) and state.lines > 0:
         end = text.find(b"\n", at)

@@ -20,16 +20,23 @@ _HEX = re.compile(rb"(?:0x)?[0-9A-Fa-f]+")
 _DIGEST_HEX_LENGTHS = frozenset({32, 40, 48, 56, 64, 96, 128})
 _FILE_MAGIC = (
     b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"RIFF", b"PK\x03\x04", b"\x1f\x8b", b"%PDF", b"wOF",
-    b"BM", b"\x00\x00\x01\x00", b"\x7fELF", b"BZh", b"\xfd7zXZ", b"OggS", b"ID3", b"fLaC", b"\x00asm",
-    b"<svg", b"<?xml", b"\x00\x01\x00\x00", b"OTTO", b"\x28\xb5\x2f\xfd", b"\x00\x00\x00\x07ssh-",
+    b"BM", b"\x00\x00\x01\x00", b"\x7fELF", b"BZh", b"\xfd7zXZ", b"OggS", b"ID3", b"fLaC",
+    b"\x00asm", b"<svg", b"<?xml", b"\x00\x01\x00\x00", b"OTTO", b"\x28\xb5\x2f\xfd",
+    b"\x00\x00\x00\x07ssh-",
 )  # fmt: skip
-_CLASS = bytes(
-    (
-        0x61 if 0x61 <= c <= 0x7A else 0x41 if 0x41 <= c <= 0x5A else 0x30 if 0x30 <= c <= 0x39 else 0x2E
-    )
-    for c in range(256)
-)  # fmt: skip
+
+
+def _class(code: int) -> int:
+    """One character for each class: a, A, 0 and . for the rest."""
+    letter = bytes((code,))
+    if letter.isdigit():
+        return 0x30
+    return 0x61 if letter.islower() else 0x41 if letter.isupper() else 0x2E
+
+
+_CLASS = bytes(map(_class, range(256)))
 _SIGNS = bytes(c for c in range(256) if not bytes((c,)).isalnum())
+_USUAL = bytes(c for c in range(256) if bytes((c,)).isalnum()) + b"-_./'@:"
 _CAPITALISED = re.compile(rb"Aa")
 _PRINTABLE = bytes([9, 10, 13, *range(32, 127)])
 _MOST_JWT_HEADER = 2048
@@ -41,8 +48,8 @@ def entropy(value: bytes) -> float:
     size = len(value)
     if not size:
         return 0.0
-    counts = Counter(value).values()
-    return math.log2(size) - sum(map(_weight, counts)) / size
+    weight = math.fsum(map(_weight, Counter(value).values()))
+    return math.log2(size) - weight / size
 
 
 def _weight(count: int) -> float:
@@ -101,10 +108,11 @@ def transitions(value: bytes) -> float:
     Signs are left out, and a capital before a small letter counts as none: names are written so.
     Random base-62 text of 20 characters and more has 0.45, in 98 of 100 cases over 0.25.
     """
-    classes = _CAPITALISED.sub(b"aa", value.translate(_CLASS, _SIGNS))
-    if len(classes) < 2:  # noqa: PLR2004
+    kinds = _CAPITALISED.sub(b"aa", value.translate(_CLASS, _SIGNS))
+    if len(kinds) < 2:
         return 0.0
-    return sum(map(ne, classes, classes[1:])) / (len(classes) - 1)
+    changes: int = sum(map(ne, kinds, kinds[1:]))
+    return changes / (len(kinds) - 1)
 
 
 def is_digest(value: bytes) -> bool:
@@ -138,14 +146,16 @@ def is_encoded_data(value: bytes) -> bool:
 
 def base58_checksum(value: bytes) -> bool:
     """Whether base58 text ends in the first four bytes of its double SHA-256 (Bitcoin's keys)."""
-    if value.strip(_BASE58) or len(value) > 60:  # noqa: PLR2004
+    if value.strip(_BASE58) or len(value) > 60:
         return False
     number = 0
     for digit in value:
         number = number * 58 + _BASE58.index(digit)
     raw = number.to_bytes((number.bit_length() + 7) // 8, "big")
     raw = b"\0" * (len(value) - len(value.lstrip(b"1"))) + raw
-    return len(raw) > 4 and hashlib.sha256(hashlib.sha256(raw[:-4]).digest()).digest()[:4] == raw[-4:]  # noqa: PLR2004
+    return (
+        len(raw) > 4 and hashlib.sha256(hashlib.sha256(raw[:-4]).digest()).digest()[:4] == raw[-4:]
+    )
 
 
 def looks_random(value: bytes, least: float = 0.26) -> bool:
@@ -154,11 +164,11 @@ def looks_random(value: bytes, least: float = 0.26) -> bool:
     ``least``: of ``transitions``. The entropy has to be what 98 of 100 random values have.
     """
     size = len(value)
-    if size < 16:  # noqa: PLR2004
+    if size < 16:
         return False
-    classes = set(value.translate(_CLASS)) - {0x2E}
-    mixed = len(classes) == 3  # noqa: PLR2004
-    if not mixed and (len(classes) != 2 or 0x30 not in classes or is_digest(value)):  # noqa: PLR2004
+    kinds = classes(value) - {0x2E}
+    mixed = len(kinds) == 3
+    if not mixed and (len(kinds) != 2 or 0x30 not in kinds or is_digest(value)):
         return False
     if transitions(value) < (least if mixed else least - 0.06):
         return False
@@ -167,9 +177,24 @@ def looks_random(value: bytes, least: float = 0.26) -> bool:
     return not (mixed and is_encoded_data(value))
 
 
+def classes(value: bytes) -> set[int]:
+    """Which classes of characters a value has: of ``a``, ``A``, ``0`` and ``.`` for the rest."""
+    return set(value.translate(_CLASS))
+
+
+def digits(value: bytes) -> int:
+    """How many digits a value has."""
+    return len(value) - len(value.translate(None, b"0123456789"))
+
+
+def signs(value: bytes) -> bytes:
+    """What is neither a letter nor a digit, without what is usual in names and paths."""
+    return value.translate(None, _USUAL)
+
+
 def has_digits(value: bytes) -> bool:
     """Whether a value has two digits at least."""
-    return len(value) - len(value.translate(None, b"0123456789")) > 1
+    return digits(value) > 1
 
 
 CHECKSUMS: dict[str, Callable[[bytes], bool]] = {

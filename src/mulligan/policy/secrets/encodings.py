@@ -79,7 +79,9 @@ class Form:
         tail = b""
         if self.optional_back:
             pads = rb"(?:={0,2}|(?:%3[dD]){0,2}(?:%3?)?)"
-            tail = b"(?:" + _LINE_END + units.pop() + pads + b")?" + rb"(?:\r|\\{1,2}(?:r\\{0,2})?)?"
+            tail = (
+                b"(?:" + _LINE_END + units.pop() + pads + b")?" + rb"(?:\r|\\{1,2}(?:r\\{0,2})?)?"
+            )
         for unit in reversed(units[1:]):
             tail = b"(?:" + self.gap + unit + tail + b"|" + self.part + b")"
         nested = units[0] + tail
@@ -145,9 +147,9 @@ def _single(code: int) -> list[bytes]:
     if code in _NAMED:
         found.append(b"&(?:amp;)?" + _NAMED[code] + b";")
     if code in _CONTROL:
-        found.append(rb"\r?\n" if code == 0x0A else _byte(code))  # noqa: PLR2004
+        found.append(rb"\r?\n" if code == 0x0A else _byte(code))
         found.append(_CONTROL[code])
-    if code == 0x20:  # noqa: PLR2004
+    if code == 0x20:
         found.append(rb"\+")
     return found
 
@@ -158,7 +160,7 @@ def _code_point(unit: bytes) -> bytes:
     except UnicodeDecodeError:
         return b""
     html = rb"&#(?:0{0,4}%d|[xX]0{0,4}%s);" % (code, _any_case(b"%x" % code))
-    if code > 0xFFFF:  # noqa: PLR2004
+    if code > 0xFFFF:
         high, low = divmod(code - 0x10000, 0x400)
         pair = _any_case(b"%04x" % (0xD800 + high)), _any_case(b"%04x" % (0xDC00 + low))
         return rb"u%s\\{1,4}u%s|U%s|%s" % (*pair, _any_case(b"%08x" % code), html)
@@ -220,7 +222,7 @@ def _base32(value: bytes) -> Form:
 
 
 def _byte(code: int) -> bytes:
-    return re.escape(bytes((code,))) if 0x20 <= code < 0x7F else b"\\x%02x" % code  # noqa: PLR2004
+    return re.escape(bytes((code,))) if 0x20 <= code < 0x7F else b"\\x%02x" % code
 
 
 def _percent(code: int) -> bytes:
@@ -232,4 +234,6 @@ def _hex_byte(code: int) -> bytes:
 
 
 def _any_case(text: bytes) -> bytes:
-    return b"".join(b"[%c%c]" % (c, c - 32) if 0x61 <= c <= 0x7A else b"%c" % c for c in text.lower())  # noqa: PLR2004
+    return b"".join(
+        b"[%c%c]" % (c, c - 32) if 0x61 <= c <= 0x7A else b"%c" % c for c in text.lower()
+    )

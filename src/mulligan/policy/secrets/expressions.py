@@ -45,9 +45,8 @@ def compile_bytes(
     pattern: bytes, *, within_lines: bool = False, any_case: bool = False
 ) -> Expression:
     """Compile; raises ``error`` where the pattern is none, or far too large."""
-    compiled: Expression = re2._Regexp(
-        pattern, options(within_lines=within_lines, any_case=any_case)
-    )
+    chosen = options(within_lines=within_lines, any_case=any_case)
+    compiled: Expression = re2._Regexp(pattern, chosen)  # noqa: SLF001  (re2.compile keeps them)
     return compiled
 
 

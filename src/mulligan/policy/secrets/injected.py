@@ -116,12 +116,12 @@ class _Matcher:
     def ending(self, text: bytes, at: int) -> int:
         """From where on the text could be the beginning of a head."""
         start = max(at, len(text) - _HEAD_REACH)
-        return min((_start(group.ending, text, start) for group in self.groups))
+        return min(_start(group.ending, text, start) for group in self.groups)
 
     def cut_short(self, text: bytes, at: int) -> int:
         """From where on the text is a beginning of a head that is long enough to tell something."""
         start = max(at, len(text) - _HEAD_REACH)
-        return min((_start(group.cut_short, text, start) for group in self.groups))
+        return min(_start(group.cut_short, text, start) for group in self.groups)
 
     def at(self, text: bytes, start: int) -> list[_Written]:
         """What can begin there, by its head."""
@@ -136,7 +136,7 @@ class _Heads:
         self._written = written
         self._forms = [w.form.head(HEAD) for w in written]
         self.expression = compile_bytes(b"|".join(head.whole() for head in self._forms))
-        self._which = re2.Set(re2._Anchor.ANCHOR_START, options())
+        self._which = re2.Set.MatchSet(options())
         for head in self._forms:
             self._which.Add(head.whole())
         self._which.Compile()

@@ -174,16 +174,9 @@ def _pattern(row: object, known: Mapping[str, Pattern]) -> Pattern:
     if not isinstance(row, Mapping) or not isinstance(row.get("id"), str):
         raise _wrong(row, "must be a table with an id")
     name = row["id"]
-    if not name or len(name) > 64 or not _ID_CHARACTERS.issuperset(name):  # noqa: PLR2004
+    if not name or len(name) > 64 or not _ID_CHARACTERS.issuperset(name):
         raise _wrong(name, "an id is small letters, digits and -")
-    for key, value in row.items():
-        if key not in _FIELDS:
-            raise _wrong(name, f"unknown field {key!r}")
-        kind = _KINDS[str(_FIELDS[key])]
-        if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
-            raise _wrong(name, f"{key} is no {_FIELDS[key]}")
-        if isinstance(value, list) and not all(isinstance(item, str) and item for item in value):
-            raise _wrong(name, f"{key} must be a list of texts")
+    _check_fields(name, row)
     base = vars(known[name]) if name in known else {}
     given = {k: tuple(v) if isinstance(v, list) else v for k, v in row.items()}
     pattern = Pattern(**{**base, **given})
@@ -196,6 +189,17 @@ def _pattern(row: object, known: Mapping[str, Pattern]) -> Pattern:
     if pattern.value and pattern.value not in values.TESTS:
         raise _wrong(name, f"value must be one of {', '.join(sorted(values.TESTS))}")
     return pattern
+
+
+def _check_fields(name: str, row: Mapping[str, Any]) -> None:
+    for key, value in row.items():
+        if key not in _FIELDS:
+            raise _wrong(name, f"unknown field {key!r}")
+        kind = _KINDS[str(_FIELDS[key])]
+        if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+            raise _wrong(name, f"{key} is no {_FIELDS[key]}")
+        if isinstance(value, list) and not all(isinstance(item, str) and item for item in value):
+            raise _wrong(name, f"{key} must be a list of texts")
 
 
 def _compile(pattern: Pattern) -> Compiled:

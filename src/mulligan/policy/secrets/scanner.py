@@ -10,9 +10,7 @@ from mulligan.policy.secrets.blocks import BlockState, Span
 from mulligan.policy.secrets.patterns import Compiled, PatternSet
 
 
-def scan(
-    text: bytes, patterns: PatternSet, state: BlockState, *, last: bool = False
-) -> list[Span]:
+def scan(text: bytes, patterns: PatternSet, state: BlockState, *, last: bool = False) -> list[Span]:
     """Places in the order of the text, none touching another.
 
     Where two overlap, both places are hidden as one, under the kind of the more precise rule.
@@ -24,7 +22,9 @@ def scan(
     if patterns.rules["blocks"]:
         ranked += [(0, span) for span in found if span.kind != blocks.PUBLIC]
     for compiled in patterns.in_play(text):
-        ranked += [(1 + bool(compiled.pattern.value), span) for span in _matches(compiled, patterns, text)]
+        ranked += [
+            (1 + bool(compiled.pattern.value), span) for span in _matches(compiled, patterns, text)
+        ]
     if patterns.rules["assignment"]:
         ranked += [(3, Span(*found)) for found in patterns.assignments.find(text)]
         ranked += [(3, Span(*found)) for found in patterns.assignments.pairs(text)]
@@ -33,9 +33,7 @@ def scan(
     return _merged(ranked)
 
 
-def _outside(
-    public: list[Span], found: Iterator[tuple[int, int, str]]
-) -> Iterator[Span]:
+def _outside(public: list[Span], found: Iterator[tuple[int, int, str]]) -> Iterator[Span]:
     """What does not begin in a public block (certificates look random)."""
     starts = [span.start for span in public]
     for start, end, kind in found:

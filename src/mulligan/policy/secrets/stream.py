@@ -57,13 +57,17 @@ class StreamRedactor:
     become an injected value (``held`` bytes in all). ``flush_idle`` gives most of that out.
     """
 
-    def __init__(self, secrets: tuple[InjectedSecret, ...], patterns: PatternSet, mode: str) -> None:
+    def __init__(
+        self, secrets: tuple[InjectedSecret, ...], patterns: PatternSet, mode: str
+    ) -> None:
         self._finder = InjectedFinder(secrets if mode != "off" else ())
         self._patterns = patterns
         self._mode = mode
         self._lines = _Lines(patterns)
         self._into_lines = 0  # bytes given to the second stage
-        self._shifts: list[tuple[int, int]] = [(0, 0)]  # from there on, so much farther in the original
+        self._shifts: list[tuple[int, int]] = [
+            (0, 0)
+        ]  # from there on, so much farther in the original
         self._last = "", -1  # kind and end of the injected value that was found last
         self.findings: list[Finding] = []
         self.count = 0
@@ -81,7 +85,9 @@ class StreamRedactor:
         if not self._finder.active:
             self._into_lines += len(data)
             return self._out(self._lines.feed(data))
-        return self._out(b"".join(self._lines.feed(self._without(*p)) for p in self._finder.feed(data)))
+        return self._out(
+            b"".join(self._lines.feed(self._without(*p)) for p in self._finder.feed(data))
+        )
 
     def flush_idle(self) -> bytes:
         """Nothing came for a while: give out what an unfinished line has, but no unfinished token.
@@ -189,14 +195,26 @@ class _Lines:
         assert token is not None
         line = self._text
         cut = token.start()
-        if len(line) - cut < 4 and not _UNFINISHED_TOKEN.search(line):  # noqa: PLR2004
+        if len(line) - cut < 4 and not _UNFINISHED_TOKEN.search(line):
             cut = len(line)
         for span in scan(line, self._patterns, BlockState()):
             if span.end >= cut:
                 cut = min(cut, span.start)
         quotes = [line.count(quote) % 2 for quote in (b'"', b"'", b"`")]
         if any(quotes) or b"PRIVATE KEY" in line:
-            cut = min(cut, max(self._context, min(line.rfind(q) for q, odd in zip((b'"', b"'", b"`"), quotes, strict=True) if odd) if any(quotes) else line.find(b"-----")))
+            cut = min(
+                cut,
+                max(
+                    self._context,
+                    min(
+                        line.rfind(q)
+                        for q, odd in zip((b'"', b"'", b"`"), quotes, strict=True)
+                        if odd
+                    )
+                    if any(quotes)
+                    else line.find(b"-----"),
+                ),
+            )
         if cut <= self._context:
             return b""
         return self._scan(len(line), cut, keep=LINE)
@@ -260,6 +278,8 @@ def _cut_token(text: bytes, spans: list[Span]) -> list[Span]:
     match = _UNFINISHED_TOKEN.search(text, max(0, len(text) - LINE))
     if match is None or (spans and spans[-1].end >= len(text)):
         return spans
-    start = match.start() + (match[0][:1] in b" \t\n\"'=:,;([{<>|&" if match.start() or match[0] else 0)
+    start = match.start() + (
+        match[0][:1] in b" \t\n\"'=:,;([{<>|&" if match.start() or match[0] else 0
+    )
     kept = [span for span in spans if span.end <= start]
     return [*kept, Span(start, len(text), "cut-short")]

@@ -1,4 +1,4 @@
-"""Judging a value by what it stands beside: is it a secret, a placeholder, or a piece of program?"""
+"""Judging a value by what it stands beside: a secret, a placeholder, or a piece of program?"""
 
 from __future__ import annotations
 
@@ -10,40 +10,32 @@ from mulligan.policy.secrets import checks
 from mulligan.policy.secrets.expressions import Expression, compile_bytes
 
 _TEMPLATE = (
-    rb"\$\{|\$\(|\{\{|<%|#\{|%\(|\$[A-Za-z_]\w*$|%[A-Za-z_]\w*%$|%[sdvr]$|<[^<>]*>$|\{[\w.:\[\]'\" ]*\}$"
-    rb"|\[[a-zA-Z ]*redacted|@[A-Za-z_]+@$|\$env:|\$\{\{"
+    rb"\$\{|\$\(|\{\{|<%|#\{|%\(|\$[A-Za-z_]\w*$|%[A-Za-z_]\w*%$|%[sdvr]$|<[^<>]*>$"
+    rb"|\{[\w.:\[\]'\" ]*\}$|\[[a-zA-Z ]*redacted|@[A-Za-z_]+@$|\$env:"
 )
 _SAME = re.compile(rb"(.)\1*[\"']?$|[*xX.#_-]+$|(?:[^\w]|_)+$")
 _SEQUENCE = re.compile(rb"(?i)^(?:abcdef|123456|012345|abc123|qwerty)[0-9a-z]{0,3}$")
 _CODE = re.compile(
-    rb"^(?:[A-Za-z_$][\w$]*(?:\.|->|::|\?\.)){1,}[A-Za-z_$]|^[A-Za-z_$][\w.$:]*[(\[]|^(?:new|await|return|not|lambda"
-    rb"|function|typeof|if|os|process|env|config|self|this)\b[ .([]|^(?:\(|\[|\{|=>|->|\|\||&&|!=|==|[!=<>]=)"
+    rb"^(?:[A-Za-z_$][\w$]*(?:\.|->|::|\?\.)){1,}[A-Za-z_$]|^[A-Za-z_$][\w.$:]*[(\[]"
+    rb"|^(?:new|await|return|not|lambda|function|typeof|if|os|process|env|config|self|this)\b[ .([]"
+    rb"|^(?:\(|\[|\{|=>|->|\|\||&&|!=|==|[!=<>]=)"
 )
 _CALL = re.compile(rb"[A-Za-z_][\w.]*[(\[].*[)\]]|[(\[{]")
 _NUMBER = re.compile(rb"0[xob][0-9A-Fa-f_]+|[0-9]+(?:\.[0-9]+)+|[0-9]+(?:ms|s|m|h|d|%)")
 _DOTTED = re.compile(rb"[A-Za-z]+\.[A-Za-z]+[0-9!?#*%@&]+")
 _SCHEME = re.compile(rb"[0-9A-Z]+(?:-[0-9A-Z]+)+$")
 _IDENTIFIER = re.compile(rb"[A-Za-z_][A-Za-z_]*$")
-_PATH = re.compile(rb"^(?:~?/|\.{1,2}/|[A-Za-z]:\\|[a-z][a-z0-9+.-]*://|file:|arn:)|^[\w.-]+(?:/[\w.-]+)+\.\w{1,5}$")
+_PATH = re.compile(
+    rb"^(?:~?/|\.{1,2}/|[A-Za-z]:\\)[\w.@~/\\ -]*$|^(?:[a-z][a-z0-9+.-]*://|file:|arn:)"
+    rb"|^[\w.-]+(?:/[\w.-]+)+\.\w{1,5}$"
+)
 _PLAIN = re.compile(rb"[0-9][0-9.,:/TZ+ -]*[a-zA-Z%]{0,3}$")
 _PROSE = re.compile(
-    rb"(?i)(?:^|[ .])(?:the|your|please|must|is|are|was|enter|invalid|required|incorrect|cannot|should|for|and|not|with|to|a|an|of"
-    rb"|here|does|changed|updated|forgot|reset)(?:[ .!?,:]|$)"
+    rb"(?i)(?:^|[ .])(?:the|your|please|must|is|are|was|enter|invalid|required|incorrect|cannot"
+    rb"|should|for|and|not|with|to|a|an|of|here|does|changed|updated|forgot|reset)(?:[ .!?,:]|$)"
 )
 _MIXED_LENGTH = 6
 SHORTEST = 4  # characters of a password
-
-
-def mixture(value: bytes) -> int:
-    """How many of small letters, capitals, digits and other characters a value has."""
-    return sum(
-        (
-            any(0x61 <= c <= 0x7A for c in value),
-            any(0x41 <= c <= 0x5A for c in value),
-            any(0x30 <= c <= 0x39 for c in value),
-            any(not bytes((c,)).isalnum() for c in value),
-        )
-    )
 
 
 @dataclass(frozen=True)
@@ -70,7 +62,7 @@ class Placeholders:
     def in_token(self, value: bytes) -> bool:
         """Whether a vendor's token is a placeholder: ``EXAMPLE``, ``xxxxxxxx``, ``...``."""
         upper = value.upper()
-        return b"EXAMPLE" in upper or b"XXXXXX" in upper or b"PLACEHOLDER" in upper or b"YOUR-" in upper
+        return any(part in upper for part in (b"EXAMPLE", b"XXXXXX", b"PLACEHOLDER", b"YOUR-"))
 
 
 def _is_code(value: bytes) -> bool:
@@ -82,7 +74,7 @@ def _is_code(value: bytes) -> bool:
 
 def is_password(value: bytes) -> bool:
     """A password as people choose them, in a place where only a password can be."""
-    return len(value) >= 3 and not _CALL.match(value)  # noqa: PLR2004
+    return len(value) >= 3 and not _CALL.match(value)
 
 
 def is_mixed(value: bytes) -> bool:
@@ -91,22 +83,22 @@ def is_mixed(value: bytes) -> bool:
     if len(core) < _MIXED_LENGTH or _is_code(core) or _PATH.match(core) or _PLAIN.match(core):
         return False
     inner = core.strip(b"-_.")
-    has_digit = any(0x30 <= c <= 0x39 for c in inner)
-    signs = [c for c in inner if not bytes((c,)).isalnum() and c not in b"-_./'@:"]
-    return mixture(inner) >= 2 and (has_digit or bool(signs))  # noqa: PLR2004
+    return len(checks.classes(inner)) >= 2 and bool(checks.digits(inner) or checks.signs(inner))
 
 
 def is_header_value(value: bytes) -> bool:
     """A credential in a header: not a word, not the name of a scheme."""
-    if _CODE.match(value) or _SCHEME.match(value) or _IDENTIFIER.match(value.replace(b"-", b"")) and len(value) < 24:  # noqa: PLR2004
+    if _CODE.match(value) or _SCHEME.match(value):
         return False
-    return any(0x30 <= c <= 0x39 for c in value) or checks.entropy(value) > 3.5  # noqa: PLR2004
+    if _IDENTIFIER.match(value.replace(b"-", b"")) and len(value) < 24:
+        return False
+    return checks.digits(value) > 0 or checks.entropy(value) > 3.5
 
 
 def is_random(value: bytes) -> bool:
     """Random characters, in hex or mixed."""
     if checks.is_hex(value) and not value.isdigit():
-        return len(value) >= 20 and checks.entropy(value) > 2.8  # noqa: PLR2004
+        return len(value) >= 20 and checks.entropy(value) > 2.8
     return checks.looks_random(value)
 
 
@@ -151,41 +143,50 @@ class Written:
 
 def is_strong(value: bytes, how: Written) -> bool:
     """Whether what is assigned to a password's name is one."""
-    if len(value) < SHORTEST or (_CALL.match(value) if how.quoted else _is_code(value)) or _PATH.match(value):
+    if len(value) < SHORTEST or _PATH.match(value):
+        return False
+    if _CALL.match(value) if how.quoted else _is_code(value):
         return False
     if b" " in value and (not how.quoted or _PROSE.search(value)):
         return False
     if how.quoted:
-        return not (value.islower() and value.isalpha() and len(value) < 6) and not value.endswith(b":")  # noqa: PLR2004
+        word = value.islower() and value.isalpha() and len(value) < 6
+        return not word and not value.endswith(b":")
+    return _is_strong_unquoted(value, how)
+
+
+def _is_strong_unquoted(value: bytes, how: Written) -> bool:
     if _NUMBER.fullmatch(value):
         return False
     if value.isdigit():
-        return how.tight and len(value) >= 6  # noqa: PLR2004
+        return how.tight and len(value) >= 6
     if _IDENTIFIER.match(value):
-        if how.tight and len(value) >= 6 and (how.env or how.alone):  # noqa: PLR2004
+        if how.tight and len(value) >= 6 and (how.env or how.alone):
             return True
-        mixed = checks.transitions(value) >= 0.2 and len(value) >= 8  # noqa: PLR2004
+        mixed = checks.transitions(value) >= 0.2 and len(value) >= 8
         return mixed and (how.tight or how.alone)
-    return not value.endswith((b"(", b"{", b"[")) or len(value) >= 10  # noqa: PLR2004
+    return not value.endswith((b"(", b"{", b"[")) or len(value) >= 10
 
 
 def is_medium(value: bytes, how: Written) -> bool:
     """Whether what is assigned to the name of a token or key is one."""
-    if len(value) < 8 or b" " in value or _CODE.match(value) or _PATH.match(value) or _PLAIN.match(value):  # noqa: PLR2004
+    if len(value) < 8 or b" " in value:
+        return False
+    if _CODE.match(value) or _PATH.match(value) or _PLAIN.match(value):
         return False
     if value.lower().startswith((b"sha256:", b"sha1:", b"sha512-", b"sha256-", b"md5:")):
         return False
     if _IDENTIFIER.match(value.replace(b"-", b"").replace(b".", b"")):
-        return len(value) >= 16 and checks.transitions(value) > 0.25  # noqa: PLR2004
-    digits = len(value) - len(value.translate(None, b"0123456789"))
+        return len(value) >= 16 and checks.transitions(value) > 0.25
+    digits = checks.digits(value)
     least = 2.5 if how.quoted or how.tight or how.alone else 3.0
-    return digits >= 1 and checks.entropy(value) >= least and (digits > 1 or len(value) >= 20)  # noqa: PLR2004
+    return digits >= 1 and checks.entropy(value) >= least and (digits > 1 or len(value) >= 20)
 
 
 def is_weak(value: bytes, *, vendor: bool) -> bool:
     """Whether what is assigned to something called a key is a key: random, and no digest."""
-    if len(value) < 20 or b" " in value or _PATH.match(value) or _CODE.match(value):  # noqa: PLR2004
-        return vendor and len(value) >= 16 and is_random(value)  # noqa: PLR2004
+    if len(value) < 20 or b" " in value or _PATH.match(value) or _CODE.match(value):
+        return vendor and len(value) >= 16 and is_random(value)
     if checks.is_hex(value) or checks.is_uuid(value):
         return vendor and not value.isdigit()
     return checks.looks_random(value)
