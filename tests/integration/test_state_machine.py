@@ -7,6 +7,7 @@ forgotten; the server is restarted. After every step the files of the VM are tho
 from __future__ import annotations
 
 import asyncio
+import copy
 import functools
 import json
 import os
@@ -45,21 +46,19 @@ Result = TypeVar("Result")
 
 @dataclass
 class State:
-    """What a snapshot keeps of a VM.
-
-    Variables of kernels are to be modelled here: a dict by name, which ``kept`` and ``returned``
-    copy as they copy the tree, with a rule that assigns and a check beside ``look``.
-    """
+    """What a snapshot keeps of a VM: its files, and the variables of its kernel if it has one."""
 
     tree: trees.Tree = field(default_factory=trees.Tree)
+    variables: dict[str, int] | None = None
 
     def kept(self) -> State:
         """This state as a snapshot has it."""
-        return State(self.tree.copy())
+        return State(self.tree.copy(), copy.copy(self.variables))
 
-    def returned(self) -> State:
-        """This state as a VM finds it that goes back to it."""
-        return State(self.tree.copy(lower=True))
+    def returned(self, memory: str = "lost") -> State:
+        """This state as a VM finds it that goes back to it; ``memory`` as `KernelState` has it."""
+        kept = copy.copy(self.variables) if memory == "kept" else None
+        return State(self.tree.copy(lower=True), kept)
 
 
 @dataclass
@@ -110,13 +109,20 @@ class TimeMachine(RuleBasedStateMachine):
 
     # What is done to files
 
-    def execute(self, vm: Vm, language: str, code: str, stdin: str = "") -> VmExecuteResponse:
+    def execute(
+        self, vm: Vm, language: str, code: str, stdin: str = "", kernel: str | None = None
+    ) -> VmExecuteResponse:
         """Runs a program, and keeps book of it."""
         before = vm.state.kept()
         if not vm.background:
             vm.state.tree.freeze()
         request = VmExecuteRequest(
-            agent_id=AGENT, vm_id=vm.id, language=language, code=code, stdin=stdin
+            agent_id=AGENT,
+            vm_id=vm.id,
+            language=language,
+            code=code,
+            stdin=stdin if kernel is None else None,
+            kernel=kernel,
         )
         response = self.do(self.engine.execute(request))
         assert response.snapshot_before is not None or vm.background, response.notes
@@ -154,6 +160,8 @@ class TimeMachine(RuleBasedStateMachine):
         response = self.execute(vm, "python", DUMP)
         assert response.exit_code == 0, response.stderr
         vm.state.tree.compare(json.loads(response.stdout))
+        if vm.state.variables is not None:
+            self.remember(vm)
 
     @rule(pick=st.randoms(use_true_random=False), wanted=trees.batches)
     def work(self, pick: random.Random, wanted: list[trees.Operation]) -> None:
@@ -167,6 +175,25 @@ class TimeMachine(RuleBasedStateMachine):
         self.change(vm, wanted, 3)
         self.look(vm)
 
+    @rule(
+        pick=st.randoms(use_true_random=False),
+        name=st.sampled_from(["x", "y"]),
+        value=st.integers(0, 10**6),
+    )
+    def assign(self, pick: random.Random, name: str, value: int) -> None:
+        vm = pick.choice(self.vms)
+        variables = {**(vm.state.variables or {}), name: value}
+        self.execute(vm, "python", f"{name} = {value}", kernel="main")
+        vm.state.variables = variables
+        self.look(vm)
+
+    def remember(self, vm: Vm) -> None:
+        """The kernel has the variables of the model, and no others."""
+        tell = "print({name: globals()[name] for name in ('x', 'y') if name in globals()})"
+        variables = dict(sorted(vm.state.variables.items()))
+        response = self.execute(vm, "python", tell, kernel="main")
+        assert (response.stdout, response.stderr) == (f"{variables}\n", ""), response
+
     @rule(pick=st.randoms(use_true_random=False))
     def leave_a_program_running(self, pick: random.Random) -> None:
         vm = pick.choice(self.vms)
@@ -176,12 +203,17 @@ class TimeMachine(RuleBasedStateMachine):
 
     # Going back
 
-    def back(self, vm: Vm, to: RollbackTo, state: State) -> None:
+    def back(self, vm: Vm, to: RollbackTo, state: State, *, latest: bool = False) -> None:
+        """Goes back; of the ``latest`` snapshot, memory must have been kept."""
         present = vm.state.kept()
         done = self.do(self.engine.past.rollback(vm.id, to))
         if done.pre_rollback_snapshot_id is not None:
             vm.snapshots[done.pre_rollback_snapshot_id] = present
-        vm.state, vm.background = state.returned(), False
+        told = {kernel.name: kernel.memory for kernel in done.kernels}
+        assert told.keys() == ({"main"} if state.variables is not None else set()), told
+        assert not latest or set(told.values()) <= {"kept"}, told
+        event(f"memory: {told.get('main')}")
+        vm.state, vm.background = state.returned(told.get("main", "lost")), False
         self.look(vm)
 
     @rule(pick=st.randoms(use_true_random=False))
@@ -224,7 +256,7 @@ class TimeMachine(RuleBasedStateMachine):
             with pytest.raises(RollbackFailed, match="has no state it started from"):
                 self.do(self.engine.past.rollback(vm.id, RollbackTo(last_success=True)))
         else:
-            self.back(vm, RollbackTo(last_success=True), good)
+            self.back(vm, RollbackTo(last_success=True), good, latest=True)
 
     @precondition(lambda self: any(vm.snapshots for vm in self.vms))
     @rule(pick=st.randoms(use_true_random=False))
@@ -286,7 +318,7 @@ class TimeMachine(RuleBasedStateMachine):
         self.engine = Engine(self.settings)
         self.do(self.engine.open())
         for vm in self.vms:
-            vm.background = False
+            vm.background, vm.state.variables = False, None
             rows = self.do(self.engine.past.history(HistoryQueryRequest(vm_id=vm.id)))
             assert [entry.id for entry in rows.entries] == vm.rows[::-1]
             self.look(vm)

@@ -218,7 +218,9 @@ class Tree:
         return all(node.mode & 0o200 for node in nodes if node.kind == DIRECTORY)
 
     def _rename(self, path: str, to: str) -> str:
-        node, there = self._get(path), self._reach(to)
+        node, there = self._reach(path), self._reach(to)
+        if node is None:
+            raise OSError(errno.ENOENT)
         if f"{to}/".startswith(f"{path}/") or f"{path}/".startswith(f"{to}/") or there is node:
             raise Undecided
         if node.kind == DIRECTORY and not self._all_writable(path):
