@@ -41,7 +41,11 @@ def rename(path, to):
     except OSError as error:
         if error.errno != errno.EXDEV:
             raise
-        subprocess.run(["mv", "-fT", "--", path, to], check=True)
+        command = ["mv", "-fT", "--", path, to]
+        done = subprocess.run(command, env={"LC_ALL": "C"}, capture_output=True, text=True)
+        if "Directory not empty" in done.stderr:
+            raise OSError(errno.ENOTEMPTY, path)
+        assert done.returncode == 0, done.stderr
         return "copied"
 
 def removexattr(path, name):
