@@ -2,17 +2,19 @@
 
 ::
 
-    from mulligan import SyncVmExecutionClient, VmExecutionConfig, HistoryConfig
+    from mulligan import Vm
 
-    config = VmExecutionConfig(history=HistoryConfig(integration_mode="direct"))
-    with SyncVmExecutionClient(config) as client:
-        print(client.execute_python("me", "print(6 * 7)").stdout)
+    with Vm("me") as vm:
+        print(vm.run("print(6 * 7)").stdout)
 """
 
 from mulligan.client.client import VmExecutionClient
 from mulligan.client.sync import SyncVmExecutionClient
+from mulligan.client.sync_vm import Vm
+from mulligan.client.vm import AsyncVm
 from mulligan.errors import VmExecutionError
 from mulligan.models import (
+    ExecutionEvent,
     HistoryConfig,
     VmExecuteRequest,
     VmExecuteResponse,
@@ -22,8 +24,11 @@ from mulligan.models import (
 from mulligan.version import __version__
 
 __all__ = [
+    "AsyncVm",
+    "ExecutionEvent",
     "HistoryConfig",
     "SyncVmExecutionClient",
+    "Vm",
     "VmExecuteRequest",
     "VmExecuteResponse",
     "VmExecutionClient",

@@ -38,6 +38,10 @@ class UsageError(ValidationFailed):
     template = "{}"
 
 
+class NotCancelledError(Exception):
+    """An interrupt could not cancel what it was to; the text says what and why."""
+
+
 def fail(error: VmExecutionError) -> NoReturn:
     """Ends the command with one line that says what was wrong and, if known, what to do."""
     remedy = f" [dim]({escape(printable(error.remedy))})[/dim]" if error.remedy else ""
@@ -53,6 +57,9 @@ def run_async(work: Coroutine[Any, Any, Result]) -> Result:
         return asyncio.run(work)
     except VmExecutionError as error:
         fail(error)
+    except NotCancelledError as error:
+        err.print(f"interrupted, but [red]{escape(printable(str(error)))}[/red]")
+        raise typer.Exit(INTERRUPTED) from None
     except KeyboardInterrupt:
         err.print("interrupted: the execution was cancelled")
         raise typer.Exit(INTERRUPTED) from None

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
 
 from mulligan import settings as settings_module
-from mulligan.cli.console import OutputWriter, err, spinner
+from mulligan.cli.console import NotCancelledError, OutputWriter, err, spinner
 from mulligan.client.backends import Backend, HttpBackend
 from mulligan.engine import lock
-from mulligan.models import VmExecuteRequest, VmExecuteResponse
+from mulligan.errors import ApiError, VmExecutionError
+from mulligan.models import ExecutionEvent, VmExecuteRequest, VmExecuteResponse
 
 LOCK_WAIT_S = 60.0
 
 
 class Session:
-    """A backend, and a way to run code that shows its output as it comes where it can."""
+    """A backend, and a way to run code that shows its output as it comes."""
 
     def __init__(self, backend: Backend, engine: object | None = None) -> None:
         self.backend = backend
@@ -35,13 +36,48 @@ class Session:
             response = await self._engine.execute(request, writer.write)
             await asyncio.to_thread(writer.finish)
             return response
-        response = await self.backend.execute(request)
-        if show:
-            writer = OutputWriter()
-            writer.write("stdout", response.stdout.encode(errors="replace"))
-            writer.write("stderr", response.stderr.encode(errors="replace"))
-            await asyncio.to_thread(writer.finish)
-        return response
+        return await self._stream(request, show=show)
+
+    async def _stream(self, request: VmExecuteRequest, *, show: bool) -> VmExecuteResponse:
+        """The same through a server, which goes on without us unless it is told."""
+        writer = OutputWriter() if show else None
+        execution_id = None
+        final = None
+        try:
+            events = self.backend.stream(request, cancel_on_disconnect=True)
+            async with aclosing(events):
+                async for event in events:
+                    execution_id = event.execution_id
+                    if writer is not None:
+                        _show(event, writer)
+                    final = event
+        except asyncio.CancelledError:
+            if execution_id is not None:
+                await self._cancel(execution_id)
+            raise
+        finally:
+            if writer is not None:
+                await asyncio.to_thread(writer.finish)
+        if final is not None and final.result is not None:
+            return final.result
+        if final is not None and final.error is not None:
+            raise final.error.exception()
+        raise ApiError("the server ended the execution's events without a result")
+
+    async def _cancel(self, execution_id: str) -> None:
+        """Cancels what an interrupt is to end, and makes sure of it."""
+        try:
+            await self.backend.cancel(execution_id)
+        except VmExecutionError as error:
+            raise NotCancelledError(f"{execution_id} may still run: {error}") from None
+
+
+def _show(event: ExecutionEvent, writer: OutputWriter) -> None:
+    if event.text is not None:
+        writer.write(event.event, event.text.encode())
+    elif event.event == "gap":
+        missing = "some" if event.dropped_bytes is None else f"{event.dropped_bytes} bytes"
+        writer.write("stderr", f"\n[{missing} of output were dropped here]\n".encode())
 
 
 @asynccontextmanager

@@ -15,7 +15,8 @@ from weakref import WeakValueDictionary
 from mulligan.drivers.bubblewrap.driver import BubblewrapDriver
 from mulligan.drivers.interface import BootSpec, Driver
 from mulligan.engine.connection import OutputCallback
-from mulligan.engine.executions import Executions, Watcher
+from mulligan.engine.execution import Watcher
+from mulligan.engine.executions import Executions
 from mulligan.engine.gates import Gates
 from mulligan.engine.lock import DirectoryLock
 from mulligan.engine.maintenance import Maintenance

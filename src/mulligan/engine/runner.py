@@ -8,7 +8,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any, Protocol, TypeVar
 
 from mulligan.engine.connection import OutputCallback
-from mulligan.engine.executions import Watcher
+from mulligan.engine.execution import Watcher
 from mulligan.engine.gates import Gates, Judged
 from mulligan.engine.programs import program_of
 from mulligan.engine.recording import Recording

@@ -1,0 +1,153 @@
+"""One execution that can be listened to, while it runs and as the history recalls it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable
+from datetime import datetime
+
+from mulligan.engine.events import Event, EventBuffer, json_body
+from mulligan.engine.store import new_id
+from mulligan.engine.vm import Vm
+from mulligan.errors import ExecutionFailed, VmExecutionError
+from mulligan.models import (
+    CommandHistoryEntry,
+    ErrorAnswer,
+    ExecutionStatus,
+    VmExecuteRequest,
+    VmExecuteResponse,
+    utc_now,
+)
+
+NEVER_STARTED = -1
+
+
+class Watcher:
+    """Told how far an execution is. This one only names it."""
+
+    def __init__(self) -> None:
+        self.execution_id = new_id("exec")
+
+    def admitted(self, vm: Vm, language: str) -> None:
+        """It was not refused, and will run in this VM."""
+
+    def over(self) -> None:
+        """Its program has ended, or never will start; what is left is book-keeping."""
+
+
+class Execution(Watcher):
+    """One that was started here: its events, and what it takes to cancel it."""
+
+    def __init__(
+        self,
+        request: VmExecuteRequest,
+        most_bytes: int,
+        on_admitted: Callable[[Execution], None],
+    ) -> None:
+        super().__init__()
+        self._on_admitted = on_admitted
+        self.agent_id = request.agent_id
+        self.language = request.language
+        self.events = EventBuffer(most_bytes)
+        self.vm: Vm | None = None
+        self.started_at = utc_now()
+        self.completed_at: datetime | None = None
+        self.is_over = False
+        self.known: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.task: asyncio.Task[None] | None = None
+
+    def admitted(self, vm: Vm, language: str) -> None:
+        """See the base class."""
+        self.vm, self.language = vm, language
+        self.events.begin(vm.record.id)
+        self._on_admitted(self)
+        if not self.known.done():
+            self.known.set_result(None)
+
+    def over(self) -> None:
+        """See the base class."""
+        self.is_over = True
+
+    def finish(self, final: VmExecuteResponse | VmExecutionError) -> None:
+        """It has ended so."""
+        self.completed_at = utc_now()
+        if isinstance(final, VmExecuteResponse):
+            self.events.finish(final)
+        else:
+            self.events.finish(ErrorAnswer.of(final))
+
+    def cancelled(self) -> VmExecuteResponse:
+        """The answer where it was cancelled before its program started."""
+        assert self.vm is not None
+        now = utc_now()
+        return VmExecuteResponse(
+            execution_id=self.execution_id,
+            vm_id=self.vm.record.id,
+            exit_code=NEVER_STARTED,
+            stdout="",
+            stderr="",
+            duration_ms=max(0, int((now - self.started_at).total_seconds() * 1000)),
+            started_at=self.started_at,
+            completed_at=now,
+            error="Execution cancelled before it started",
+            outcome="cancelled",
+        )
+
+    def status(self) -> ExecutionStatus:
+        """It as its users see it."""
+        assert self.vm is not None
+        end = self.events.end
+        final = end.final if end is not None else None
+        failed = isinstance(final, ErrorAnswer)
+        return ExecutionStatus(
+            execution_id=self.execution_id,
+            agent_id=self.agent_id,
+            vm_id=self.vm.record.id,
+            language=self.language,
+            state="running" if final is None else "failed" if failed else "ended",
+            started_at=self.started_at,
+            completed_at=self.completed_at,
+            last_event=self.events.last,
+            result=final if isinstance(final, VmExecuteResponse) else None,
+            error=final if isinstance(final, ErrorAnswer) else None,
+        )
+
+
+def status_of(entry: CommandHistoryEntry) -> ExecutionStatus:
+    """A row of the history as the state of an execution. Values of cells are not in it."""
+    error = result = None
+    if entry.outcome == "error":
+        error = ErrorAnswer.of(ExecutionFailed(entry.error or "no reason is known"))
+    elif entry.outcome != "running":
+        fields = entry.model_dump(include=set(VmExecuteResponse.model_fields))
+        completed = entry.completed_at or entry.executed_at
+        result = VmExecuteResponse(
+            **fields
+            | {
+                "execution_id": entry.id,
+                "started_at": entry.executed_at,
+                "completed_at": completed,
+            }
+        )
+    return ExecutionStatus(
+        execution_id=entry.id,
+        agent_id=entry.agent_id,
+        vm_id=entry.vm_id,
+        language=entry.language,
+        state="running" if not (error or result) else "failed" if error else "ended",
+        started_at=entry.executed_at,
+        completed_at=entry.completed_at,
+        result=result,
+        error=error,
+    )
+
+
+async def recalled(
+    entry: CommandHistoryEntry, after: int, final: VmExecuteResponse | ErrorAnswer
+) -> AsyncGenerator[Event, None]:
+    """The events there are of an execution that only the history knows."""
+    size = len(entry.stdout.encode()) + len(entry.stderr.encode())
+    if size:  # of which a listener that had some of it may have missed less
+        yield Event(after + 1, "gap", dropped_bytes=None if after else size)
+    kind = "result" if isinstance(final, VmExecuteResponse) else "error"
+    yield Event(after + 2, kind, final=final, body=json_body(final))
