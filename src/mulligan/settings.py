@@ -64,12 +64,16 @@ def known_languages(value: list[str]) -> list[str]:
 
 
 class VmType(BaseModel):
-    """A kind of VM that can be asked for by name."""
+    """A kind of VM that can be asked for by name.
+
+    ``disk_mb`` is what the disk of one may hold beyond the image, in MiB; 0: any amount.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     driver: Literal["bubblewrap"] = "bubblewrap"
     image: Literal["host"] = "host"
+    disk_mb: int = Field(default=10240, ge=0, le=2**40)
 
 
 class HistorySettings(BaseModel):
@@ -195,6 +199,7 @@ class Settings(BaseSettings):
     boot_timeout_seconds: float = Field(default=20.0, gt=0)
     guest_uid: int = Field(default=61000, ge=1, le=2**32 - 2)
     guest_gid: int = Field(default=61000, ge=1, le=2**32 - 2)
+    min_free_mb: int = Field(default=512, ge=0, le=2**40)
     durability: Literal["process", "power"] = "process"
     database_url: str | None = None
     history: HistorySettings = Field(default_factory=HistorySettings)

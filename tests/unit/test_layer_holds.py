@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from mulligan.layers.store import MERGING, LayerStore, Merge
+from mulligan.layers.stacks import Merge
+from mulligan.layers.store import MERGING, LayerStore
 
 AGENT = "a"
 OWNER = (os.geteuid(), os.getegid())

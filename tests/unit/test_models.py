@@ -26,10 +26,11 @@ RESPONSE = f"""{{"execution_id": "ex-1", "vm_id": "vm-1", "exit_code": -21474836
     "outcome": "timeout", "truncated": true, "stdout_bytes": 2, "stderr_bytes": 3, "cpu_ms": 4,
     "max_rss_kb": 5, "background_processes": 6, "kernel": "main", "result": "42",
     "results": [{{"mime_type": "image/png", "data": "aGk="}}], "snapshot_before": "s-1",
-    "snapshot_after": "s-2", "rolled_back_to": "s-1", "notes": ["n"]}}"""
+    "snapshot_after": "s-2", "rolled_back_to": "s-1", "change_bytes": 8, "notes": ["n"]}}"""
 INSTANCE = f"""{{"id": "vm-1", "name": "agent-a-vm", "vm_type": "focal-optimized",
     "status": "ready", "ip_address": "10.0.0.2", "created_at": "{TIME}",
-    "last_activity": "{TIME}", "agent_id": "a", "driver": "bubblewrap"}}"""
+    "last_activity": "{TIME}", "agent_id": "a", "driver": "bubblewrap", "disk_mb": 1,
+    "disk_bytes": 2, "kept_bytes": 4, "own_bytes": 3}}"""
 ENTRY = f"""{{"id": "h-1", "vm_id": "vm-1", "agent_id": "a", "command": "ls", "language": "bash",
     "snapshot_id": "s-1", "success": true, "exit_code": 2147483647, "stdout": "", "stderr": "e",
     "executed_at": "{TIME}", "duration_ms": 0, "proposed_command": "ls -l", "outcome": "failed",
@@ -57,7 +58,8 @@ FILLED: dict[type[BaseModel], str] = {
     models.ParseExecuteResponse: f"""{{"code_blocks": [{BLOCK}], "execution_results": [{RESPONSE}],
         "errors": ["no"]}}""",
     models.VmInstance: INSTANCE,
-    models.VmCreateRequest: '{"vm_type": "jammy", "vm_name": "agent-a-vm", "agent_id": "a"}',
+    models.VmCreateRequest: """{"vm_type": "jammy", "vm_name": "agent-a-vm", "agent_id": "a",
+        "disk_mb": 5}""",
     models.VmPoolResponse: f"""{{"agent_id": "a", "available_vms": [{INSTANCE}],
         "in_use_vms": [], "pool_config": {CONFIG}}}""",
     models.ExecutionIntent: """{"confidence": 0.75, "trigger_keywords": ["run"],
@@ -91,7 +93,7 @@ FILLED: dict[type[BaseModel], str] = {
     models.SnapshotCreateRequest: '{"name": "n", "description": "d"}',
     models.Snapshot: f"""{{"id": "s-1", "vm_id": "vm-1", "agent_id": "a", "name": "n",
         "description": "d", "kind": "execution", "created_at": "{TIME}", "execution_id": "e-1",
-        "size_bytes": 7, "kernels": [{KERNEL}]}}""",
+        "size_bytes": 7, "own_bytes": 6, "kernels": [{KERNEL}]}}""",
     models.ForkRequest: '{"count": 2, "snapshot_id": "s", "execution_id": "e"}',
     models.ForkResponse: f'{{"vm_id": "vm-1", "snapshot_id": "s", "vms": [{INSTANCE}]}}',
     models.DiffEntry: DIFF,
@@ -105,10 +107,14 @@ OPTIONS: dict[type[BaseModel], list[str]] = {
     ],
     models.VmExecuteResponse: [
         *("error", "kernel", "result", "snapshot_before", "snapshot_after", "rolled_back_to"),
+        "change_bytes",
     ],
     models.ParseExecuteRequest: ["vm_config"],
-    models.VmInstance: ["ip_address", "last_activity", "agent_id", "driver"],
-    models.VmCreateRequest: ["vm_name", "agent_id"],
+    models.VmInstance: [
+        *("ip_address", "last_activity", "agent_id", "driver"),
+        *("disk_mb", "disk_bytes", "kept_bytes", "own_bytes"),
+    ],
+    models.VmCreateRequest: ["vm_name", "agent_id", "disk_mb"],
     models.CommandHistoryEntry: [
         *("snapshot_id", "proposed_command", "error", "kernel", "approval", "stdin_sha256"),
         *("completed_at", "snapshot_before", "snapshot_after", "change_bytes"),
@@ -129,7 +135,7 @@ OPTIONS: dict[type[BaseModel], list[str]] = {
     ],
     models.RollbackTo: ["snapshot_id", "execution_id"],
     models.SnapshotCreateRequest: ["name", "description"],
-    models.Snapshot: ["name", "description", "execution_id", "size_bytes"],
+    models.Snapshot: ["name", "description", "execution_id", "size_bytes", "own_bytes"],
     models.ForkRequest: ["snapshot_id", "execution_id"],
     models.DiffEntry: ["old_size", "new_size", "old_mode", "new_mode", "text_diff"],
     models.DiffResponse: ["old_snapshot_id", "new_snapshot_id"],

@@ -12,10 +12,12 @@ ALLOW, KILL = 0x7FFF0000, 0x80000000
 OTHER_ARCH = 0x40000003  # i386
 
 
-def verdict(machine: str, number: int, argument: int = 0, arch: int | None = None) -> int:
+def verdict(
+    machine: str, number: int, argument: int = 0, arch: int | None = None, second: int = 0
+) -> int:
     """Interprets the program over a struct seccomp_data."""
     arch = ARCHITECTURES[machine][0] if arch is None else arch
-    data = struct.pack("=iIQ6Q", number, arch, 0, argument, 0, 0, 0, 0, 0)
+    data = struct.pack("=iIQ6Q", number, arch, 0, argument, second, 0, 0, 0, 0)
     code = list(struct.iter_unpack("=HBBI", program(machine)))
     position, value = 0, 0
     while True:
@@ -43,7 +45,7 @@ def test_calls(machine: str) -> None:
 
 @pytest.mark.parametrize("machine", ARCHITECTURES)
 def test_sockets(machine: str) -> None:
-    socket, _ = ARCHITECTURES[machine][2]
+    socket, _, _ = ARCHITECTURES[machine][2]
     for family in range(64):
         allowed = family in FAMILIES.values()
         expected = ALLOW if allowed else 0x00050000 | errno.EAFNOSUPPORT
@@ -52,10 +54,19 @@ def test_sockets(machine: str) -> None:
 
 @pytest.mark.parametrize("machine", ARCHITECTURES)
 def test_keyrings_can_be_left_and_nothing_else(machine: str) -> None:
-    _, keyctl = ARCHITECTURES[machine][2]
+    _, keyctl, _ = ARCHITECTURES[machine][2]
     assert verdict(machine, keyctl, 1) == ALLOW
     for operation in (0, *range(2, 40)):
         assert verdict(machine, keyctl, operation) == 0x00050000 | errno.EPERM
+
+
+@pytest.mark.parametrize("machine", ARCHITECTURES)
+def test_disk_is_given_back_but_not_set_aside(machine: str) -> None:
+    _, _, fallocate = ARCHITECTURES[machine][2]
+    freeing = {0x03: "punch a hole", 0x08: "collapse", 0x20: "insert"}
+    for mode in range(0x80):
+        expected = ALLOW if mode in freeing else 0x00050000 | errno.EOPNOTSUPP
+        assert verdict(machine, fallocate, 7, second=mode) == expected, hex(mode)
 
 
 @pytest.mark.parametrize("machine", ARCHITECTURES)

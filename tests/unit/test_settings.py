@@ -43,12 +43,15 @@ def test_defaults() -> None:
         "max_timeout_seconds": 3600,
         "auto_provision": True,
         "default_vm_type": "focal-optimized",
-        "vm_types": {"focal-optimized": {"driver": "bubblewrap", "image": "host"}},
+        "vm_types": {
+            "focal-optimized": {"driver": "bubblewrap", "image": "host", "disk_mb": 10240}
+        },
         "output_limit_bytes": 1024**2,
         "max_request_bytes": 16 * 1024**2,
         "boot_timeout_seconds": 20.0,
         "guest_uid": 61000,
         "guest_gid": 61000,
+        "min_free_mb": 512,
         "durability": "process",
         "database_url": None,
         "history": {

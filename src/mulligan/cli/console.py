@@ -17,6 +17,9 @@ from rich.markup import escape
 
 from mulligan.errors import ValidationFailed, VmExecutionError
 
+UNIT = 1024
+TEN = 10
+
 OWN_FAILURE = 125  # as docker(1) has it: the program did not get to run
 INTERRUPTED = 130
 LAST_BYTE = 0xFF
@@ -73,6 +76,18 @@ def spinner(text: str) -> Iterator[Any]:
             yield status
     else:
         yield None
+
+
+def size(number: int | None) -> str:
+    """Bytes as people read them: ``4.2 MB``; a dash where they were not counted."""
+    if number is None:
+        return "-"
+    amount = float(number)
+    for unit in ("B", "kB", "MB", "GB", "TB"):
+        if amount < UNIT or unit == "TB":
+            break
+        amount /= UNIT
+    return f"{amount:.0f} {unit}" if unit == "B" or amount >= TEN else f"{amount:.1f} {unit}"
 
 
 def printable(text: str) -> str:

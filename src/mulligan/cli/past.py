@@ -13,7 +13,7 @@ from pydantic import BaseModel
 from rich.markup import escape
 from rich.table import Table
 
-from mulligan.cli.console import err, out, printable, run_async
+from mulligan.cli.console import err, out, printable, run_async, size
 from mulligan.cli.options import DEFAULT_AGENT, DataDirOption, JsonOption, ServerOption
 from mulligan.cli.session import open_session
 from mulligan.client.backends import Backend
@@ -147,20 +147,21 @@ def list_snapshots(
     server: ServerOption = None,
     data_dir: DataDirOption = None,
 ) -> None:
-    """List a VM's snapshots, newest first."""
+    """List a VM's snapshots, newest first: what each holds, and what removing it would free."""
     found = _on_vm(vm, agent, server, data_dir, lambda backend, chosen: backend.snapshots(chosen))
     if json:
         dumped = [each.model_dump(mode="json") for each in found]
         out.print(json_module.dumps(dumped, indent=2), markup=False)
         return
     table = Table(box=None, pad_edge=False)
-    for heading in ("SNAPSHOT", "WHEN", "KIND", "KERNELS", "NAME"):
+    for heading in ("SNAPSHOT", "WHEN", "KIND", "SIZE", "ALONE", "KERNELS", "NAME"):
         table.add_column(heading, no_wrap=True)
     for each in found:
         kind = each.kind.replace("_", " ")
         kernels = escape(printable(", ".join(map(_kernel, each.kernels))))
         name = escape(printable(each.name or ""))
-        table.add_row(each.id, _local(each.created_at), kind, kernels, name)
+        sizes = size(each.size_bytes), size(each.own_bytes)
+        table.add_row(each.id, _local(each.created_at), kind, *sizes, kernels, name)
     out.print(table if found else "no snapshots")
 
 

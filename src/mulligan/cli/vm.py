@@ -11,7 +11,7 @@ from typing import Annotated, TypeVar
 import typer
 from rich.table import Table
 
-from mulligan.cli.console import out, printable, run_async
+from mulligan.cli.console import out, printable, run_async, size
 from mulligan.cli.options import DEFAULT_AGENT, DataDirOption, JsonOption, ServerOption
 from mulligan.cli.session import open_session
 from mulligan.client.backends import Backend
@@ -38,12 +38,16 @@ def create(
     agent: Annotated[str, typer.Option("--agent", help="Whose VM it will be.")] = DEFAULT_AGENT,
     vm_type: Annotated[str, typer.Option("--type", help="A VM type.")] = DEFAULT_VM_TYPE,
     name: Annotated[str | None, typer.Option("--name", help="A name for it.")] = None,
+    disk: Annotated[
+        int | None,
+        typer.Option("--disk-mb", help="What its disk may hold, in MB. Default: its type's."),
+    ] = None,
     json: JsonOption = False,
     server: ServerOption = None,
     data_dir: DataDirOption = None,
 ) -> None:
     """Make a VM and print its id."""
-    request = VmCreateRequest(vm_type=vm_type, vm_name=name, agent_id=agent)
+    request = VmCreateRequest(vm_type=vm_type, vm_name=name, agent_id=agent, disk_mb=disk)
     instance = _with_backend(server, data_dir, lambda backend: backend.create_vm(request))
     _print_json(instance) if json else out.print(instance.id)
 
@@ -63,7 +67,7 @@ def list_vms(
         out.print(json_module.dumps(dumped, indent=2), markup=False)
         return
     table = Table(box=None, pad_edge=False)
-    for heading in ("ID", "AGENT", "STATUS", "TYPE", "DRIVER", "CREATED"):
+    for heading in ("ID", "AGENT", "STATUS", "TYPE", "DRIVER", "DISK", "CREATED"):
         table.add_column(heading, no_wrap=True)
     for instance in instances:
         table.add_row(*(printable(cell) for cell in _row(instance)))
@@ -100,8 +104,15 @@ def _row(instance: VmInstance) -> tuple[str, ...]:
         instance.status,
         instance.vm_type,
         instance.driver or "",
+        _disk(instance),
         _local(instance.created_at),
     )
+
+
+def _disk(instance: VmInstance) -> str:
+    """What the disk holds, of what it may hold."""
+    held = size(instance.disk_bytes)
+    return f"{held} of {size(instance.disk_mb * 2**20)}" if instance.disk_mb else held
 
 
 def _local(time: datetime) -> str:

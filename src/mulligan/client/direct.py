@@ -94,7 +94,7 @@ class DirectBackend:
         return await (await self.open()).create_vm(request)
 
     async def get_vm(self, vm_id: str) -> VmInstance:
-        return (await self.open()).get_vm(vm_id)
+        return await (await self.open()).past.vm(vm_id)
 
     async def list_vms(self, agent_id: str | None) -> list[VmInstance]:
         return (await self.open()).list_vms(agent_id)

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from mulligan.engine.replies import (
     KernelMemory,
     ProgramResult,
+    disk_state,
     kernel_memories,
     program_result,
 )
@@ -48,6 +49,7 @@ class Program:
         language: with "kernel", "python", "bash" or "javascript".
         code: with "kernel", what to run.
         enter: with "kernel", whether a kernel that runs already goes to ``cwd`` first.
+        disk: what may be written to the VM's disk, as ``guest.quota.Terms`` takes it.
     """
 
     runtime: str
@@ -63,6 +65,7 @@ class Program:
     language: str = ""
     code: str = ""
     enter: bool = False
+    disk: dict[str, object] | None = None
 
     def body(self) -> dict[str, object]:
         """Body of the START frame."""
@@ -80,6 +83,7 @@ class Program:
             "language": self.language,
             "code": self.code,
             "enter": self.enter,
+            "disk": self.disk,
         }
 
 
@@ -92,6 +96,7 @@ class Running:
     done: asyncio.Future[ProgramResult]
     on_output: OutputCallback | None
     failure: Exception | None = None
+    disk: str | None = None
     output: dict[int, bytearray] = field(
         default_factory=lambda: {frames.STDOUT: bytearray(), frames.STDERR: bytearray()}
     )
@@ -112,6 +117,7 @@ class AgentConnection(asyncio.Protocol):
         self._can_write = asyncio.Event()
         self._can_write.set()
         self._lost: str | None = None
+        self.counted: dict[str, int] = {}  # trees the agent found the size of
 
     # asyncio.Protocol
 
@@ -346,6 +352,12 @@ class AgentConnection(asyncio.Protocol):
             self._on_output(frame)
         elif frame.kind == frames.EXIT:
             self._on_exit(frame)
+        elif frame.kind == frames.DISK:
+            state, sizes = disk_state(frame.body())
+            self.counted.update(sizes)
+            for running in self._running.values():
+                if running.disk is None or state.endswith("ended"):
+                    running.disk = state
         elif (answer := self._answers.get(frame.channel)) is not None and not answer.done():
             answer.set_result(frame.body())
 
@@ -370,7 +382,10 @@ class AgentConnection(asyncio.Protocol):
         if running is None or running.done.done():
             return
         stdout, stderr = running.output[frames.STDOUT], running.output[frames.STDERR]
-        running.done.set_result(program_result(frame.body(), bytes(stdout), bytes(stderr)))
+        result = program_result(frame.body(), bytes(stdout), bytes(stderr))
+        limit = (running.program.disk or {}).get("limit")
+        limited = limit if isinstance(limit, int) else None
+        running.done.set_result(replace(result, disk=running.disk, disk_limit=limited))
 
 
 def _start_frame(channel: int, program: Program) -> bytes:

@@ -13,11 +13,12 @@ import secrets
 from collections.abc import Callable
 
 from mulligan.engine.connection import AgentConnection, Program
+from mulligan.engine.quota import check_room
 from mulligan.engine.store import VmState, layer_name
 from mulligan.engine.vm import Vm
 from mulligan.errors import ExecutionFailed, SnapshotFailed
 from mulligan.guest.root import DISK
-from mulligan.layers.store import TREE
+from mulligan.layers.sizes import TREE
 from mulligan.log import get_logger
 
 log = get_logger()
@@ -26,6 +27,7 @@ SMALL_BYTES = 4 * 1024 * 1024
 SMALL_ENTRIES = 1000
 JOB_TIMEOUT_MS = 600_000
 JOB_OUTPUT = 64 * 1024 * 1024
+MOST_BYTES = 2**63
 
 
 async def changed(vm: Vm) -> bool:
@@ -48,6 +50,7 @@ async def freeze(vm: Vm) -> bool:
     running = bool(vm.running)
     try:
         if not await asyncio.to_thread(_prepare, vm, look=running):
+            vm.writing.unchanged()
             return True
         if running:
             return False
@@ -73,8 +76,10 @@ async def _move_and_freeze(vm: Vm, stack_of: Callable[[str | None], list[str]]) 
         await vm.down()  # it has moved above an upper that is no layer
         raise
     vm.in_background(vm.stores.vms.settle, vm.record.id, left)
+    tree = f"{vm.state.base}/{TREE}"
+    vm.in_background(vm.stores.layers.sizes.write, vm.record.agent_id, tree)
     if connection is not None:
-        vm.stack_in_use = [f"{vm.state.base}/{TREE}", *below]
+        vm.stack_in_use = [tree, *below]
     return True
 
 
@@ -93,8 +98,12 @@ def _freeze(vm: Vm) -> None:
     stores, record, state = vm.stores, vm.record, vm.state
     layer = layer_name(record.id, state.generation)
     upper = stores.vms.upper(record.id, state.generation)
-    stores.layers.freeze(record.agent_id, layer, state.base, upper)
+    writing = vm.writing
+    stores.layers.freeze(record.agent_id, layer, state.base, upper, writing.execution)
     vm.state = VmState(base=layer, generation=state.generation + 1)
+    if writing.size is not None:
+        stores.layers.sizes.note(record.agent_id, f"{layer}/{TREE}", writing.size)
+    writing.frozen()
     stores.vms.follow(record.id, vm.state)
 
 
@@ -122,6 +131,8 @@ async def copy(vm: Vm, *, small: bool = False) -> str | None:
     if small:
         arguments |= {"most_bytes": SMALL_BYTES, "most_entries": SMALL_ENTRIES}
     try:
+        if vm.bounds is not None:
+            check_room(vm.bounds)
         connection = await vm.up()
         await asyncio.to_thread(stores.vms.make_place, record.id, name)
         try:
@@ -168,6 +179,7 @@ async def restore(vm: Vm, layer: str | None) -> list[str]:
         stack = stack_of(layer)
         await asyncio.to_thread(_prepare_restore, vm, state)
         vm.state = state
+        vm.writing.frozen()
         if vm.connection is not None:
             vm.stack_in_use = [*vm.stack_in_use, *stack]
     cancelled = await vm.cancel_all("the VM was rolled back")
@@ -210,6 +222,22 @@ async def run_job(connection: AgentConnection, arguments: dict[str, object]) -> 
     if result.truncated:
         raise ExecutionFailed(f"there is more to say than {JOB_OUTPUT} bytes")
     return result.stdout
+
+
+async def disk_size(connection: AgentConnection, trees: list[str]) -> int:
+    """Bytes trees take together, as the VM counts them; each an absolute path there.
+
+    Raises:
+        ExecutionFailed: they could not be counted.
+    """
+    printed = await run_job(connection, {"op": "size", "trees": trees})
+    try:
+        found = json.loads(printed)["bytes"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        found = None
+    if type(found) is not int or not 0 <= found < MOST_BYTES:
+        raise ExecutionFailed("the VM did not say how large its disk is")
+    return found
 
 
 def _reason(error: OSError | ExecutionFailed) -> str:

@@ -21,18 +21,14 @@ from mulligan.engine.gates import Gates
 from mulligan.engine.lock import DirectoryLock
 from mulligan.engine.maintenance import Maintenance
 from mulligan.engine.past import Past
+from mulligan.engine.quota import bounds_of
 from mulligan.engine.recording import Recording
 from mulligan.engine.runner import Runner
 from mulligan.engine.store import StoredVm, VmRecord, VmStore, new_id
 from mulligan.engine.timemachine import TimeMachine
-from mulligan.engine.validation import check_vm_request
+from mulligan.engine.validation import check_vm_request, check_vm_type
 from mulligan.engine.vm import Stores, Vm
-from mulligan.errors import (
-    ConfigError,
-    ExecutionFailed,
-    ValidationFailed,
-    VmNotAvailable,
-)
+from mulligan.errors import ConfigError, ExecutionFailed, VmNotAvailable
 from mulligan.history import HistoryStore
 from mulligan.hooks.permits import Approver
 from mulligan.images.host import HostImage, prepare
@@ -123,7 +119,7 @@ class Engine:
                 log.warning("executions_lost", execution_ids=lost)
             await asyncio.to_thread(history.forget_all_but, store.ids())
             self._parts = (image, driver, stores)
-            self._vms = {vm.record.id: self._vm(vm) for vm in found}
+            self._vms.update((vm.record.id, self._vm(vm)) for vm in found)
             self._maintenance = Maintenance(
                 driver, image, stores, self._layers_kept, self._layers_used
             )
@@ -149,6 +145,7 @@ class Engine:
                 add=self._fork,
                 clean=gates.clean,
                 enabled=lambda: self.settings.history.enabled,
+                vms=self._vms.values,
             )
             self._executions = Executions(
                 self.settings.streams, self.execute, self._find, self._history.get
@@ -279,7 +276,7 @@ class Engine:
             ConfigError: the data directory takes no more.
         """
         agent_id, name = check_vm_request(request)
-        return (await self._create(agent_id, name, request.vm_type)).instance()
+        return (await self._create(agent_id, name, request.vm_type, request.disk_mb)).instance()
 
     def get_vm(self, vm_id: str, agent_id: str | None = None) -> VmInstance:
         """A VM by its id; with ``agent_id``, only if it is that agent's.
@@ -334,13 +331,11 @@ class Engine:
                 agent_id, f"agent-{agent_id}-vm", self.settings.default_vm_type
             )
 
-    async def _create(self, agent_id: str, name: str, vm_type: str) -> Vm:
+    async def _create(
+        self, agent_id: str, name: str, vm_type: str, disk_mb: int | None = None
+    ) -> Vm:
         _, driver, stores = self._opened()
-        try:
-            self.settings.vm_type(vm_type)
-        except ConfigError as error:
-            detail = str(error.detail)
-            raise ValidationFailed(detail, field="vm_type", remedy=error.remedy) from None
+        check_vm_type(vm_type, disk_mb, self.settings)
         record = VmRecord(
             id=new_id("vm"),
             name=name,
@@ -348,6 +343,7 @@ class Engine:
             vm_type=vm_type,
             driver=driver.name,
             created_at=self._created_now(),
+            disk_mb=disk_mb,
         )
         return await self._owned(self._add(record, stores))
 
@@ -386,7 +382,8 @@ class Engine:
             disk=stores.vms.disk(record.id),
         )
         timeout = self.settings.boot_timeout_seconds
-        return Vm(record, stored.state, driver, spec, stores, timeout)
+        bounds = bounds_of(self.settings, record.vm_type, record.disk_mb)
+        return Vm(record, stored.state, driver, spec, stores, timeout, bounds)
 
     def _find(self, vm_id: str, agent_id: str | None) -> Vm:
         vm = self._vms.get(vm_id)

@@ -7,13 +7,15 @@ import functools
 from collections.abc import Callable
 
 from mulligan.drivers.interface import BootSpec, Driver
-from mulligan.engine.disk import run_job
+from mulligan.engine.connection import AgentConnection
+from mulligan.engine.disk import disk_size, run_job
 from mulligan.engine.store import VmRecord, VmState, new_id
 from mulligan.engine.vm import Stores, Vm
 from mulligan.errors import VmExecutionError
 from mulligan.guest.root import LAYERS
 from mulligan.images.host import HostImage
-from mulligan.layers.store import MERGING, DamagedLayer, Merge
+from mulligan.layers.stacks import DamagedLayer, Merge
+from mulligan.layers.store import MERGING
 from mulligan.log import get_logger
 from mulligan.models import utc_now
 
@@ -111,6 +113,54 @@ class Maintenance:
             if merge is not None:
                 await self._flatten(agent_id, top, merge)
 
+    async def squash(self, agent_id: str, top: str) -> None:
+        """Makes one tree of all of a stack, in which only what is to be seen takes room.
+
+        Raises:
+            VmExecutionError, OSError: it could not be done; the stack is as it was.
+        """
+        async with self._merging:
+            merge = self._stores.layers.squashable(agent_id, top)
+            if merge is None:
+                return
+            vm = self._vm(agent_id)
+            try:
+                await self._merge(vm, agent_id, merge)
+            finally:
+                await asyncio.shield(asyncio.create_task(vm.close()))
+        self.look_at(agent_id)
+
+    async def measure(self, agent_id: str, trees: list[str]) -> None:
+        """Counts what trees take that were not counted yet; those that are gone are passed over.
+
+        Raises:
+            VmExecutionError, OSError: it could not be done.
+        """
+        async with self._merging:
+            layers = self._stores.layers
+            family = layers.family(agent_id)
+            wanted = [
+                tree
+                for tree in dict.fromkeys(trees)
+                if layers.sizes.get(agent_id, tree) is None and (family / tree).is_dir()
+            ]
+            if not wanted:
+                return
+            vm = self._vm(agent_id)
+            try:
+                async with vm.steady():
+                    connection = await vm.up()
+                await self._count(connection, agent_id, wanted)
+            finally:
+                await asyncio.shield(asyncio.create_task(vm.close()))
+
+    async def _count(self, connection: AgentConnection, agent_id: str, trees: list[str]) -> None:
+        sizes = self._stores.layers.sizes
+        for tree in trees:
+            if sizes.get(agent_id, tree) is None:
+                size = await disk_size(connection, [f"{LAYERS}/{tree}"])
+                await asyncio.to_thread(sizes.set, agent_id, tree, size)
+
     async def _flatten(self, agent_id: str, top: str, first: Merge) -> None:
         merge: Merge | None = first
         vm = self._vm(agent_id)
@@ -130,8 +180,10 @@ class Maintenance:
             "target": f"{LAYERS}/{merge.layer}/{MERGING}",
         }
         await asyncio.to_thread(self._stores.layers.clear_merging, agent_id, merge.layer)
+        await self._count(connection, agent_id, list(merge.trees))  # they may be gone soon
         await run_job(connection, arguments)
         await asyncio.to_thread(self._stores.layers.add_merged, agent_id, merge)
+        await self._count(connection, agent_id, [f"{merge.layer}/{merge.directory}"])
 
     def _vm(self, agent_id: str) -> Vm:
         record = VmRecord(

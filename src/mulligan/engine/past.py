@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from typing import Any, Protocol, TypeVar
 
 from mulligan.engine.maintenance import Maintenance
+from mulligan.engine.sizes import Sizes
 from mulligan.engine.timemachine import MANUAL, TimeMachine
 from mulligan.engine.vm import Vm
 from mulligan.errors import HistoryError, ValidationFailed, VmExecutionError
@@ -22,6 +23,7 @@ from mulligan.models import (
     RollbackTo,
     Snapshot,
     SnapshotCreateRequest,
+    VmInstance,
 )
 
 log = get_logger()
@@ -50,6 +52,7 @@ class Past:
         add: Callable[[Vm, str, str | None], Coroutine[Any, Any, Vm]],
         clean: Callable[[str, str], str],
         enabled: Callable[[], bool],
+        vms: Callable[[], Iterable[Vm]],
     ) -> None:
         self._history = history
         self._machine = machine
@@ -59,6 +62,15 @@ class Past:
         self._add = add
         self._clean = clean
         self._enabled = enabled
+        self._sizes = Sizes(history, maintenance, vms)
+
+    async def vm(self, vm_id: str, agent_id: str | None = None) -> VmInstance:
+        """A VM, with what it takes on disk.
+
+        Raises:
+            VmNotAvailable: there is no such VM.
+        """
+        return await self._owned(self._sizes.of_vm(self._find(vm_id, agent_id)))
 
     async def history(
         self, request: HistoryQueryRequest, agent_id: str | None = None
@@ -69,10 +81,12 @@ class Past:
             VmNotAvailable: there is no such VM.
             HistoryError: history is off, or cannot be read.
         """
-        self._find(request.vm_id, agent_id)
+        vm = self._find(request.vm_id, agent_id)
         if not self._enabled():
             raise HistoryError("history is off", remedy="set MULLIGAN_HISTORY__ENABLED=true")
-        return await asyncio.to_thread(self._history.query, request)
+        found = await asyncio.to_thread(self._history.query, request)
+        entries = await self._owned(self._sizes.of_executions(vm, found.entries))
+        return found.model_copy(update={"entries": entries})
 
     async def snapshots(self, vm_id: str, agent_id: str | None = None) -> list[Snapshot]:
         """Snapshots of a VM, newest first.
@@ -82,7 +96,8 @@ class Past:
         """
         vm = self._find(vm_id, agent_id)
         found = await asyncio.to_thread(self._history.list_snapshots, vm.record.id)
-        return await vm.kernels.present(vm.connection, found)
+        found = await vm.kernels.present(vm.connection, found)
+        return await self._owned(self._sizes.of_snapshots(vm, found))
 
     async def snapshot(
         self, vm_id: str, request: SnapshotCreateRequest, agent_id: str | None = None

@@ -197,6 +197,7 @@ class Recording:
         update: dict[str, object] = {
             "snapshot_before": self._entry.snapshot_before,
             "approval": self._approval,
+            "change_bytes": self._vm.writing.change_of(response.execution_id),
         }
         if self._entry.snapshot_before is None:
             notes.append(NO_RESTORE_POINT)
@@ -262,5 +263,6 @@ class Recording:
                 "max_rss_kb": response.max_rss_kb,
                 "snapshot_after": response.snapshot_after,
                 "verdicts": response.verdicts,
+                "change_bytes": response.change_bytes,
             }
         )

@@ -26,6 +26,11 @@ class ProgramResult:
         results: of a cell, pictures and other forms of its value: (mime type, data) pairs.
         notes: of a cell, what its reader should know.
         kernel_ended: why the kernel of a cell is no more; None where it lives.
+        written: bytes its VM's disk took since it was last frozen; None where nobody counted.
+        disk: where the disk was full: "full" or "host" (nothing could be written then, because of
+            the VM's limit or the host's reserve), "ended" or "host-ended" (it grew even so, and
+            was ended).
+        disk_limit: with that, what its VM's disk may hold, in bytes.
     """
 
     status: int
@@ -43,6 +48,9 @@ class ProgramResult:
     results: tuple[tuple[str, str], ...] = ()
     notes: tuple[str, ...] = ()
     kernel_ended: str | None = None
+    written: int | None = None
+    disk: str | None = None
+    disk_limit: int | None = None
 
 
 @dataclass(frozen=True)
@@ -89,7 +97,23 @@ def program_result(body: dict[str, Any], stdout: bytes, stderr: bytes) -> Progra
         ),
         notes=_texts(body, "notes"),
         kernel_ended=_optional_text(body, "kernel_ended"),
+        written=None if body.get("written") is None else _number(body, "written"),
     )
+
+
+def disk_state(body: dict[str, Any]) -> tuple[str, dict[str, int]]:
+    """Reads a DISK frame: what became of the disk, and sizes of trees that were counted.
+
+    Raises:
+        FrameError: it is none.
+    """
+    state = body.get("state")
+    if state not in ("full", "host", "ended", "host-ended"):
+        raise frames.FrameError("a disk is in no known state")
+    sizes = body.get("sizes")
+    if not isinstance(sizes, dict):
+        raise frames.FrameError("sizes is no object")
+    return str(state), {str(tree): _number(sizes, tree) for tree in sizes}
 
 
 def kernel_memories(body: dict[str, Any]) -> list[KernelMemory]:

@@ -6,6 +6,7 @@ import os
 from datetime import datetime
 
 from mulligan.engine.connection import Program
+from mulligan.engine.quota import said_of
 from mulligan.engine.replies import ProgramResult
 from mulligan.errors import ExecutionFailed, ExecutionTimeout, ValidationFailed
 from mulligan.models import DisplayData, VmExecuteResponse, utc_now
@@ -35,6 +36,8 @@ def response_of(
 ) -> VmExecuteResponse:
     """The answer for a program that ran."""
     exit_code, outcome, error = _judge(program, result)
+    note, disk_error = said_of(result)
+    notes = [*result.notes, note] if note else list(result.notes)
     return VmExecuteResponse(
         execution_id=execution_id,
         vm_id=vm_id,
@@ -44,7 +47,8 @@ def response_of(
         duration_ms=duration_ms,
         started_at=started_at,
         completed_at=utc_now(),
-        error=error,
+        error=error or disk_error,
+        notes=notes,
         outcome=outcome,
         truncated=result.truncated,
         stdout_bytes=result.stdout_bytes,
@@ -55,7 +59,6 @@ def response_of(
         kernel=program.kernel,
         result=result.result,
         results=[DisplayData(mime_type=kind, data=data) for kind, data in result.results],
-        notes=list(result.notes),
     )
 
 

@@ -43,6 +43,7 @@ class VmRecord(BaseModel):
     vm_type: StrictStr
     driver: StrictStr
     created_at: UtcTime
+    disk_mb: StrictInt | None = None  # None: as its type has it
 
 
 def new_id(prefix: str) -> str:

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from mulligan.engine import disk
 from mulligan.engine.lineage import Lineage
 from mulligan.engine.maintenance import Maintenance
+from mulligan.engine.room import make_room, recall_writer
 from mulligan.engine.store import new_id
 from mulligan.engine.vm import Vm
 from mulligan.errors import (
@@ -81,12 +82,14 @@ class TimeMachine:
             SnapshotFailed: it could not be made.
         """
         await self._flatten_deep(vm)
+        await recall_writer(self._history, vm)
         if not await disk.freeze(vm):
             with vm.stores.layers.held(vm.record.agent_id):  # until its row is there
                 copied = None if vm.running else await disk.copy(vm, small=True)
                 if copied is None:
                     return None
                 return Point((await self._add(vm, copied, RESTORE_POINT, None, None)).id, None)
+        await make_room(self._maintenance, vm)
         present = self._lineage.present(vm)
         if present is not None:
             return Point(present, None)
@@ -131,6 +134,7 @@ class TimeMachine:
             SnapshotFailed: it could not be made; the VM is as it was.
         """
         await self._flatten_deep(vm)
+        await recall_writer(self._history, vm)
         if await disk.freeze(vm):
             return await self._add(vm, vm.state.base, kind, request, execution_id)
         with vm.stores.layers.held(vm.record.agent_id):  # until its row is there

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 
-from mulligan.errors import UnsupportedLanguage, ValidationFailed
+from mulligan.errors import ConfigError, UnsupportedLanguage, ValidationFailed
 from mulligan.languages import LANGUAGES, canonical
 from mulligan.models import VmCreateRequest, VmExecuteRequest
 from mulligan.settings import Settings
 
 MAX_ID_LENGTH = 128
 MAX_NAME_LENGTH = 200
+MAX_DISK_MB = 2**40
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@/+-]*")
 _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 MAX_KERNEL_NAME = 64
@@ -152,6 +153,26 @@ def check_vm_request(request: VmCreateRequest) -> tuple[str, str]:
             f"vm_name must be up to {MAX_NAME_LENGTH} printable characters", field="vm_name"
         )
     return agent_id, name
+
+
+def check_vm_type(vm_type: str, disk_mb: int | None, settings: Settings) -> None:
+    """Refuses a VM of a type there is none of, or with a disk larger than those of its type.
+
+    Raises:
+        ValidationFailed: naming what would be right.
+    """
+    try:
+        most = settings.vm_type(vm_type).disk_mb
+    except ConfigError as error:
+        detail = str(error.detail)
+        raise ValidationFailed(detail, field="vm_type", remedy=error.remedy) from None
+    if disk_mb is None or (most == 0 and disk_mb <= MAX_DISK_MB) or 0 < disk_mb <= most:
+        return
+    raise ValidationFailed(
+        f"disk_mb of a VM of type {vm_type} must be from 1 to {most or MAX_DISK_MB}, not {disk_mb}",
+        field="disk_mb",
+        remedy=f"ask for less, or raise vm_types.{vm_type}.disk_mb in the settings",
+    )
 
 
 def _agent_of(vm_name: str | None) -> str:

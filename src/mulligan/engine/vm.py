@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from weakref import WeakValueDictionary
 
@@ -17,9 +17,12 @@ from mulligan.engine.connection import (
     Running,
 )
 from mulligan.engine.kernels import Kernels
+from mulligan.engine.quota import Bounds, check_room
 from mulligan.engine.replies import ProgramResult
 from mulligan.engine.store import VmRecord, VmState, VmStore, new_id
+from mulligan.engine.writing import Writing
 from mulligan.errors import ConfigError, ExecutionFailed, VmNotAvailable
+from mulligan.layers.stacks import DamagedLayer
 from mulligan.layers.store import LayerStore
 from mulligan.log import get_logger
 from mulligan.models import VmInstance, utc_now
@@ -52,6 +55,7 @@ class Vm:
         spec: BootSpec,
         stores: Stores,
         boot_timeout: float,
+        bounds: Bounds | None = None,
     ) -> None:
         self.record = record
         self.state = state
@@ -59,6 +63,9 @@ class Vm:
         self.stack_in_use: list[str] = []
         self.kernels = Kernels()
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self.bounds = bounds
+        self.writing = Writing()
+        self.filled = False  # the last execution met a full disk
         self._driver = driver
         self._spec = spec
         self.stores = stores
@@ -108,7 +115,28 @@ class Vm:
             last_activity=self.last_activity,
             agent_id=self.record.agent_id,
             driver=self.record.driver,
+            disk_mb=self.bounds.limit_mb if self.bounds is not None else None,
+            disk_bytes=self._disk_bytes(),
         )
+
+    def upper_bytes(self) -> int | None:
+        """What the disk took since it was last frozen; None where nobody counted."""
+        if self.busy:
+            return None
+        if self.writing.size is not None:
+            return self.writing.size
+        return None if self.stores.vms.changed(self.record.id, self.state.generation) else 0
+
+    def _disk_bytes(self) -> int | None:
+        """What the disk holds, as far as that was counted before."""
+        layers, agent_id = self.stores.layers, self.record.agent_id
+        try:
+            stack = layers.stack(agent_id, self.state.base)
+            sizes = [self.upper_bytes(), *(layers.sizes.get(agent_id, tree) for tree in stack)]
+        except (OSError, DamagedLayer):
+            return None
+        known = [size for size in sizes if size is not None]
+        return sum(known) if len(known) == len(sizes) else None
 
     async def run(
         self,
@@ -164,7 +192,11 @@ class Vm:
                 connection, running = task.result()
                 await connection.end([running])
             raise
-        return await connection.finish(running)
+        result = await connection.finish(running)
+        self.writing.ended(program, result, alone=len(self._running) == 1)
+        self.filled = result.disk is not None
+        await self._note_sizes(running.program, connection)
+        return result
 
     def _begun(self, task: asyncio.Task[tuple[AgentConnection, Running]]) -> None:
         self._beginnings.discard(task)
@@ -181,16 +213,20 @@ class Vm:
     ) -> tuple[AgentConnection, Running]:
         """Boots, prepares and starts, unless it is no longer wanted by then."""
         async with self._lock:
+            if self.bounds is not None:
+                check_room(self.bounds)
             connection = await self.up()
             if prepare is not None:
                 await prepare()
                 connection = await self.up()  # it may have been given up meanwhile
             if not wanted.is_set():
                 raise ExecutionFailed("it was cancelled before it started")
+            program = self._bounded(program)
             running = connection.start(program, on_output)
             if program.kernel is not None:
                 self.kernels.cell_started()
             self._running[execution_id] = running
+            self.writing.began(execution_id, alone=len(self._running) == 1)
             return connection, running
 
     async def cancel(self, execution_id: str, why: str | None = None) -> bool:
@@ -210,6 +246,23 @@ class Vm:
             self.cancelled_for[execution_id] = why
         await connection.end([running])
         return True
+
+    def _bounded(self, program: Program) -> Program:
+        """A program with what may be written to the disk by now."""
+        if self.bounds is None:
+            return program
+        stack = self.stores.layers.stack(self.record.agent_id, self.state.base)
+        terms = self.bounds.terms(self.stores.layers, self.record.agent_id, stack)
+        return replace(program, disk=terms)
+
+    async def _note_sizes(self, program: Program, connection: AgentConnection) -> None:
+        """Keeps what the agent has found out of the trees it was asked about."""
+        unknown = program.disk.get("unknown") if program.disk is not None else None
+        for tree, size in connection.counted.items():
+            if isinstance(unknown, list) and tree in unknown:
+                sizes = self.stores.layers.sizes
+                await asyncio.to_thread(sizes.set, self.record.agent_id, tree, size)
+        connection.counted.clear()
 
     async def cancel_all(self, why: str) -> list[str]:
         """Ends what runs, and returns what it was; for the holder of ``steady``.
@@ -345,6 +398,7 @@ class Vm:
         if self._endings:
             await asyncio.wait(self._endings)
         self.stack_in_use = []
+        self.writing.stopped()
 
     async def close(self) -> None:
         """Ends the VM's processes for good: it boots no more."""

@@ -45,7 +45,7 @@ class Agent:
         self._zygote: zygotes.Zygote | None = zygote
         self._env = env
         self._nofile = resource.getrlimit(resource.RLIMIT_NOFILE)
-        self._vm = Vm(self._send)
+        self._vm = Vm(self._send, self._executions)
         self._kernels: Kernels | None = None
 
     def run(self) -> None:
@@ -86,6 +86,7 @@ class Agent:
             return
         if frame.kind == frames.START:
             body = frame.body()
+            self._vm.quota.begin(body)
             start = self._all_kernels().start if body["runtime"] == "kernel" else self._start
             start(frame.channel, body)
         elif (execution := self._executions.get(frame.channel)) is not None:
@@ -148,7 +149,7 @@ class Agent:
         self._loop.watch(report, lambda: self._on_report(execution))
         if stdin is not None:
             execution.stdin = Feed(stdin)
-        job = launch.job(body, self._env, self._nofile)
+        job = launch.job(body, self._env, self._nofile, full=self._vm.quota.full)
         streams = (stdin_inner, stdout_inner, stderr_inner)
         try:
             if body["runtime"] != "python" or not self._request(
@@ -360,7 +361,7 @@ class Agent:
             self._loop.close(execution.stdin.descriptor)
         self._by_pid.pop(execution.pid, None)
         del self._executions[execution.channel]
-        self._send(frames.EXIT, execution.channel, execution.result())
+        self._send(frames.EXIT, execution.channel, execution.result() | self._vm.written())
 
     def _drain(self, execution: Execution, kind: int) -> None:
         """Reads what is left in a stream's pipe and closes it.

@@ -26,14 +26,20 @@ SETUP_FAILED = 126
 MOST_DESCRIPTORS = 1 << 20
 
 
-def job(body: dict[str, Any], env: dict[str, str], nofile: tuple[int, int]) -> dict[str, Any]:
-    """What a child needs to know of an execution, from the body of its START frame."""
+def job(
+    body: dict[str, Any], env: dict[str, str], nofile: tuple[int, int], *, full: bool
+) -> dict[str, Any]:
+    """What a child needs to know of an execution, from the body of its START frame.
+
+    With ``full`` the disk is, and it may not write to files.
+    """
     return {
         "files": {name: text.encode() for name, text in body["files"].items()},
         "cwd": body["cwd"],
         "env": env | body["env"],
         "steps": body["steps"],
         "nofile": nofile,
+        "full": full,
         "job": body["job"] if body["runtime"] == "job" else None,
     }
 
@@ -62,6 +68,9 @@ def enter(job: dict[str, Any], root: int, report: int) -> None:
     limit = MAX_PROCESSES if hard == resource.RLIM_INFINITY else min(MAX_PROCESSES, hard)
     resource.setrlimit(resource.RLIMIT_NPROC, (limit, limit))
     resource.setrlimit(resource.RLIMIT_NOFILE, job["nofile"])
+    if job.get("full"):
+        _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))
     kernel.drop_privileges()
     try:
         os.chdir(job["cwd"])
@@ -85,6 +94,7 @@ def run_steps(job: dict[str, Any], root: int, streams: tuple[int, int, int], rep
         for target, descriptor in enumerate(streams):
             os.dup2(descriptor, target, inheritable=True)
         restore_signals()
+        _signal.signal(_signal.SIGXFSZ, _signal.SIG_IGN)  # a full disk is an error, no end
         close_all_but((root, report))
         enter(job, root, report)
         os.close(root)

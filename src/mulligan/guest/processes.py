@@ -206,6 +206,28 @@ def _end(doomed: Callable[[], list[int]]) -> bool:
         send([pid for pid in everything() if pid not in before], SIGCONT)
 
 
+def mounts_of(pid: int) -> int | None:
+    """The mount namespace of a process; None where nothing of it runs, -1 where nobody may look."""
+    return _namespace(f"/proc/{pid}", -1)
+
+
+def outside(own: set[int]) -> list[int]:
+    """The living processes of the VM whose mount namespace is none of ``own``."""
+    found = []
+    for pid in everything():
+        namespace = mounts_of(pid)
+        if namespace is None or namespace in own or (namespace == -1 and _is_over(pid)):
+            continue
+        found.append(pid)
+    return found
+
+
+def end_outside(own: set[int]) -> bool:
+    """Ends the processes ``outside`` names, whatever calls they are in; true where none is left."""
+    send(outside(own), SIGKILL)
+    return _end(lambda: outside(own))
+
+
 def others(spared: set[int]) -> list[int]:
     """The living processes of the VM but this one and ``spared``."""
     return [pid for pid in everything() if pid not in spared and not _is_over(pid)]

@@ -8,11 +8,13 @@ import time
 
 from mulligan.guest import frames, processes
 from mulligan.guest.execution import UNENDABLE
-from mulligan.guest.root import Roots
+from mulligan.guest.measuring import glance
+from mulligan.guest.quota import Quota
+from mulligan.guest.root import DISK, LAYERS, Roots
 
 TYPE_CHECKING = False  # importing typing for it would cost every VM milliseconds
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection
     from typing import Any
 
     from mulligan.guest.kernels.manager import Kernels
@@ -27,10 +29,17 @@ class Vm:
 
     Args:
         send: sends a frame to the host.
+        executions: what runs, by channel.
     """
 
-    def __init__(self, send: Callable[[int, int, dict[str, object]], None]) -> None:
+    def __init__(
+        self,
+        send: Callable[[int, int, dict[str, object]], None],
+        executions: Collection[int],
+    ) -> None:
         self.root = -1
+        self.quota = Quota(executions, send, LAYERS)
+        self._upper = ""
         self._send = send
         self._roots: Roots | None = None
         self._pause: processes.Pause | None = None
@@ -56,9 +65,11 @@ class Vm:
         Without a generation it is a VM for jobs alone, and has no root for programs.
         """
         try:
+            own = {_mounts()}
             self._roots = Roots(body["binds"])
+            self.quota.ready({*own, _mounts()})
             if body["generation"] is not None:
-                self.root = self._roots.assemble(body["layers"], body["generation"])
+                self._assemble(body)
         except OSError as error:
             self._send(frames.FATAL, 0, {"message": str(error)})
             return
@@ -86,10 +97,11 @@ class Vm:
             kernels: those of the VM, if it ever had any.
             busy: whether an execution runs.
         """
+        self.quota.release()
         if body["end"]:
             self._end_programs(spared, kernels)
             self._switch(channel, body, kernels)
-        elif busy or not self._is_quiet(spared, kernels):
+        elif busy or not self._is_quiet(spared | self.quota.helpers(), kernels):
             self._send(frames.ROOT_DONE, channel, {"busy": True, "error": None})
         elif kernels is not None:
             kernels.leave(lambda: self._switch(channel, body, kernels))
@@ -112,7 +124,7 @@ class Vm:
             private += [self._roots.leave(namespace) for namespace in inside]
             os.close(self.root)
             self.root = -1
-            self.root = self._roots.assemble(body["layers"], body["generation"])
+            self._assemble(body)
             for namespace in inside:
                 self._roots.enter(namespace, private.pop(0), self.root)
         except OSError as error:
@@ -147,6 +159,16 @@ class Vm:
                 return False
         return True
 
+    def _assemble(self, body: dict[str, Any]) -> None:
+        assert self._roots is not None
+        self.root = self._roots.assemble(body["layers"], body["generation"])
+        self._upper = f"{DISK}/{body['generation']}/upper"
+        self.quota.moved(self._upper)
+
+    def written(self) -> dict[str, object]:
+        """What the disk took since it was last frozen, for an EXIT frame: null where it is much."""
+        return {"written": glance(self._upper)}
+
     # Pauses
 
     @property
@@ -156,6 +178,7 @@ class Vm:
 
     def pause(self, channel: int) -> None:
         """Brings every process to a halt; PAUSED says when, or that one would not."""
+        self.quota.release()  # what it has stopped would not be seen as stopped by us
         self._pause_channel = channel
         self._pause = processes.Pause()
         self._pause_until = time.monotonic() + PAUSE_PATIENCE_S
@@ -163,10 +186,14 @@ class Vm:
 
     def timeout(self) -> float:
         """Seconds until ``on_time`` has something to do."""
+        if self._pause is None:
+            return self.quota.timeout()
         return IDLE_S if self._pause_until is None else PAUSE_TICK_S
 
     def on_time(self) -> None:
-        """Looks whether the halt is complete."""
+        """Looks whether the halt is complete; where there is none, after the disk."""
+        if self._pause is None:
+            self.quota.on_time()
         if self._pause is None or self._pause_until is None:
             return
         holds = self._pause.holds()
@@ -189,3 +216,8 @@ class Vm:
             self._pause_until = None
         postponed, self._postponed = self._postponed, []
         return postponed
+
+
+def _mounts() -> int:
+    """This process's mount namespace."""
+    return os.stat("/proc/self/ns/mnt").st_ino

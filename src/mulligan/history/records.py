@@ -47,6 +47,7 @@ def row_entry(row: Row) -> CommandHistoryEntry:
 def snapshot_row(snapshot: Snapshot, layer: str | None) -> dict[str, Any]:
     """The columns of a snapshot."""
     row: dict[str, Any] = dict(snapshot)
+    del row["own_bytes"]  # what others need changes
     row["kernels"] = _json(snapshot.kernels)
     row["layer"] = layer
     return row
@@ -54,7 +55,7 @@ def snapshot_row(snapshot: Snapshot, layer: str | None) -> dict[str, Any]:
 
 def row_snapshot(row: Row) -> Snapshot:
     """The snapshot of a row."""
-    values = {name: row[name] for name in Snapshot.model_fields}
+    values: dict[str, Any] = {name: row.get(name) for name in Snapshot.model_fields}
     values["kernels"] = [KernelState.model_construct(**each) for each in json.loads(row["kernels"])]
     return Snapshot.model_construct(**values)
 

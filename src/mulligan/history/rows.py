@@ -91,6 +91,13 @@ def write(connection: Connection, new: Prepared) -> list[str]:
     ]
 
 
+def set_change(connection: Connection, execution_id: str, size: int) -> None:
+    """Notes what an execution's changes take, where that is not known yet."""
+    c = executions.c
+    unknown = (c.id == execution_id) & c.change_bytes.is_(None)
+    connection.execute(update(executions).where(unknown).values(change_bytes=size))
+
+
 def get(connection: Connection, execution_id: str) -> records.Row | None:
     """The row with that id."""
     return connection.execute(_GET, {"wanted": execution_id}).mappings().one_or_none()

@@ -64,3 +64,9 @@ def layers(connection: Connection, without: Collection[str]) -> set[tuple[str, s
     if without:
         statement = statement.where(_c.vm_id.not_in(without))
     return {(agent_id, layer) for agent_id, layer in connection.execute(statement)}
+
+
+def layers_of_agent(connection: Connection, agent_id: str) -> list[tuple[str, str, str | None]]:
+    """(VM, snapshot, layer) of an agent's snapshots."""
+    statement = select(_c.vm_id, _c.id, _c.layer).where(_c.agent_id == agent_id)
+    return [(vm_id, snapshot, layer) for vm_id, snapshot, layer in connection.execute(statement)]

@@ -22,6 +22,7 @@ from sqlalchemy import Connection
 from mulligan.errors import HistoryError
 from mulligan.history import pruning, queries, records, rows, sequence, snapshots
 from mulligan.history.approvals import ApprovalStore
+from mulligan.history.costs import Costs
 from mulligan.history.database import Database, in_memory, open_sqlite, open_url
 from mulligan.history.dropped import Dropped
 from mulligan.history.failures import file_error
@@ -39,7 +40,7 @@ log = get_logger()
 INLINE_BYTES = 65536
 
 
-class HistoryStore:
+class HistoryStore(Costs):
     """Rows of executions and snapshots.
 
     Its methods block, and may be called from any thread: writers take turns, readers go on

@@ -6,6 +6,7 @@
     <data_dir>/layers/<family>/<layer>/tree/        what was written between two states
     <data_dir>/layers/<family>/<layer>/merged-<n>/  it and some below it, as one tree of hard links
     <data_dir>/layers/<family>/<layer>/merged.json  which n is in use, and where the stack goes on
+    <data_dir>/layers/<family>/<layer>/sizes.json   how large its trees are; see ``sizes.py``
 
 A family is what one agent's VMs share: no VM can see another agent's layers. A layer never
 changes once it has a ``tree``; the rename that gives it one is what freezes it, so a crash leaves
@@ -15,72 +16,24 @@ so that a damaged one harms those above it and nothing else.
 
 from __future__ import annotations
 
-import hashlib
-import itertools
 import os
 import secrets
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, StrictStr, ValidationError
+from pydantic import ValidationError
 
-from mulligan.errors import InternalError
 from mulligan.layers.directories import make_directory, remove_tree, replace_file, sync_directory
 from mulligan.layers.holds import Hold
+from mulligan.layers.sizes import TREE, family_of
+from mulligan.layers.stacks import DamagedLayer, Layer, Merge, Merged, Stacks
 
-FANOUT = 8
 GONE = ".gone-"
 MERGING = "merging"
-TREE = "tree"
 
 
-class _Layer(BaseModel):
-    """``layer.json``."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
-
-    parent: StrictStr | None
-    retired: bool = False  # its trees are gone, part of others; it only tells what came before
-
-
-class _Merged(BaseModel):
-    """``merged.json``: ``until`` is the first layer below that is not part of the tree."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
-
-    until: StrictStr | None
-    level: int
-
-    @property
-    def directory(self) -> str:
-        """Its name: one that is in use is never written over."""
-        return f"merged-{self.level}"
-
-
-@dataclass(frozen=True)
-class Merge:
-    """A run of trees to be made one.
-
-    Attributes:
-        layer: the layer it becomes a part of.
-        trees: directories in the family, newest first.
-        until, level: for ``merged.json``.
-    """
-
-    layer: str
-    trees: tuple[str, ...]
-    until: str | None
-    level: int
-
-
-class DamagedLayer(InternalError):  # noqa: N818  (as the errors of the wire format)
-    """A layer a disk needs is not there or cannot be read."""
-
-
-class LayerStore:
+class LayerStore(Stacks):
     """The directory of layers. Its methods may be called from any thread.
 
     Args:
@@ -90,12 +43,9 @@ class LayerStore:
     """
 
     def __init__(self, directory: Path, owner: tuple[int, int], *, durable: bool = False) -> None:
-        self._directory = directory
+        super().__init__(directory)
         self._owner = owner
         self._durable = durable
-        self._lock = threading.Lock()
-        self._layers: dict[tuple[str, str], _Layer] = {}
-        self._merged: dict[tuple[str, str], _Merged] = {}
         self._holds: list[Hold] = []
         self._collections: list[Hold] = []  # with what was let go of since each began
         make_directory(directory)
@@ -124,14 +74,15 @@ class LayerStore:
         if not (path / "layer.json").is_file() and not any(path.glob("*/")):
             remove_tree(path)  # it was interrupted at once
             return
-        layer = _Layer.model_validate_json((path / "layer.json").read_bytes())
+        layer = Layer.model_validate_json((path / "layer.json").read_bytes())
+        self.sizes.load(family, path.name)
         if layer.retired:
             self._layers[family, path.name] = layer
             return
         if not known.is_file() and not (path / TREE).is_dir():  # it never got one
             remove_tree(path)
             return
-        merged = _Merged.model_validate_json(known.read_bytes()) if known.is_file() else None
+        merged = Merged.model_validate_json(known.read_bytes()) if known.is_file() else None
         for other in path.glob("merg*"):
             if other.is_dir() and not (merged and other.name == merged.directory):
                 remove_tree(other)
@@ -144,13 +95,20 @@ class LayerStore:
 
     def family(self, agent_id: str) -> Path:
         """The directory of an agent's layers, made if it is missing."""
-        path = self._directory / _family(agent_id)
+        path = self._directory / family_of(agent_id)
         if not path.is_dir():
             path.mkdir(mode=0o700, exist_ok=True)
             self._give(path)
         return path
 
-    def freeze(self, agent_id: str, layer: str, parent: str | None, upper: Path) -> None:
+    def freeze(
+        self,
+        agent_id: str,
+        layer: str,
+        parent: str | None,
+        upper: Path,
+        execution: str | None = None,
+    ) -> None:
         """Makes a layer of a directory, which moves and must not change any more.
 
         Args:
@@ -158,6 +116,7 @@ class LayerStore:
             layer: its name, new.
             parent: the layer it is stacked on; None for the image.
             upper: the directory.
+            execution: the one that wrote it, where it was only one.
 
         Raises:
             OSError: it could not be done; the directory is where it was.
@@ -165,16 +124,16 @@ class LayerStore:
         path = self.family(agent_id) / layer
         path.mkdir(mode=0o700, exist_ok=True)  # one that a crash left has no tree
         self._give(path)
-        record = _Layer(parent=parent)
+        record = Layer(parent=parent, execution=execution)
         replace_file(path / "layer.json", record.model_dump_json(), durable=self._durable)
         upper.rename(path / TREE)
         if self._durable:
             os.sync()  # what VMs wrote is in no order of ours
             sync_directory(path.parent)
         with self._lock:
-            self._layers[_family(agent_id), layer] = record
+            self._layers[family_of(agent_id), layer] = record
             for hold in self._holds:
-                if hold.family == _family(agent_id):
+                if hold.family == family_of(agent_id):
                     hold.tops.add(layer)
 
     def take_back(self, agent_id: str, layer: str, upper: Path) -> None:
@@ -182,22 +141,13 @@ class LayerStore:
         path = self.family(agent_id) / layer
         (path / TREE).rename(upper)
         with self._lock:
-            del self._layers[_family(agent_id), layer]
+            del self._layers[family_of(agent_id), layer]
         remove_tree(path)
 
     def has(self, agent_id: str, layer: str) -> bool:
         """Whether there is such a layer."""
         with self._lock:
-            return (_family(agent_id), layer) in self._layers
-
-    def stack(self, agent_id: str, top: str | None) -> list[str]:
-        """The trees of a disk, newest first, as paths in the family's directory.
-
-        Raises:
-            DamagedLayer: one is missing.
-        """
-        with self._lock:
-            return [tree for _, tree in self._segments(_family(agent_id), top)]
+            return (family_of(agent_id), layer) in self._layers
 
     @contextmanager
     def held(self, agent_id: str) -> Iterator[Callable[[str | None], list[str]]]:
@@ -206,7 +156,7 @@ class LayerStore:
         Nor are layers that are frozen meanwhile. It is for the time until a VM or a row of a
         snapshot says what is in use: between two looks trees may be merged, and go.
         """
-        hold = Hold(_family(agent_id))
+        hold = Hold(family_of(agent_id))
 
         def stack(top: str | None) -> list[str]:
             with self._lock:
@@ -226,54 +176,7 @@ class LayerStore:
                     if collection.family == hold.family:
                         collection.add(hold)
 
-    def _segments(self, family: str, top: str | None) -> list[tuple[str, str]]:
-        """(layer, path of its tree) from the newest down."""
-        found = []
-        layer = top
-        while layer is not None:
-            key = (family, layer)
-            if merged := self._merged.get(key):
-                found.append((layer, f"{layer}/{merged.directory}"))
-                layer = merged.until
-            elif (record := self._layers.get(key)) and not record.retired:
-                found.append((layer, f"{layer}/{TREE}"))
-                layer = record.parent
-            else:
-                where = self._directory / family / layer
-                raise DamagedLayer(f"layer {where} is missing or damaged, and {top} needs it")
-        return found
-
-    def descends(self, agent_id: str, layer: str | None, ancestor: str | None) -> bool:
-        """Whether a state is another one, or came of it; None is the image, where all began."""
-        family = _family(agent_id)
-        with self._lock:
-            while layer != ancestor and layer is not None:
-                record = self._layers.get((family, layer))
-                layer = record.parent if record else None
-        return layer == ancestor
-
     # Merging: what is old goes into one tree, so that no disk is a stack of hundreds
-
-    def mergeable(self, agent_id: str, top: str | None) -> Merge | None:
-        """The next merge that is worth it for a disk: ``FANOUT`` neighbours or more of one level.
-
-        Levels make the work of n snapshots n log n links and a stack a few times ``FANOUT`` deep.
-        """
-        family = _family(agent_id)
-        with self._lock:
-            segments = [
-                (layer, tree, self._merged.get((family, layer)))
-                for layer, tree in self._segments(family, top)
-            ]
-            by_level = itertools.groupby(segments, lambda each: each[2].level if each[2] else 0)
-            for level, group in by_level:
-                run = list(group)
-                if len(run) < FANOUT:
-                    continue
-                oldest, _, merged = run[-1]
-                until = merged.until if merged else self._layers[family, oldest].parent
-                return Merge(run[0][0], tuple(tree for _, tree, _ in run), until, level + 1)
-        return None
 
     def clear_merging(self, agent_id: str, layer: str) -> None:
         """Removes what an interrupted merge left."""
@@ -288,8 +191,8 @@ class LayerStore:
             OSError: it could not be done; everything is as it was.
         """
         path = self.family(agent_id) / merge.layer
-        record = _Merged(until=merge.until, level=merge.level)
-        key = (_family(agent_id), merge.layer)
+        record = Merged(until=merge.until, level=merge.level)
+        key = (family_of(agent_id), merge.layer)
         with self._lock:
             (path / MERGING).rename(path / record.directory)
             replace_file(path / "merged.json", record.model_dump_json(), durable=self._durable)
@@ -310,7 +213,7 @@ class LayerStore:
             used: gives, at once, the layers VMs are stacked on, and the trees booted ones have
                 mounted, as ``stack`` gave them.
         """
-        needed = Hold(_family(agent_id))
+        needed = Hold(family_of(agent_id))
         with self._lock:
             candidates = [key for key in self._layers if key[0] == needed.family]
             self._collections.append(needed)
@@ -347,16 +250,6 @@ class LayerStore:
             doomed += self._retire(key, needed.trees, told=key[1] in past)
         return doomed
 
-    def _ancestors(self, family: str, tops: set[str]) -> set[str]:
-        found: set[str] = set()
-        for top in tops:
-            layer: str | None = top
-            while layer is not None and layer not in found:
-                found.add(layer)
-                record = self._layers.get((family, layer))
-                layer = record.parent if record else None
-        return found
-
     def _retire(self, key: tuple[str, str], needed: set[str], *, told: bool) -> list[Path]:
         """Moves what is not needed of a layer out of the way, and forgets it.
 
@@ -370,6 +263,7 @@ class LayerStore:
             self._merged.pop(key, None)
             if not told:
                 del self._layers[key]
+                self.sizes.forget(family, layer)
                 doomed = [path]
             elif not self._layers[key].retired:
                 record = self._layers[key].model_copy(update={"retired": True})
@@ -385,7 +279,3 @@ class LayerStore:
     def _give(self, path: Path) -> None:
         if os.geteuid() == 0:
             os.chown(path, *self._owner)
-
-
-def _family(agent_id: str) -> str:
-    return hashlib.sha256(agent_id.encode()).hexdigest()[:32]

@@ -83,7 +83,7 @@ class VmExecuteResponse(Struct):
     """What came of an execution.
 
     ``exit_code`` is the program's own; 128 + n where signal n ended it, 124 where the time limit
-    did (then ``error`` says so too).
+    did (then ``error`` says so too). ``change_bytes``, see ``CommandHistoryEntry``.
     """
 
     execution_id: StrictStr
@@ -109,6 +109,7 @@ class VmExecuteResponse(Struct):
     snapshot_before: StrictStr | None = None
     snapshot_after: StrictStr | None = None
     rolled_back_to: StrictStr | None = None
+    change_bytes: U64 | None = None
     notes: list[StrictStr] = Field(default_factory=list)
     verdicts: list[Verdict] = Field(default_factory=list)
     approval: StrictStr | None = None
@@ -229,7 +230,13 @@ class ParseExecuteResponse(Struct):
 
 
 class VmInstance(Struct):
-    """A VM as its users see it."""
+    """A VM as its users see it.
+
+    ``disk_mb`` is what its disk may hold, in MiB, 0 for any amount. What it takes on the host, in
+    bytes, null where it was not measured: ``disk_bytes`` is what its disk holds beyond the image;
+    ``kept_bytes`` that and its snapshots; ``own_bytes`` what of it nobody else needs, and removing
+    the VM would free.
+    """
 
     id: StrictStr
     name: StrictStr
@@ -241,14 +248,22 @@ class VmInstance(Struct):
     # Additions
     agent_id: StrictStr | None = None
     driver: StrictStr | None = None
+    disk_mb: U64 | None = None
+    disk_bytes: U64 | None = None
+    kept_bytes: U64 | None = None
+    own_bytes: U64 | None = None
 
 
 class VmCreateRequest(Request):
-    """Make a VM; ``agent_id`` is an addition, and is read from an ``agent-<id>-vm`` name else."""
+    """Make a VM; ``agent_id`` is an addition, and is read from an ``agent-<id>-vm`` name else.
+
+    ``disk_mb`` is what its disk may hold, in MiB, up to that of its type; null: as its type has it.
+    """
 
     vm_type: StrictStr = DEFAULT_VM_TYPE
     vm_name: StrictStr | None = None
     agent_id: StrictStr | None = None
+    disk_mb: U64 | None = None
 
 
 class VmPoolResponse(Struct):

@@ -14,7 +14,8 @@ class CommandHistoryEntry(Struct):
 
     ``snapshot_id`` is the snapshot made after it, if one was; ``snapshot_before`` the state it
     started from. ``outcome`` is "running" until it has ended, and "lost" where the server was
-    killed under it.
+    killed under it. ``change_bytes`` is what its changes to the disk take; null where that was not
+    measured yet, or others changed the disk meanwhile.
     """
 
     id: StrictStr
@@ -132,6 +133,8 @@ class Snapshot(Struct):
 
     ``kind`` is "manual", "execution" (made after one, as ``snapshot_on_execution`` or
     ``snapshot_on_failure`` ask), "restore_point" (made before one) or "pre_rollback".
+    ``size_bytes`` is what its disk takes beyond the image, ``own_bytes`` what of that no VM and no
+    other snapshot needs, and removing it would free; null where it was not measured.
     """
 
     id: StrictStr
@@ -143,6 +146,7 @@ class Snapshot(Struct):
     created_at: UtcTime
     execution_id: StrictStr | None = None
     size_bytes: U64 | None = None
+    own_bytes: U64 | None = None
     kernels: list[KernelState] = Field(default_factory=list)
 
 

@@ -94,7 +94,7 @@ def _add_routes(app: FastAPI) -> None:
 
     @app.get("/api/vms/{vm_id}", response_model=VmInstance, summary="Look at a VM")
     async def get_vm(vm_id: str, engine: EngineDependency) -> VmInstance:
-        return engine.get_vm(vm_id)
+        return await engine.past.vm(vm_id)
 
     @app.delete(
         "/api/vms/{vm_id}", status_code=204, summary="Stop a VM and remove all that it wrote"

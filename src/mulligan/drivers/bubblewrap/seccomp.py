@@ -14,13 +14,13 @@ import struct
 
 from mulligan.errors import ConfigError
 
-# machine: (AUDIT_ARCH, numbers of the refused calls, numbers of socket and keyctl)
+# machine: (AUDIT_ARCH, numbers of the refused calls, numbers of socket, keyctl and fallocate)
 _NEW = {  # the same everywhere
     "io_uring_setup": 425,
     "io_uring_enter": 426,
     "io_uring_register": 427,
 }
-ARCHITECTURES: dict[str, tuple[int, dict[str, int], tuple[int, int]]] = {
+ARCHITECTURES: dict[str, tuple[int, dict[str, int], tuple[int, int, int]]] = {
     "x86_64": (
         0xC000003E,
         {
@@ -31,7 +31,7 @@ ARCHITECTURES: dict[str, tuple[int, dict[str, int], tuple[int, int]]] = {
             "userfaultfd": 323,
         }
         | _NEW,
-        (41, 250),
+        (41, 250, 285),
     ),
     "aarch64": (
         0xC00000B7,
@@ -43,7 +43,7 @@ ARCHITECTURES: dict[str, tuple[int, dict[str, int], tuple[int, int]]] = {
             "userfaultfd": 282,
         }
         | _NEW,
-        (198, 219),
+        (198, 219, 47),
     ),
 }
 # Addresses a program may make sockets for: Unix, IPv4, IPv6 and netlink are confined by the network
@@ -57,9 +57,12 @@ _RETURN = 0x06  # BPF_RET | BPF_K
 _ALLOW = 0x7FFF0000
 _ERRNO = 0x00050000
 _KILL = 0x80000000
-_NUMBER, _ARCH, _FIRST_ARGUMENT = 0, 4, 16  # offsets in struct seccomp_data (little-endian)
+# offsets in struct seccomp_data (little-endian)
+_NUMBER, _ARCH, _FIRST_ARGUMENT, _SECOND_ARGUMENT = 0, 4, 16, 24
 _X32 = 0x40000000
 _KEYCTL_JOIN_SESSION_KEYRING = 1
+# FALLOC_FL_PUNCH_HOLE with FALLOC_FL_KEEP_SIZE, FALLOC_FL_COLLAPSE_RANGE, FALLOC_FL_INSERT_RANGE
+_FREEING_MODES = (0x03, 0x08, 0x20)
 
 
 def program(machine: str) -> bytes:
@@ -72,7 +75,7 @@ def program(machine: str) -> bytes:
         ConfigError: there is no table for it.
     """
     try:
-        arch, refused, (socket, keyctl) = ARCHITECTURES[machine]
+        arch, refused, (socket, keyctl, fallocate) = ARCHITECTURES[machine]
     except KeyError:
         known = ", ".join(ARCHITECTURES)
         raise ConfigError(
@@ -97,6 +100,7 @@ def program(machine: str) -> bytes:
         _instruction(_IF_EQUAL, _KEYCTL_JOIN_SESSION_KEYRING, otherwise=1),
         _instruction(_RETURN, _ALLOW),
         _refuse(errno.EPERM),
+        *_no_preallocation(fallocate),
         _instruction(_IF_EQUAL, socket, then=1),
         _instruction(_RETURN, _ALLOW),
         _instruction(_LOAD, _FIRST_ARGUMENT),
@@ -105,6 +109,19 @@ def program(machine: str) -> bytes:
         code += [_instruction(_IF_EQUAL, family, otherwise=1), _instruction(_RETURN, _ALLOW)]
     code.append(_refuse(errno.EAFNOSUPPORT))
     return b"".join(code)
+
+
+def _no_preallocation(fallocate: int) -> list[bytes]:
+    """Refuses what takes any amount of disk in no time, before anybody can look (``guest.quota``).
+
+    Answered as by file systems that cannot: the C library's posix_fallocate then writes. What only
+    gives back or moves blocks is allowed.
+    """
+    code = [_instruction(_LOAD, _SECOND_ARGUMENT)]
+    for mode in _FREEING_MODES:
+        code += [_instruction(_IF_EQUAL, mode, otherwise=1), _instruction(_RETURN, _ALLOW)]
+    code.append(_refuse(errno.EOPNOTSUPP))
+    return [_instruction(_IF_EQUAL, fallocate, otherwise=len(code)), *code]
 
 
 def descriptor() -> int:

@@ -1,0 +1,30 @@
+"""What the history knows of disk: which layers snapshots need, and what executions changed."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+
+from mulligan.history import rows, snapshots
+from mulligan.history.database import Database
+
+
+class Costs(ABC):
+    """Part of ``HistoryStore``, to which what is said there applies."""
+
+    @abstractmethod
+    def _snapshots(self) -> Database: ...
+
+    @abstractmethod
+    def _executions(self) -> Database: ...
+
+    def set_changes(self, sizes: Mapping[str, int]) -> None:
+        """Notes what executions' changes take, by their ids, where that was not known yet."""
+        with self._executions().write() as connection:
+            for execution_id, size in sizes.items():
+                rows.set_change(connection, execution_id, size)
+
+    def layers_of_agent(self, agent_id: str) -> list[tuple[str, str, str | None]]:
+        """(VM, snapshot, its layer) of all snapshots of an agent's VMs."""
+        with self._snapshots().read() as connection:
+            return snapshots.layers_of_agent(connection, agent_id)

@@ -1,0 +1,136 @@
+"""What VMs, snapshots and executions cost on disk."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from mulligan import settings as settings_module
+from mulligan.engine.engine import Engine
+from mulligan.models import (
+    ForkRequest,
+    HistoryQueryRequest,
+    RollbackTo,
+    SnapshotCreateRequest,
+    VmExecuteRequest,
+)
+
+pytestmark = pytest.mark.anyio
+
+MIB = 1024 * 1024
+NEAR = 64 * 1024  # directories on the way to a file
+
+
+@pytest.fixture
+async def engine(data_dir: Path) -> AsyncIterator[Engine]:
+    async with Engine(settings_module.load(data_dir=data_dir)) as opened:
+        yield opened
+
+
+async def write(engine: Engine, name: str, mib: int, vm_id: str | None = None):
+    code = f"head -c {mib * MIB} /dev/urandom > {name}"
+    request = VmExecuteRequest(agent_id="tester", language="bash", code=code, vm_id=vm_id)
+    return await engine.execute(request)
+
+
+async def bash(engine: Engine, code: str):
+    return await engine.execute(VmExecuteRequest(agent_id="tester", language="bash", code=code))
+
+
+async def changes(engine: Engine, vm_id: str) -> list[int | None]:
+    """``change_bytes`` of a VM's executions, oldest first."""
+    found = await engine.past.history(HistoryQueryRequest(vm_id=vm_id))
+    return [entry.change_bytes for entry in reversed(found.entries)]
+
+
+def near(size: int | None, wanted: int) -> bool:
+    return size is not None and wanted <= size <= wanted + NEAR
+
+
+async def test_what_executions_change(engine: Engine) -> None:
+    first = await write(engine, "a", 3)
+    assert near(first.change_bytes, 3 * MIB)
+    assert (await bash(engine, "cat a > /dev/null")).change_bytes == 0
+    removed = await bash(engine, "rm a")
+    assert near(removed.change_bytes, 0)
+    many = await bash(engine, "for i in $(seq 300); do echo $i > f$i; done")
+    assert many.change_bytes is None  # to be counted when somebody asks
+    await bash(engine, "true")
+    found = await changes(engine, first.vm_id)
+    assert near(found[0], 3 * MIB)
+    assert found[1] == 0
+    assert near(found[2], 0)
+    assert near(found[3], 300 * 4096)
+    assert found[4] == 0
+    assert await changes(engine, first.vm_id) == found  # it is kept now
+
+
+async def test_they_are_known_after_a_restart(data_dir: Path) -> None:
+    settings = settings_module.load(data_dir=data_dir)
+    async with Engine(settings) as engine:
+        made = await bash(engine, "for i in $(seq 300); do echo $i > f$i; done")
+    async with Engine(settings) as engine:
+        await bash(engine, "true")
+        found = await changes(engine, made.vm_id)
+    assert near(found[0], 300 * 4096)
+
+
+async def test_two_at_once_are_not_told_apart(engine: Engine) -> None:
+    made = await bash(engine, "nohup sleep 600 > /dev/null 2>&1 & sleep 0.2")
+    beside = await write(engine, "a", 1)
+    assert beside.change_bytes is None
+    await engine.past.rollback(made.vm_id, RollbackTo(execution_id=made.execution_id))
+
+
+async def test_snapshots_and_what_they_share(engine: Engine) -> None:
+    vm_id = (await write(engine, "a", 2)).vm_id
+    base = await _snapshot(engine, vm_id)
+    await write(engine, "b", 3)
+    top = await _snapshot(engine, vm_id)
+    await bash(engine, "rm b")
+    sizes = {each.id: each for each in await engine.past.snapshots(vm_id)}
+    assert near(sizes[base].size_bytes, 2 * MIB)
+    assert near(sizes[top].size_bytes, 5 * MIB)
+    assert sizes[base].own_bytes == 0  # all above stand on it
+
+    shown = await engine.past.vm(vm_id)
+    assert near(shown.disk_bytes, 5 * MIB)  # removed, but below
+    assert near(shown.own_bytes, 5 * MIB)
+    assert shown.kept_bytes == shown.own_bytes
+
+    fork = (await engine.past.fork(vm_id, ForkRequest(snapshot_id=base))).vms[0]
+    forked = await engine.past.vm(fork.id)
+    assert (forked.disk_bytes, forked.own_bytes) == (sizes[base].size_bytes, 0)
+    shown = await engine.past.vm(vm_id)
+    assert near(shown.own_bytes, 3 * MIB)
+    assert near(shown.kept_bytes, 5 * MIB)
+
+
+async def _snapshot(engine: Engine, vm_id: str) -> str:
+    return (await engine.past.snapshot(vm_id, SnapshotCreateRequest())).id
+
+
+async def test_merged_layers_are_counted_once(engine: Engine) -> None:
+    vm_id = ""
+    for number in range(20):
+        vm_id = (await write(engine, f"f{number}", 1)).vm_id
+    await engine.settle()
+    shown = await engine.past.vm(vm_id)
+    for size in (shown.disk_bytes, shown.kept_bytes, shown.own_bytes):
+        assert size is not None
+        assert 20 * MIB <= size <= 20 * (MIB + NEAR)
+
+
+async def test_a_note_of_sizes_that_is_damaged_is_made_anew(data_dir: Path) -> None:
+    settings = settings_module.load(data_dir=data_dir)
+    async with Engine(settings) as engine:
+        vm_id = (await write(engine, "a", 2)).vm_id
+        await bash(engine, "echo > b")
+        before = (await engine.past.vm(vm_id)).disk_bytes
+    notes = list(data_dir.glob("layers/*/*/sizes.json"))
+    assert notes
+    for note in notes:
+        note.write_text("{")
+    async with Engine(settings) as engine:
+        assert (await engine.past.vm(vm_id)).disk_bytes == before
+    assert [note.read_text() for note in notes if "tree" not in note.read_text()] == []
