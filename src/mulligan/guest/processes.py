@@ -211,6 +211,18 @@ def mounts_of(pid: int) -> int | None:
     return _namespace(f"/proc/{pid}", -1)
 
 
+def has_rights(pid: int) -> bool:
+    """Whether a process has any capability, as ours have and programs have not."""
+    try:
+        with open(f"/proc/{pid}/status", encoding="ascii", errors="replace") as file:
+            for line in file:
+                if line.startswith("CapEff:"):
+                    return int(line.split()[1], 16) != 0
+    except (ProcessLookupError, FileNotFoundError):
+        pass  # gone
+    return False
+
+
 def outside(own: set[int]) -> list[int]:
     """The living processes of the VM whose mount namespace is none of ``own``."""
     found = []

@@ -292,6 +292,8 @@ class Quota:
 
     def _limit_programs(self) -> None:
         for pid in self._programs():
+            if processes.has_rights(pid):
+                continue  # it is not yet the program it will be, and has to write that first
             was = _limit(pid, 0)
             if was:
                 self._lent[pid] = was
