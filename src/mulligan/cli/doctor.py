@@ -19,7 +19,8 @@ from mulligan import settings as settings_module
 from mulligan.cli.console import out, printable, spinner
 from mulligan.cli.options import DataDirOption, JsonOption
 from mulligan.drivers.bubblewrap import preflight
-from mulligan.errors import ConfigError, VmExecutionError
+from mulligan.engine.quota import MIB, bounds_of, check_room
+from mulligan.errors import ConfigError, ExecutionFailed, VmExecutionError
 from mulligan.images import toolchains
 from mulligan.languages import INSTALL_HINTS
 from mulligan.layers.directories import make_directory, remove_tree
@@ -72,6 +73,7 @@ def _findings(settings: Settings) -> Iterator[Finding]:
     data = _data_dir(settings)
     yield data
     if data.state == "ok":
+        yield _disk_quota(settings)
         bwrap = _bubblewrap(settings)
         yield bwrap
         yield _namespaces(settings) if bwrap.state == "ok" else _skipped("namespaces", bwrap)
@@ -119,6 +121,22 @@ def _data_dir(settings: Settings) -> Finding:
     except ConfigError as error:
         return _failed("data directory", error)
     return Finding("data directory", "ok", str(settings.data_dir))
+
+
+def _disk_quota(settings: Settings) -> Finding:
+    """What keeps VMs from filling the disk: nowhere the kernel's own quotas."""
+    bounds = bounds_of(settings, settings.default_vm_type, None)
+    how = "watched by each VM's agent: beyond it writes fail with EFBIG (not ENOSPC)"
+    limit = f"{bounds.limit_mb} MB a VM, {how}"
+    if bounds.limit_bytes is None:
+        limit = "no limit for a VM (disk_mb = 0)"
+    kept = f"{bounds.reserve() // MIB} MB of the host's disk stay free"
+    try:
+        check_room(bounds)
+    except ExecutionFailed as error:
+        return _failed("disk quota", error)
+    unlimited = bounds.limit_bytes is None or not settings.min_free_mb
+    return Finding("disk quota", "note" if unlimited else "ok", f"{limit}; {kept}")
 
 
 def _languages(settings: Settings) -> Iterator[Finding]:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from typing import NoReturn
 
 MOST_ANSWER = 65536
-GLANCE_ENTRIES = 64
+GLANCE_ENTRIES = 32
 BLOCK = 512  # what st_blocks counts in
 
 
