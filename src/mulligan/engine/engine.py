@@ -19,7 +19,7 @@ from mulligan.engine.execution import Watcher
 from mulligan.engine.executions import Executions
 from mulligan.engine.gates import Gates
 from mulligan.engine.lock import DirectoryLock
-from mulligan.engine.maintenance import Maintenance
+from mulligan.engine.maintenance import Maintenance, layers_of
 from mulligan.engine.past import Past
 from mulligan.engine.quota import bounds_of
 from mulligan.engine.recording import Recording
@@ -99,60 +99,66 @@ class Engine:
                 log.warning("leftovers_ended", pids=swept)
             make_directory(directory / "images")
             image = await asyncio.to_thread(prepare, directory / "images", driver.disk_owner())
-            durable = self.settings.durability == "power"
-            layers = LayerStore(directory / "layers", driver.disk_owner(), durable=durable)
-            for complaint in await asyncio.to_thread(layers.load):
-                log.error("layer_damaged", detail=complaint)
-            store = VmStore(directory / "vms", driver.disk_owner(), durable=durable)
-            found, complaints = await asyncio.to_thread(store.load, layers)
-            for complaint in complaints:
-                log.error("vm_unreadable", detail=complaint)
-            stores = Stores(store, layers)
-            history = self._history = HistoryStore(
-                directory / "history",
-                url=self.settings.database_url,
-                durability=self.settings.durability,
-                persist=self.settings.history.persist_history,
-            )
-            lost = await asyncio.to_thread(history.open)
-            if lost:
-                log.warning("executions_lost", execution_ids=lost)
-            await asyncio.to_thread(history.forget_all_but, store.ids())
+            stores, found = await self._load(driver)
+            history = await self._remember(stores)
             self._parts = (image, driver, stores)
             self._vms.update((vm.record.id, self._vm(vm)) for vm in found)
-            self._maintenance = Maintenance(
-                driver, image, stores, self._layers_kept, self._layers_used
-            )
-            self._machine = TimeMachine(self._history, self._maintenance)
-            gates = self._gates = Gates(self.settings, history, self._approver)
-            record = functools.partial(
-                Recording, self.settings.history, history, self._machine, self._maintenance
-            )
-            self._runner = Runner(
-                self.settings,
-                image,
-                gates,
-                functools.partial(record, gates.clean),
-                self._vm_for,
-                self._owned,
-            )
-            self._past = Past(
-                self._history,
-                self._machine,
-                self._maintenance,
-                find=self._find,
-                owned=self._owned,
-                add=self._fork,
-                clean=gates.clean,
-                enabled=lambda: self.settings.history.enabled,
-                vms=self._vms.values,
-            )
-            self._executions = Executions(
-                self.settings.streams, self.execute, self._find, self._history.get
-            )
+            self._serve(image, driver, stores, history)
         except BaseException:
             self._release()
             raise
+
+    async def _load(self, driver: Driver) -> tuple[Stores, list[StoredVm]]:
+        """The VMs and layers there are; what was half done is finished or undone."""
+        directory, durable = self.settings.data_dir, self.settings.durability == "power"
+        layers = LayerStore(directory / "layers", driver.disk_owner(), durable=durable)
+        for complaint in await asyncio.to_thread(layers.load):
+            log.error("layer_damaged", detail=complaint)
+        store = VmStore(directory / "vms", driver.disk_owner(), durable=durable)
+        found, complaints = await asyncio.to_thread(store.load, layers)
+        for complaint in complaints:
+            log.error("vm_unreadable", detail=complaint)
+        return Stores(store, layers), found
+
+    async def _remember(self, stores: Stores) -> HistoryStore:
+        """The history, without what is of VMs that are gone."""
+        history = self._history = HistoryStore(
+            self.settings.data_dir / "history",
+            url=self.settings.database_url,
+            durability=self.settings.durability,
+            persist=self.settings.history.persist_history,
+        )
+        lost = await asyncio.to_thread(history.open)
+        if lost:
+            log.warning("executions_lost", execution_ids=lost)
+        await asyncio.to_thread(history.forget_all_but, stores.vms.ids())
+        return history
+
+    def _serve(
+        self, image: HostImage, driver: Driver, stores: Stores, history: HistoryStore
+    ) -> None:
+        """Puts together what requests go through."""
+        kept = functools.partial(layers_of, history)
+        maintenance = Maintenance(driver, image, stores, kept, self._layers_used)
+        machine = TimeMachine(history, maintenance)
+        gates = Gates(self.settings, history, self._approver)
+        record = functools.partial(
+            Recording, self.settings.history, history, machine, maintenance, gates.clean
+        )
+        self._maintenance, self._machine, self._gates = maintenance, machine, gates
+        self._runner = Runner(self.settings, image, gates, record, self._vm_for, self._owned)
+        self._past = Past(
+            history,
+            machine,
+            maintenance,
+            find=self._find,
+            owned=self._owned,
+            add=self._fork,
+            clean=gates.clean,
+            enabled=lambda: self.settings.history.enabled,
+            vms=self._vms.values,
+        )
+        self._executions = Executions(self.settings.streams, self.execute, self._find, history.get)
 
     async def close(self) -> None:
         """Stops every VM, whatever runs in it. Their disks stay for the next time.
@@ -201,12 +207,6 @@ class Engine:
         """Waits until nothing is left to do in the background."""
         if self._maintenance is not None:
             await self._maintenance.settle()
-
-    def _layers_kept(self, agent_id: str) -> set[str]:
-        """The layers of an agent's snapshots."""
-        assert self._history is not None
-        found = self._history.referenced_layers()
-        return {layer for owner, layer in found if owner == agent_id}
 
     def _layers_used(self, agent_id: str) -> tuple[set[str], set[str]]:
         """The layers an agent's VMs stand on, and the trees they have mounted."""

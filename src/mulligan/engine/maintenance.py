@@ -13,6 +13,7 @@ from mulligan.engine.store import VmRecord, VmState, new_id
 from mulligan.engine.vm import Stores, Vm
 from mulligan.errors import VmExecutionError
 from mulligan.guest.root import LAYERS
+from mulligan.history import HistoryStore
 from mulligan.images.host import HostImage
 from mulligan.layers.stacks import DamagedLayer, Merge
 from mulligan.layers.store import MERGING
@@ -23,6 +24,11 @@ log = get_logger()
 
 BOOT_TIMEOUT_S = 30.0
 GATHER_S = 0.2
+
+
+def layers_of(history: HistoryStore, agent_id: str) -> set[str]:
+    """The layers of an agent's snapshots."""
+    return {layer for owner, layer in history.referenced_layers() if owner == agent_id}
 
 
 class Maintenance:

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from mulligan.engine.connection import Program
 from mulligan.engine.replies import ProgramResult
 from mulligan.errors import ExecutionFailed
 from mulligan.layers.store import LayerStore
 from mulligan.settings import Settings
+
+if TYPE_CHECKING:
+    from mulligan.engine.vm import Vm
 
 MIB = 1024 * 1024
 # Of a small file system the reserve is one part in so many: it can be used even so.
@@ -57,6 +62,15 @@ class Bounds:
             "known": sum(size for size in sizes.values() if size is not None),
             "unknown": [tree for tree, size in sizes.items() if size is None],
         }
+
+
+def bounded(program: Program, vm: Vm) -> Program:
+    """A program with what may be written to its VM's disk by now."""
+    if vm.bounds is None:
+        return program
+    layers, agent_id = vm.stores.layers, vm.record.agent_id
+    stack = layers.stack(agent_id, vm.state.base)
+    return replace(program, disk=vm.bounds.terms(layers, agent_id, stack))
 
 
 def bounds_of(settings: Settings, vm_type: str, disk_mb: int | None) -> Bounds:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 from weakref import WeakValueDictionary
 
@@ -17,7 +17,7 @@ from mulligan.engine.connection import (
     Running,
 )
 from mulligan.engine.kernels import Kernels
-from mulligan.engine.quota import Bounds, check_room
+from mulligan.engine.quota import Bounds, bounded, check_room
 from mulligan.engine.replies import ProgramResult
 from mulligan.engine.store import VmRecord, VmState, VmStore, new_id
 from mulligan.engine.writing import Writing
@@ -221,8 +221,7 @@ class Vm:
                 connection = await self.up()  # it may have been given up meanwhile
             if not wanted.is_set():
                 raise ExecutionFailed("it was cancelled before it started")
-            program = self._bounded(program)
-            running = connection.start(program, on_output)
+            running = connection.start(bounded(program, self), on_output)
             if program.kernel is not None:
                 self.kernels.cell_started()
             self._running[execution_id] = running
@@ -246,14 +245,6 @@ class Vm:
             self.cancelled_for[execution_id] = why
         await connection.end([running])
         return True
-
-    def _bounded(self, program: Program) -> Program:
-        """A program with what may be written to the disk by now."""
-        if self.bounds is None:
-            return program
-        stack = self.stores.layers.stack(self.record.agent_id, self.state.base)
-        terms = self.bounds.terms(self.stores.layers, self.record.agent_id, stack)
-        return replace(program, disk=terms)
 
     async def _note_sizes(self, program: Program, connection: AgentConnection) -> None:
         """Keeps what the agent has found out of the trees it was asked about."""
