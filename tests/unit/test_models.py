@@ -26,7 +26,9 @@ RESPONSE = f"""{{"execution_id": "ex-1", "vm_id": "vm-1", "exit_code": -21474836
     "outcome": "timeout", "truncated": true, "stdout_bytes": 2, "stderr_bytes": 3, "cpu_ms": 4,
     "max_rss_kb": 5, "background_processes": 6, "kernel": "main", "result": "42",
     "results": [{{"mime_type": "image/png", "data": "aGk="}}], "snapshot_before": "s-1",
-    "snapshot_after": "s-2", "rolled_back_to": "s-1", "change_bytes": 8, "notes": ["n"]}}"""
+    "snapshot_after": "s-2", "rolled_back_to": "s-1", "change_bytes": 8, "notes": ["n"],
+    "approval": "approval-1", "verdicts": [{{"hook": "h", "decision": "allow",
+    "reason": "r", "duration_ms": 0.5, "stage": "pre_tool"}}]}}"""
 INSTANCE = f"""{{"id": "vm-1", "name": "agent-a-vm", "vm_type": "focal-optimized",
     "status": "ready", "ip_address": "10.0.0.2", "created_at": "{TIME}",
     "last_activity": "{TIME}", "agent_id": "a", "driver": "bubblewrap", "disk_mb": 1,
@@ -51,7 +53,8 @@ FILLED: dict[type[BaseModel], str] = {
     models.CodeBlock: BLOCK,
     models.VmExecuteRequest: """{"agent_id": "a", "language": "python", "code": "1",
         "vm_id": "vm-1", "requirements": ["numpy"], "timeout_seconds": 5, "working_dir": "/tmp",
-        "metadata": {"k": 1.5}, "stdin": "in", "env": {"A": "b"}, "kernel": "main"}""",
+        "metadata": {"k": 1.5}, "stdin": "in", "env": {"A": "b"}, "kernel": "main",
+        "approval": "approval-1", "secrets": {"KEY": "value"}}""",
     models.VmExecuteResponse: RESPONSE,
     models.ParseExecuteRequest: """{"agent_id": "a", "llm_response": "```", "auto_execute": true,
         "auto_execute_threshold": 0.5, "vm_config": {"vm_pool_size": 2}}""",
@@ -95,7 +98,7 @@ FILLED: dict[type[BaseModel], str] = {
         "description": "d", "kind": "execution", "created_at": "{TIME}", "execution_id": "e-1",
         "size_bytes": 7, "own_bytes": 6, "kernels": [{KERNEL}]}}""",
     models.ForkRequest: '{"count": 2, "snapshot_id": "s", "execution_id": "e"}',
-    models.ForkResponse: f'{{"vm_id": "vm-1", "snapshot_id": "s", "vms": [{INSTANCE}]}}',
+    models.ForkResponse: f'{{"vm_id": "vm-1", "snapshot_id": "s", "vms": [{INSTANCE}], "notes": ["n"]}}',
     models.DiffEntry: DIFF,
     models.DiffResponse: f"""{{"vm_id": "vm-1", "old_snapshot_id": "s-1", "new_snapshot_id": "s-2",
         "entries": [{DIFF}], "truncated": true}}""",
@@ -104,9 +107,11 @@ OPTIONS: dict[type[BaseModel], list[str]] = {
     models.CodeBlock: ["metadata"],
     models.VmExecuteRequest: [
         *("vm_id", "timeout_seconds", "working_dir", "metadata", "stdin", "env", "kernel"),
+        *("approval", "secrets"),
     ],
     models.VmExecuteResponse: [
         *("error", "kernel", "result", "snapshot_before", "snapshot_after", "rolled_back_to"),
+        "approval",
         "change_bytes",
     ],
     models.ParseExecuteRequest: ["vm_config"],
@@ -184,6 +189,7 @@ DEFAULTS: dict[type[BaseModel], dict[str, object]] = {
         "background_processes": 0,
         "results": [],
         "notes": [],
+        "verdicts": [],
     },
     models.VmCreateRequest: {"vm_type": "focal-optimized"},
     models.HistoryQueryRequest: {"failures_only": False, "offset": 0},
@@ -203,6 +209,7 @@ DEFAULTS: dict[type[BaseModel], dict[str, object]] = {
     models.RollbackTo: {"last_success": False, "create_pre_rollback_snapshot": False},
     models.Snapshot: {"kind": "manual", "kernels": []},
     models.ForkRequest: {"count": 1},
+    models.ForkResponse: {"notes": []},
     models.DiffResponse: {"truncated": False},
 }
 REQUESTS = [
