@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from mulligan.cli import demo, doctor, past, run, serve, vm
+from mulligan.cli import approvals, demo, doctor, past, run, serve, vm
 from mulligan.cli.console import fail
 from mulligan.errors import VmExecutionError
 from mulligan.version import __version__
@@ -30,6 +30,7 @@ app.command("doctor")(doctor.doctor)
 app.command("demo")(demo.demo)
 app.add_typer(past.snapshots, name="snapshot")
 app.add_typer(vm.app, name="vm")
+app.add_typer(approvals.app, name="approvals")
 
 
 def _version(wanted: bool) -> None:

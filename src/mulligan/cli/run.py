@@ -24,6 +24,12 @@ KernelOption = Annotated[
         "python, bash and javascript.",
     ),
 ]
+ApprovalOption = Annotated[
+    str | None,
+    typer.Option(
+        "--approval", metavar="ID", help="A person's yes to exactly this; it is used up by it."
+    ),
+]
 
 
 def run(
@@ -40,6 +46,7 @@ def run(
     agent: Annotated[str, typer.Option("--agent", help="Whose VM it runs in.")] = DEFAULT_AGENT,
     vm: Annotated[str | None, typer.Option("--vm", help="The VM, by its id.")] = None,
     kernel: KernelOption = None,
+    approval: ApprovalOption = None,
     timeout: Annotated[
         int | None,
         typer.Option(
@@ -71,6 +78,7 @@ def run(
         code=_code(file, code),
         vm_id=vm,
         kernel=kernel,
+        approval=approval,
         timeout_seconds=_timeout(timeout),
         working_dir=cwd,
         env=_environment(env or []),

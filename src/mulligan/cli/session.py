@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
+from typing import TypeVar
 
 from mulligan import settings as settings_module
-from mulligan.cli.console import NotCancelledError, OutputWriter, err, spinner
+from mulligan.cli.console import NotCancelledError, OutputWriter, err, run_async, spinner
 from mulligan.client.backends import Backend, HttpBackend
 from mulligan.engine import lock
 from mulligan.errors import ApiError, VmExecutionError
 from mulligan.models import ExecutionEvent, VmExecuteRequest, VmExecuteResponse
 
 LOCK_WAIT_S = 60.0
+Result = TypeVar("Result")
 
 
 class Session:
@@ -122,3 +124,15 @@ async def _embedded(settings: settings_module.Settings) -> AsyncIterator[Session
         yield Session(backend, engine)
     finally:
         await backend.close()
+
+
+def with_backend(
+    server: str | None, data_dir: Path | None, work: Callable[[Backend], Awaitable[Result]]
+) -> Result:
+    """Does a command's work with the backend of a session."""
+
+    async def session_work() -> Result:
+        async with open_session(server, data_dir) as session:
+            return await work(session.backend)
+
+    return run_async(session_work())

@@ -3,34 +3,20 @@
 from __future__ import annotations
 
 import json as json_module
-from collections.abc import Awaitable, Callable
 from datetime import datetime
-from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated
 
 import typer
 from rich.table import Table
 
-from mulligan.cli.console import out, printable, run_async, size
+from mulligan.cli.console import out, printable, size
 from mulligan.cli.options import DEFAULT_AGENT, DataDirOption, JsonOption, ServerOption
-from mulligan.cli.session import open_session
-from mulligan.client.backends import Backend
+from mulligan.cli.session import with_backend
 from mulligan.models import DEFAULT_VM_TYPE, VmCreateRequest, VmInstance
 
 app = typer.Typer(help="Make, list and remove VMs.", no_args_is_help=True)
 
-Result = TypeVar("Result")
 VmArgument = Annotated[str, typer.Argument(metavar="VM", help="A VM's id.")]
-
-
-def _with_backend(
-    server: str | None, data_dir: Path | None, work: Callable[[Backend], Awaitable[Result]]
-) -> Result:
-    async def session_work() -> Result:
-        async with open_session(server, data_dir) as session:
-            return await work(session.backend)
-
-    return run_async(session_work())
 
 
 @app.command("create")
@@ -48,7 +34,7 @@ def create(
 ) -> None:
     """Make a VM and print its id."""
     request = VmCreateRequest(vm_type=vm_type, vm_name=name, agent_id=agent, disk_mb=disk)
-    instance = _with_backend(server, data_dir, lambda backend: backend.create_vm(request))
+    instance = with_backend(server, data_dir, lambda backend: backend.create_vm(request))
     _print_json(instance) if json else out.print(instance.id)
 
 
@@ -61,7 +47,7 @@ def list_vms(
     data_dir: DataDirOption = None,
 ) -> None:
     """List VMs, oldest first."""
-    instances = _with_backend(server, data_dir, lambda backend: backend.list_vms(agent))
+    instances = with_backend(server, data_dir, lambda backend: backend.list_vms(agent))
     if json:
         dumped = [instance.model_dump(mode="json") for instance in instances]
         out.print(json_module.dumps(dumped, indent=2), markup=False)
@@ -82,7 +68,7 @@ def show(
     data_dir: DataDirOption = None,
 ) -> None:
     """Print what is known of a VM, as JSON."""
-    _print_json(_with_backend(server, data_dir, lambda backend: backend.get_vm(vm)))
+    _print_json(with_backend(server, data_dir, lambda backend: backend.get_vm(vm)))
 
 
 @app.command("rm")
@@ -93,7 +79,7 @@ def remove(
     data_dir: DataDirOption = None,
 ) -> None:
     """Stop a VM and remove everything it wrote."""
-    _with_backend(server, data_dir, lambda backend: backend.delete_vm(vm))
+    with_backend(server, data_dir, lambda backend: backend.delete_vm(vm))
     out.print(f"removed {vm}")
 
 

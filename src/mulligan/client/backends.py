@@ -14,6 +14,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 from mulligan.client import streaming
 from mulligan.errors import (
     ApiError,
+    ApprovalNotFound,
     ConnectionFailed,
     ExecutionNotFound,
     ExecutionTimeout,
@@ -25,6 +26,8 @@ from mulligan.errors import (
 )
 from mulligan.languages import LANGUAGES, canonical
 from mulligan.models import (
+    Approval,
+    ApprovalAnswer,
     BatchRequest,
     BatchResponse,
     DiffResponse,
@@ -50,6 +53,7 @@ STATE_TIMEOUT_S = 600.0  # a copy of a large disk takes its time
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 _INSTANCES = TypeAdapter(list[VmInstance])
 _SNAPSHOTS = TypeAdapter(list[Snapshot])
+_APPROVALS = TypeAdapter(list[Approval])
 _ID = re.compile(r"[A-Za-z0-9_-]{1,128}")
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -92,6 +96,12 @@ class Backend(Protocol):
     async def fork(self, vm_id: str, request: ForkRequest) -> ForkResponse: ...
 
     async def diff(self, vm_id: str, old: str | None, new: str | None) -> DiffResponse: ...
+
+    async def approvals(self, state: str | None, agent_id: str | None) -> list[Approval]: ...
+
+    async def approval(self, approval_id: str) -> Approval: ...
+
+    async def answer(self, approval_id: str, answer: ApprovalAnswer) -> Approval: ...
 
     async def healthy(self) -> bool: ...
 
@@ -246,6 +256,21 @@ class HttpBackend:
         response = await self._send("GET", path, params=params, timeout=STATE_TIMEOUT_S)
         return _parse(DiffResponse, response)
 
+    async def approvals(self, state: str | None, agent_id: str | None) -> list[Approval]:
+        given = {"state": state, "agent_id": agent_id}
+        params = {name: value for name, value in given.items() if value is not None}
+        response = await self._send("GET", "/api/approvals", params=params)
+        try:
+            return _APPROVALS.validate_json(response.content)
+        except ValidationError as error:
+            raise _unreadable(error) from None
+
+    async def approval(self, approval_id: str) -> Approval:
+        return _parse(Approval, await self._send("GET", _approval(approval_id)))
+
+    async def answer(self, approval_id: str, answer: ApprovalAnswer) -> Approval:
+        return _parse(Approval, await self._send("POST", _approval(approval_id), answer))
+
     async def healthy(self) -> bool:
         try:
             response = await self._http.get("/health", timeout=HEALTH_TIMEOUT_S)
@@ -309,6 +334,17 @@ def _execution(execution_id: str) -> str:
     if not _ID.fullmatch(execution_id):
         raise ExecutionNotFound(f"no execution {execution_id[:100]}", field="execution_id")
     return execution_id
+
+
+def _approval(approval_id: str) -> str:
+    """The path of an approval.
+
+    Raises:
+        ApprovalNotFound: no approval has such an id.
+    """
+    if not _ID.fullmatch(approval_id):
+        raise ApprovalNotFound(approval_id[:100], field="approval_id")
+    return f"/api/approvals/{approval_id}"
 
 
 def _segment(vm_id: str) -> str:

@@ -8,8 +8,10 @@ from contextlib import aclosing
 from typing import Self
 
 from mulligan import settings as settings_module
+from mulligan.client.approvals import Approvals
 from mulligan.client.backends import Backend, HttpBackend
 from mulligan.errors import ConfigError, ExecutionTimeout, HistoryError, VmNotAvailable
+from mulligan.hooks.approver import Approver
 from mulligan.models import (
     BatchResponse,
     DiffResponse,
@@ -36,7 +38,7 @@ WAIT_STEP_S = 0.1
 DEFAULT_TIMEOUT_S = 30
 
 
-class VmExecutionClient:
+class VmExecutionClient(Approvals):
     """Runs code in VMs, through a server or, in direct mode, in this process.
 
     Use as an async context manager, or call ``close``.
@@ -47,6 +49,7 @@ class VmExecutionClient:
             the settings in force on this machine and the bounds of ``config``).
         auth_token: for the server.
         settings: for direct mode, in place of the settings in force.
+        approver: asked where a hook wants a person asked; see ``mulligan.hooks.approver``.
 
     Raises:
         ConfigError: there is no such integration mode.
@@ -58,7 +61,9 @@ class VmExecutionClient:
         *,
         auth_token: str | None = None,
         settings: settings_module.Settings | None = None,
+        approver: Approver | None = None,
     ) -> None:
+        self._approver = approver
         self.config = config or VmExecutionConfig()
         mode = self.config.history.integration_mode
         self._backend: Backend
@@ -111,7 +116,7 @@ class VmExecutionClient:
             VmExecutionError: it was refused, or could not be run. A program that fails or is
                 stopped by its time limit is no error.
         """
-        return await self._backend.execute(request)
+        return await self._execute_asking(request)
 
     async def execute_batch(self, requests: list[VmExecuteRequest]) -> BatchResponse:
         """Runs several requests; the answers are in their order, each with a result or an error.

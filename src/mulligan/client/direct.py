@@ -12,6 +12,8 @@ from mulligan.engine.engine import Engine
 from mulligan.engine.lock import DirectoryLock
 from mulligan.errors import ConnectionFailed
 from mulligan.models import (
+    Approval,
+    ApprovalAnswer,
     BatchResponse,
     DiffResponse,
     ExecutionEvent,
@@ -122,6 +124,15 @@ class DirectBackend:
 
     async def diff(self, vm_id: str, old: str | None, new: str | None) -> DiffResponse:
         return await (await self.open()).past.diff(vm_id, old, new)
+
+    async def approvals(self, state: str | None, agent_id: str | None) -> list[Approval]:
+        return await (await self.open()).gates.questions(state, agent_id)
+
+    async def approval(self, approval_id: str) -> Approval:
+        return await (await self.open()).gates.question(approval_id)
+
+    async def answer(self, approval_id: str, answer: ApprovalAnswer) -> Approval:
+        return await (await self.open()).gates.answer(approval_id, answer)
 
     async def healthy(self) -> bool:
         await self.open()

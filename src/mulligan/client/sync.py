@@ -8,6 +8,7 @@ from typing import Any, Self
 from mulligan.client.blocking import LoopThread, derive
 from mulligan.client.client import VmExecutionClient
 from mulligan.errors import ConnectionFailed
+from mulligan.hooks.approver import Approver
 from mulligan.models import VmExecutionConfig
 from mulligan.settings import Settings
 
@@ -25,9 +26,12 @@ class SyncVmExecutionClient:
         *,
         auth_token: str | None = None,
         settings: Settings | None = None,
+        approver: Approver | None = None,
     ) -> None:
         async def make() -> VmExecutionClient:
-            return VmExecutionClient(config, auth_token=auth_token, settings=settings)
+            return VmExecutionClient(
+                config, auth_token=auth_token, settings=settings, approver=approver
+            )
 
         thread = LoopThread.join()
         try:

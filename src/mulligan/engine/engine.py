@@ -30,7 +30,7 @@ from mulligan.engine.validation import check_vm_request, check_vm_type
 from mulligan.engine.vm import Stores, Vm
 from mulligan.errors import ConfigError, ExecutionFailed, VmNotAvailable
 from mulligan.history import HistoryStore
-from mulligan.hooks.permits import Approver
+from mulligan.hooks.approver import Approver
 from mulligan.images.host import HostImage, prepare
 from mulligan.layers.directories import make_directory
 from mulligan.layers.store import LayerStore

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import functools
 from dataclasses import dataclass, replace
 from datetime import timedelta
 
@@ -12,10 +14,11 @@ from mulligan.engine.vm import Vm
 from mulligan.errors import ExecutionFailed
 from mulligan.extraction.syntax import SyntaxChecker
 from mulligan.history import HistoryStore
+from mulligan.hooks.approver import Approver
 from mulligan.hooks.build import build, standard
 from mulligan.hooks.manager import HookManager
-from mulligan.hooks.permits import Approver, Permits
-from mulligan.models import VmExecuteRequest, VmExecuteResponse
+from mulligan.hooks.permits import Permits
+from mulligan.models import Approval, ApprovalAnswer, VmExecuteRequest, VmExecuteResponse
 from mulligan.models.approvals import ApprovalSubject
 from mulligan.models.hooks import (
     OUTPUT_FIELDS,
@@ -216,6 +219,35 @@ class Gates:
     async def consult(self, approval_id: str) -> bool:
         """Asks the approver; whether there is an answer. Not for who holds a lock."""
         return await self._permits.consult(approval_id)
+
+    async def questions(
+        self, state: str | None = None, agent_id: str | None = None, limit: int = 100
+    ) -> list[Approval]:
+        """Approvals, newest first.
+
+        Raises:
+            ValidationFailed: there is no such state.
+        """
+        listed = functools.partial(self.approvals.list, state, agent_id, limit=limit)
+        return list(await asyncio.to_thread(listed))
+
+    async def question(self, approval_id: str) -> Approval:
+        """One of them.
+
+        Raises:
+            ApprovalNotFound: there is none.
+        """
+        return await asyncio.to_thread(self.approvals.get, approval_id)
+
+    async def answer(self, approval_id: str, answer: ApprovalAnswer) -> Approval:
+        """Writes down a person's answer.
+
+        Raises:
+            ApprovalNotFound, ApprovalConflict, ApprovalExpired: it is too late for one.
+        """
+        return await asyncio.to_thread(
+            self.approvals.answer, approval_id, answer.approve, answer.who, answer.comment
+        )
 
     # After
 

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable
-from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal
 
 from mulligan.errors import (
     ApprovalConflict,
@@ -15,37 +13,17 @@ from mulligan.errors import (
     VmExecutionError,
 )
 from mulligan.history.approvals import ApprovalStore, refusal
-from mulligan.hooks.calls import CallFailed, Calls
+from mulligan.hooks.approver import Answer, Approver, asked
+from mulligan.hooks.calls import Calls
 from mulligan.hooks.manager import Outcome
 from mulligan.log import get_logger
-from mulligan.models import Approval, utc_now
+from mulligan.models import Approval
 from mulligan.models.approvals import APPROVED, PENDING, ApprovalSubject
 from mulligan.models.hooks import AskUser, ExecutionOutput, PostToolContext
 
 log = get_logger()
 
 OUTPUT = "output"  # the language of a question about what an execution printed
-
-
-@dataclass(frozen=True)
-class Answer:
-    """A person's answer: yes or no, who they are, and what they say to it."""
-
-    approve: bool
-    who: str = "approver"
-    comment: str | None = None
-
-
-class Approver(Protocol):
-    """Asks a person, and returns their answer: True, False or an Answer.
-
-    A coroutine function, or a plain one, which runs in a thread and may block. Where it raises,
-    returns something else or takes longer than the question stands, nobody has answered.
-    """
-
-    def __call__(self, approval: Approval, /) -> bool | Answer | Awaitable[bool | Answer]:
-        """Asks about one approval."""
-        ...
 
 
 class Permits:
@@ -128,10 +106,10 @@ class Permits:
                     field="approvals.mode",
                     remedy='set approvals.mode to "ask", or give the client an approver',
                 )
-            asked = await asyncio.to_thread(self._store.ask, subject, prompt)
-            if asked.state != APPROVED:
-                raise refusal(asked)
-            approval_id = asked.id
+            known = await asyncio.to_thread(self._store.ask, subject, prompt)
+            if known.state != APPROVED:
+                raise refusal(known)
+            approval_id = known.id
         return await asyncio.to_thread(self._store.take, approval_id, digest, execution_id)
 
     async def consult(self, approval_id: str) -> bool:
@@ -180,17 +158,4 @@ class Permits:
     async def _said(self, question: Approval) -> Answer | None:
         """What the approver says to a question; None where it failed."""
         assert self._approver is not None
-        seconds = (question.expires_at - utc_now()).total_seconds()
-        try:
-            answer = await self._calls.call(self._approver, question, max(seconds, 0.001))
-        except CallFailed as failure:
-            log.warning("approver_failed", approval_id=question.id, reason=str(failure))
-            return None
-        if isinstance(answer, bool):
-            return Answer(answer)
-        if isinstance(answer, Answer) and isinstance(answer.approve, bool):
-            return answer
-        log.warning(
-            "approver_failed", approval_id=question.id, reason=f"returned {type(answer).__name__}"
-        )
-        return None
+        return await asked(self._approver, question, self._calls)

@@ -6,7 +6,7 @@ Fields marked *Addition* are Mulligan's own; clients of the plain format neither
 them. All models are frozen.
 """
 
-from mulligan.models.approvals import Approval
+from mulligan.models.approvals import Approval, ApprovalAnswer
 from mulligan.models.base import F64, I32, U32, U64, UtcTime, utc_now
 from mulligan.models.execution import (
     DEFAULT_LANGUAGES,
@@ -57,6 +57,7 @@ __all__ = [
     "U32",
     "U64",
     "Approval",
+    "ApprovalAnswer",
     "BatchRequest",
     "BatchResponse",
     "BatchResult",

@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 
-from pydantic import Field, StrictStr
+from pydantic import Field, StrictBool, StrictStr
 
-from mulligan.models.base import Struct, UtcTime
+from mulligan.models.base import Request, Struct, UtcTime
 
 PENDING = "pending"
 APPROVED = "approved"
@@ -67,3 +67,11 @@ class Approval(Struct):
     comment: StrictStr | None = None
     used_at: UtcTime | None = None
     execution_id: StrictStr | None = None
+
+
+class ApprovalAnswer(Request):
+    """A person's answer to a question."""
+
+    approve: StrictBool
+    who: StrictStr = "somebody"
+    comment: StrictStr | None = None

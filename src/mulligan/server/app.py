@@ -17,7 +17,7 @@ from mulligan.models import (
     VmExecuteResponse,
     VmInstance,
 )
-from mulligan.server import answers, executions, past
+from mulligan.server import answers, approvals, executions, past
 from mulligan.server.engines import EngineDependency
 from mulligan.server.limits import BodyLimit, LocalOnly, TooLarge, refusal
 from mulligan.settings import Settings
@@ -62,6 +62,7 @@ def create_app(settings: Settings, lock: DirectoryLock | None = None) -> FastAPI
     app.add_middleware(LocalOnly, host=settings.host)
     _add_routes(app)
     executions.add_routes(app)
+    approvals.add_routes(app)
     past.add_routes(app)
     return app
 

@@ -1,0 +1,66 @@
+"""Asking people, from a client."""
+
+from __future__ import annotations
+
+import contextlib
+
+from mulligan.client.backends import Backend
+from mulligan.errors import ApprovalConflict, ApprovalExpired, ApprovalRequired
+from mulligan.hooks.approver import Approver, asked
+from mulligan.hooks.calls import Calls
+from mulligan.models import Approval, ApprovalAnswer, VmExecuteRequest, VmExecuteResponse
+
+
+class Approvals:
+    """The part of a client that has to do with approvals."""
+
+    _backend: Backend
+    _approver: Approver | None = None
+
+    async def list_approvals(
+        self, state: str | None = None, agent_id: str | None = None
+    ) -> list[Approval]:
+        """What people were asked, newest first.
+
+        Args:
+            state: "pending", "approved", "denied", "expired" or "used"; None: any.
+            agent_id: for whose executions; None: anybody's.
+        """
+        return await self._backend.approvals(state, agent_id)
+
+    async def get_approval(self, approval_id: str) -> Approval:
+        """A question, and what became of it.
+
+        Raises:
+            ApprovalNotFound: there is none.
+        """
+        return await self._backend.approval(approval_id)
+
+    async def answer_approval(
+        self, approval_id: str, approve: bool, who: str = "somebody", comment: str | None = None
+    ) -> Approval:
+        """Writes down a person's answer. A yes is used by one execution, sent with the id.
+
+        Raises:
+            ApprovalNotFound, ApprovalConflict, ApprovalExpired: it is too late for one.
+        """
+        answer = ApprovalAnswer(approve=approve, who=who, comment=comment)
+        return await self._backend.answer(approval_id, answer)
+
+    async def _execute_asking(self, request: VmExecuteRequest) -> VmExecuteResponse:
+        """Runs code; where a person has to say yes first, the client's approver is asked."""
+        try:
+            return await self._backend.execute(request)
+        except ApprovalRequired as waits:
+            if self._approver is None:
+                raise
+            question = await self._backend.approval(waits.approval_id)
+            said = await asked(self._approver, question, Calls())
+            if said is None:
+                raise
+        answer = ApprovalAnswer(approve=said.approve, who=said.who, comment=said.comment)
+        with contextlib.suppress(ApprovalConflict, ApprovalExpired):
+            # Where another was first, or it is too late, the next execution says so.
+            await self._backend.answer(question.id, answer)
+        approved = request.model_copy(update={"approval": question.id})
+        return await self._backend.execute(approved)

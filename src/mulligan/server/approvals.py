@@ -1,0 +1,51 @@
+"""Routes of approvals: what people are asked, and their answers."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import FastAPI, Query
+
+from mulligan.models import Approval, ApprovalAnswer, ErrorAnswer
+from mulligan.server.engines import EngineDependency
+
+Text = Annotated[str | None, Query()]
+
+
+def add_routes(app: FastAPI) -> None:
+    """Adds them."""
+
+    @app.get(
+        "/api/approvals",
+        response_model=list[Approval],
+        summary="What people are asked, newest first",
+    )
+    async def approvals(
+        engine: EngineDependency,
+        state: Text = None,
+        agent_id: Text = None,
+        limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+    ) -> list[Approval]:
+        """`state` is one of pending, approved, denied, expired and used."""
+        return await engine.gates.questions(state, agent_id, limit)
+
+    @app.get(
+        "/api/approvals/{approval_id}",
+        response_model=Approval,
+        summary="A question, and what became of it",
+        responses={404: {"model": ErrorAnswer}},
+    )
+    async def approval(approval_id: str, engine: EngineDependency) -> Approval:
+        return await engine.gates.question(approval_id)
+
+    @app.post(
+        "/api/approvals/{approval_id}",
+        response_model=Approval,
+        summary="Answer a question",
+        responses={status: {"model": ErrorAnswer} for status in (404, 409, 410)},
+    )
+    async def answer(
+        approval_id: str, answer: ApprovalAnswer, engine: EngineDependency
+    ) -> Approval:
+        """A yes is used by one execution: run the same again, with this id as its `approval`."""
+        return await engine.gates.answer(approval_id, answer)
