@@ -86,6 +86,7 @@ class Quota:
         self._pause: processes.Pause | None = None
         self._measuring: Measuring | None = None
         self._children: set[int] = set()
+        self.resting = False
 
     @property
     def full(self) -> bool:
@@ -121,6 +122,11 @@ class Quota:
         elif self.full:
             self._say(self._why)
 
+    def rest(self) -> None:
+        """Stops nothing until ``resting`` is taken back: kernels are to answer in time."""
+        self.release()
+        self.resting = True
+
     def release(self) -> None:
         """Lets programs go on that were stopped to be measured; they are looked at again soon."""
         if self._measuring is not None:
@@ -144,12 +150,16 @@ class Quota:
 
     def timeout(self) -> float:
         """Seconds until ``on_time`` has something to do."""
+        if self.resting:
+            return IDLE_S
         if self._measuring is not None:
-            return 0.001
+            return SHORTEST_S
         return min(IDLE_S, max(0.0, self._due - time.monotonic()))
 
     def on_time(self) -> None:
         """Looks, if it is time to."""
+        if self.resting:
+            return
         if self._measuring is not None:
             self._on_measured()
             return

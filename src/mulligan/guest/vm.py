@@ -97,11 +97,12 @@ class Vm:
             kernels: those of the VM, if it ever had any.
             busy: whether an execution runs.
         """
-        self.quota.release()
+        self.quota.rest()
         if body["end"]:
             self._end_programs(spared, kernels)
             self._switch(channel, body, kernels)
         elif busy or not self._is_quiet(spared | self.quota.helpers(), kernels):
+            self.quota.resting = False
             self._send(frames.ROOT_DONE, channel, {"busy": True, "error": None})
         elif kernels is not None:
             kernels.leave(lambda: self._switch(channel, body, kernels))
@@ -111,6 +112,7 @@ class Vm:
     def _switch(self, channel: int, body: dict[str, Any], kernels: Kernels | None) -> None:
         """Leaves the present root for another one."""
         assert self._roots is not None
+        self.quota.resting = False
         inside: list[int] = []
         private: list[int] = []
         try:
