@@ -226,6 +226,8 @@ class Quota:
     def _host_short(self) -> bool:
         found = os.statvfs(self._upper)
         assert self._terms is not None
+        if not self._terms.reserve:
+            return False
         free = found.f_bavail * found.f_frsize
         return free < self._terms.reserve or found.f_favail < found.f_files // FEWEST_FILES
 
