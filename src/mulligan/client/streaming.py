@@ -84,6 +84,8 @@ class Listener:
             self._execution_id = response.headers.get("x-execution-id", self._execution_id)
             async with aclosing(EventSource(response).aiter_sse()) as source:
                 async for sse in source:
+                    if not sse.data:  # httpx-sse gives these for comments with an empty line
+                        continue
                     event = _event_of(sse, self._execution_id)
                     self._after, self._failures, self._ended = event.id, 0, event.last
                     yield event

@@ -212,7 +212,7 @@ async def _frames(execution_id: str, source: AsyncGenerator[Event, None]) -> Asy
     async with aclosing(source) as events:
         async for event in events:
             if event.kind == "idle":
-                yield b": still there\n\n"
+                yield b": still there\n"  # no empty line: some clients would take it for an event
                 continue
             head = f"id: {event.number}\nevent: {event.kind}\ndata: ".encode()
             body = memoryview(event.body or _body(execution_id, event))
