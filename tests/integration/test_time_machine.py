@@ -218,6 +218,20 @@ async def test_many_states_stay_a_shallow_stack(engine) -> None:
         assert await text(engine, "cat file; ls | wc -l") == f"{number - 1}\n{number + 1}\n"
 
 
+async def test_what_was_deleted_leaves_no_trace_in_merged_layers(engine) -> None:
+    """A directory that is in one merged tree alone: what hides a file is not listed as one."""
+    vm_id = (await bash(engine, "mkdir -p d/e; mkfifo d/e/pipe; touch d/file d/kept")).vm_id
+    await bash(engine, "rm d/e/pipe d/file")
+    for number in range(10):
+        await bash(engine, f"touch {number}")
+    made = await engine.past.snapshot(vm_id, SnapshotCreateRequest())
+    await engine.settle()
+    vm = engine._vms[vm_id]
+    assert len(vm.stores.layers.stack("tester", vm.state.base)) < 8
+    await engine.past.rollback(vm_id, RollbackTo(snapshot_id=made.id))
+    assert await text(engine, "ls -A d d/e; rm -r d") == "d:\ne\nkept\n\nd/e:\n"
+
+
 async def test_history_is_bounded_and_lets_go_of_its_snapshots() -> None:
     with host.data_directory() as directory:
         history = {"max_history_entries": 5}

@@ -7,7 +7,7 @@ import stat
 from contextlib import ExitStack
 
 from mulligan.guest.jobs.copy import Copier, finish_directory, link, make_target, make_whiteout
-from mulligan.guest.jobs.walk import OPAQUE, Cursor, xattrs
+from mulligan.guest.jobs.walk import OPAQUE, ORIGIN, Cursor, xattrs
 
 TYPE_CHECKING = False  # importing typing for it would cost every VM milliseconds
 if TYPE_CHECKING:
@@ -18,8 +18,9 @@ def merge(trees: list[str], target: str) -> dict[str, object]:
     """Makes in ``target`` a tree that stands for a stack, whatever that is mounted over.
 
     Below the oldest tree there is always an image. So what hides it, whiteouts and opaque
-    directories, is kept, except where a directory above hides it already: there the kernel does
-    not look for whiteouts, and would list them as files.
+    directories, is kept, except where a directory above hides it already. A directory with
+    whiteouts is marked: where the stack below turns out not to have it, the kernel would not look
+    for them, and list them as files.
 
     Files are names of the same inodes as in the trees, which therefore must be on one file
     system, and must not be written any more. Directories are made anew, with mode, owner, times
@@ -44,16 +45,17 @@ class _Place:
     """A directory: the trees that have it, and whether anything below them shows in it.
 
     ``opaque`` is set where that has to be written down, ``closed`` also where it follows from
-    a directory above.
+    a directory above. ``whiteouts`` tells that it got some.
     """
 
-    __slots__ = ("closed", "name", "opaque", "trees")
+    __slots__ = ("closed", "name", "opaque", "trees", "whiteouts")
 
     def __init__(self, name: str, trees: list[Cursor], *, closed: bool, opaque: bool) -> None:
         self.name = name
         self.trees = trees
         self.closed = closed
         self.opaque = opaque
+        self.whiteouts = False
 
 
 class _Merge:
@@ -87,6 +89,8 @@ class _Merge:
         attributes = xattrs(newest)
         if place.opaque:
             attributes[OPAQUE] = b"y"
+        if place.whiteouts:
+            attributes[ORIGIN] = b""
         finish_directory(newest, self._new.fd, attributes)
         if not last:
             for cursor in (*place.trees, self._new):
@@ -112,7 +116,7 @@ class _Merge:
                     elif name in directories:
                         opaque.add(name)  # a file or whiteout below hides what is below that
                     else:
-                        self._link(tree, entry, closed=place.closed)
+                        self._link(tree, entry, place)
                     if not oldest:
                         settled.add(name)
         closed = place.closed
@@ -128,10 +132,11 @@ class _Merge:
             ]
         )
 
-    def _link(self, tree: Cursor, entry: os.DirEntry[str], *, closed: bool) -> None:
+    def _link(self, tree: Cursor, entry: os.DirEntry[str], place: _Place) -> None:
         if _may_hide(tree, entry) and tree.hides(entry.name, entry.stat(follow_symlinks=False)):
-            if not closed:
+            if not place.closed:
                 self._whiteout(tree, entry)
+                place.whiteouts = True
             return
         self._entries += 1
         if not link(tree.fd, entry.name, self._new.fd, entry.name):

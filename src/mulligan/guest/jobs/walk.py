@@ -22,6 +22,9 @@ _OWN = "user.overlay."
 # What programs call user.overlay.x the kernel keeps as user.overlay.overlay.x (since Linux 6.7).
 _ESCAPED = "user.overlay.overlay."
 OPAQUE = "user.overlay.opaque"
+# "Copied up", from where is not known: ovl_get_inode looks for whiteouts in such a directory even
+# where it is merged with no other.
+ORIGIN = "user.overlay.origin"
 _WHITEOUT = "user.overlay.whiteout"
 # All else that overlayfs notes down (origin, impure, nlink, …) is about one mount over one lower
 # tree: inode numbers to show and copies to find again. A copy is no such thing, and works without.
