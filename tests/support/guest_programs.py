@@ -75,8 +75,13 @@ import hashlib, json, os, stat
 kinds = {stat.S_IFREG: "file", stat.S_IFDIR: "directory", stat.S_IFLNK: "symlink",
          stat.S_IFIFO: "fifo"}
 
+told = ("kind", "mode", "size", "sha256", "target", "xattrs", "ino", "mtime", "blocks")
+
 def entry(path):
-    status = os.lstat(path)
+    try:
+        status = os.lstat(path)
+    except FileNotFoundError:
+        return dict.fromkeys(told, "listed, but not there")
     kind = kinds[stat.S_IFMT(status.st_mode)]
     content = open(path, "rb").read() if kind == "file" else None
     return {
