@@ -79,6 +79,7 @@ def test_an_injected_value_is_found_however_it_is_written(written: str) -> None:
     assert done.findings[0].kind == "secret KEY"
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=40), st.binary(max_size=40), st.booleans(), st.integers(0, 80))
 def test_any_alignment_in_base64(before: bytes, after: bytes, safe: bool, width: int) -> None:
     encode = base64.urlsafe_b64encode if safe else base64.b64encode
@@ -94,7 +95,7 @@ def test_any_alignment_in_base64(before: bytes, after: bytes, safe: bool, width:
     assert whole.startswith(kept[: first - 1] if first else "")
 
 
-@settings(max_examples=200)
+@settings(max_examples=200, deadline=None)
 @given(st.text(max_size=60), st.sampled_from(sorted(ENCODINGS)), st.text(max_size=60))
 def test_an_injected_value_never_comes_out(before: str, encoding: str, after: str) -> None:
     out = SANITIZER.redact(before + ENCODINGS[encoding] + after).text
@@ -212,7 +213,7 @@ def test_a_prompt_without_line_end_is_shown() -> None:
         assert stream.feed(prompt) + stream.flush_idle() == prompt
 
 
-@settings(max_examples=200)
+@settings(max_examples=200, deadline=None)
 @given(st.text(alphabet=st.characters(blacklist_categories=["Nd"]), max_size=300))
 def test_text_without_secrets_is_untouched(text: str) -> None:
     done = Sanitizer([InjectedSecret("KEY", "q7!Rk2#Vw9$Zt4%")]).redact(text)

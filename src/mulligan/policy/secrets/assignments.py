@@ -133,7 +133,7 @@ class Assignments:
             cut = _IN_URL.search(text, first, last)
             last = cut.start() if cut else last
         value = text[first:last]
-        if len(value) < values.SHORTEST or (b"==" in separator and not how.quoted):
+        if len(value) < values.SHORTEST or value == name or (b"==" in separator and not how.quoted):
             return None
         if strength == "strong":
             secret, kind = values.is_strong(value, how), "password"

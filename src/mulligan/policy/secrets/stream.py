@@ -117,9 +117,7 @@ class StreamRedactor:
         mark = marker(kind)
         if self._last == (kind, found.start):  # pieces of a long value
             mark = b""
-            if self.count <= MOST_FINDINGS:
-                i = max(i for i, finding in enumerate(self.findings) if finding.end == found.start)
-                self.findings[i] = replace(self.findings[i], end=found.end)
+            self._extend(kind, found.end)
         else:
             self._note(Finding(kind, found.start, found.end))
         self._last = kind, found.end
@@ -132,13 +130,23 @@ class StreamRedactor:
         if len(self.findings) < MOST_FINDINGS:
             self.findings.append(finding)
 
+    def _extend(self, kind: str, end: int) -> None:
+        """The last finding of a kind goes on."""
+        if self.count <= MOST_FINDINGS:
+            i = max(i for i, finding in enumerate(self.findings) if finding.kind == kind)
+            self.findings[i] = replace(self.findings[i], end=end)
+
     def _original(self, place: int) -> int:
         index = bisect_right(self._shifts, (place, 1 << 62)) - 1
         return place + self._shifts[index][1]
 
     def _out(self, data: bytes) -> bytes:
-        for start, end, kind in self._lines.take_findings():
-            self._note(Finding(kind, self._original(start), self._original(end)))
+        for span in self._lines.take_findings():
+            end = self._original(span.end)
+            if span.goes_on:
+                self._extend(span.kind, end)
+            else:
+                self._note(Finding(span.kind, self._original(span.start), end))
         keep = bisect_right(self._shifts, (self._lines.done, 1 << 62)) - 1
         del self._shifts[:keep]
         if self._mode != "block" or not self.count:
@@ -162,14 +170,15 @@ class _Lines:
         self._state = BlockState()
         self._text = b""  # what is not given out, with the context before it
         self._context = 0  # so much of it has been
-        self._findings: list[tuple[int, int, str]] = []
+        self._findings: list[Span] = []
+        self._line_end = False  # one is kept back that is hidden if the block before it goes on
         self.done = 0  # bytes of the stage's input that were given out
 
     @property
     def held(self) -> int:
         return len(self._text) - self._context
 
-    def take_findings(self) -> list[tuple[int, int, str]]:
+    def take_findings(self) -> list[Span]:
         taken, self._findings = self._findings, []
         return taken
 
@@ -185,7 +194,7 @@ class _Lines:
         out = self.feed(b"")
         if self.held or truncated:
             out += self._scan(len(self._text), len(self._text), last=True, truncated=truncated)
-        return out
+        return out + b"\n" * self._line_end
 
     def idle(self) -> bytes:
         """Whole words of the unfinished line."""
@@ -200,21 +209,11 @@ class _Lines:
         for span in scan(line, self._patterns, BlockState()):
             if span.end >= cut:
                 cut = min(cut, span.start)
-        quotes = [line.count(quote) % 2 for quote in (b'"', b"'", b"`")]
-        if any(quotes) or b"PRIVATE KEY" in line:
-            cut = min(
-                cut,
-                max(
-                    self._context,
-                    min(
-                        line.rfind(q)
-                        for q, odd in zip((b'"', b"'", b"`"), quotes, strict=True)
-                        if odd
-                    )
-                    if any(quotes)
-                    else line.find(b"-----"),
-                ),
-            )
+        for quote in (b'"', b"'", b"`"):
+            if line.count(quote) % 2:
+                cut = min(cut, line.rfind(quote))
+        if b"PRIVATE KEY" in line:
+            cut = min(cut, line.find(b"-----"))
         if cut <= self._context:
             return b""
         return self._scan(len(line), cut, keep=LINE)
@@ -249,6 +248,9 @@ class _Lines:
         if truncated:
             spans = _cut_token(text, spans)
         out, at, base = [], self._context, self.done - self._context
+        if self._line_end and not (spans and spans[0].goes_on):
+            out.append(b"\n")
+        self._line_end = False
         for span in spans:
             if span.end <= at:
                 continue
@@ -259,11 +261,13 @@ class _Lines:
                     cut = span.start
                     break
                 cut = span.end
-            start = max(span.start, at)
+            start, last_byte = max(span.start, at), text[span.end - 1 : span.end]
             out.append(text[at:start])
             if not span.goes_on:
                 out.append(marker(span.kind))
-                self._findings.append((start + base, span.end + base, span.kind))
+            self._line_end = state.open and span.end == end and last_byte == b"\n"
+            seen = span.end - self._line_end
+            self._findings.append(Span(start + base, seen + base, span.kind, span.goes_on))
             at = span.end
         cut = max(cut, at)
         out.append(text[at:cut])

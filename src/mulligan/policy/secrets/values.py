@@ -74,7 +74,7 @@ def _is_code(value: bytes) -> bool:
 
 def is_password(value: bytes) -> bool:
     """A password as people choose them, in a place where only a password can be."""
-    return len(value) >= 3 and not _CALL.match(value)
+    return len(value) >= 3 and not _CALL.match(value) and not _PATH.match(value)
 
 
 def is_mixed(value: bytes) -> bool:
@@ -134,7 +134,7 @@ class Written:
         """Whether there is nothing else on the line."""
         text, start, end = self._text, self._start, self._end
         line_end = text.find(b"\n", end, end + 4)
-        if text[end : line_end if line_end >= 0 else end + 4].strip(b"\r ,;"):
+        if text[end : line_end if line_end >= 0 else end + 4].strip(b"\r ;"):
             return False
         line_start = text.rfind(b"\n", max(0, start - 100), start) + 1
         before = text[line_start:start].lstrip(b" \t+-").removeprefix(b"export ")
