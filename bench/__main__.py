@@ -156,7 +156,7 @@ async def measure(directory: Path) -> list[str]:
 
 def idle_pss_mib(engine: Engine) -> float:
     """Memory of one VM that has run a program and waits: bubblewrap, agent and zygote."""
-    vm = next(vm for vm in engine._vms.values() if vm._machine is not None)
+    vm = next(vm for vm in engine.fleet.vms.values() if vm._machine is not None)
     assert vm._machine is not None
     return pss_kib(descendants(vm._machine.pid)) / 1024
 

@@ -177,6 +177,14 @@ class StreamSettings(BaseModel):
     heartbeat_seconds: float = Field(default=15.0, gt=0)
 
 
+class AnswerSettings(BaseModel):
+    """Model answers. With ``stop_on_failure`` the blocks after one that fails are not run."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    stop_on_failure: bool = True
+
+
 class Settings(BaseSettings):
     """Mulligan's settings. Sizes are in bytes and times in the unit of their name."""
 
@@ -206,6 +214,7 @@ class Settings(BaseSettings):
     hooks: HookSettings = Field(default_factory=HookSettings)
     approvals: ApprovalSettings = Field(default_factory=ApprovalSettings)
     secrets: dict[str, SecretStr] = Field(default_factory=dict)
+    answers: AnswerSettings = Field(default_factory=AnswerSettings)
     streams: StreamSettings = Field(default_factory=StreamSettings)
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 

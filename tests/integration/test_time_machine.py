@@ -209,7 +209,7 @@ async def test_many_states_stay_a_shallow_stack(engine) -> None:
     for number in range(80):
         vm_id = (await bash(engine, f"echo {number} > file; echo {number} > f{number}")).vm_id
     await engine.settle()
-    vm = engine._vms[vm_id]
+    vm = engine.fleet.vms[vm_id]
     assert len(vm.stores.layers.stack("tester", vm.state.base)) <= 16
     entries = (await engine.past.history(HistoryQueryRequest(vm_id=vm_id, limit=80))).entries
     for number in (79, 40, 3):
@@ -226,7 +226,7 @@ async def test_what_was_deleted_leaves_no_trace_in_merged_layers(engine) -> None
         await bash(engine, f"touch {number}")
     made = await engine.past.snapshot(vm_id, SnapshotCreateRequest())
     await engine.settle()
-    vm = engine._vms[vm_id]
+    vm = engine.fleet.vms[vm_id]
     assert len(vm.stores.layers.stack("tester", vm.state.base)) < 8
     await engine.past.rollback(vm_id, RollbackTo(snapshot_id=made.id))
     assert await text(engine, "ls -A d d/e; rm -r d") == "d:\ne\nkept\n\nd/e:\n"

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from mulligan.cli import approvals, demo, doctor, past, run, serve, vm
+from mulligan.cli import approvals, demo, doctor, parse, past, run, serve, vm
 from mulligan.cli.console import fail
 from mulligan.errors import VmExecutionError
 from mulligan.version import __version__
@@ -21,6 +21,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command("run")(run.run)
+app.command("parse")(parse.parse)
 app.command("history")(past.history)
 app.command("rollback")(past.rollback)
 app.command("diff")(past.diff)

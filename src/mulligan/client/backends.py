@@ -6,7 +6,7 @@ import re
 from collections.abc import AsyncGenerator
 from contextlib import AbstractAsyncContextManager, aclosing
 from typing import Protocol, TypeVar
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 import httpx
 from pydantic import BaseModel, TypeAdapter, ValidationError
@@ -37,6 +37,8 @@ from mulligan.models import (
     ForkResponse,
     HistoryQueryRequest,
     HistoryQueryResponse,
+    ParseExecuteRequest,
+    ParseExecuteResponse,
     RollbackResponse,
     RollbackTo,
     Snapshot,
@@ -45,6 +47,7 @@ from mulligan.models import (
     VmExecuteRequest,
     VmExecuteResponse,
     VmInstance,
+    VmPoolResponse,
 )
 
 ANSWER_SLACK_S = 30.0  # for booting, queueing and the way back
@@ -74,6 +77,10 @@ class Backend(Protocol):
     async def cancel(self, execution_id: str) -> ExecutionStatus: ...
 
     async def batch(self, requests: list[VmExecuteRequest]) -> BatchResponse: ...
+
+    async def parse(self, request: ParseExecuteRequest) -> ParseExecuteResponse: ...
+
+    async def pool(self, agent_id: str) -> VmPoolResponse: ...
 
     async def create_vm(self, request: VmCreateRequest) -> VmInstance: ...
 
@@ -197,6 +204,14 @@ class HttpBackend:
         response = await self._send("POST", "/api/llm/execute/batch", body, timeout=timeout)
         return _parse(BatchResponse, response)
 
+    async def parse(self, request: ParseExecuteRequest) -> ParseExecuteResponse:
+        response = await self._send("POST", "/api/llm/parse-execute", request, timeout=None)
+        return _parse(ParseExecuteResponse, response)
+
+    async def pool(self, agent_id: str) -> VmPoolResponse:
+        path = f"/api/llm/vm-pool/{quote(agent_id, safe='')}"
+        return _parse(VmPoolResponse, await self._send("GET", path))
+
     async def create_vm(self, request: VmCreateRequest) -> VmInstance:
         return _parse(VmInstance, await self._send("POST", "/api/vms", request))
 
@@ -290,7 +305,7 @@ class HttpBackend:
         body: BaseModel | None = None,
         *,
         params: dict[str, str] | None = None,
-        timeout: float = ANSWER_SLACK_S,
+        timeout: float | None = ANSWER_SLACK_S,
     ) -> httpx.Response:
         """Sends a request; an answer that is an error is raised as one."""
         try:
@@ -303,7 +318,7 @@ class HttpBackend:
                 timeout=timeout,
             )
         except httpx.TimeoutException:
-            raise ExecutionTimeout(int(timeout * 1000)) from None
+            raise ExecutionTimeout(int((timeout or 0) * 1000)) from None
         except httpx.HTTPError as error:
             raise self._unreachable(error) from None
         if not response.is_success:

@@ -21,6 +21,8 @@ from mulligan.models import (
     ForkResponse,
     HistoryQueryRequest,
     HistoryQueryResponse,
+    ParseExecuteRequest,
+    ParseExecuteResponse,
     RollbackRequest,
     RollbackResponse,
     RollbackTo,
@@ -31,6 +33,7 @@ from mulligan.models import (
     VmExecuteResponse,
     VmExecutionConfig,
     VmInstance,
+    VmPoolResponse,
 )
 
 READY = ("running", "ready")
@@ -192,6 +195,18 @@ class VmExecutionClient(Approvals):
             agent_id=agent_id, language=language, code=code, timeout_seconds=DEFAULT_TIMEOUT_S
         )
         return await self.execute_code(request)
+
+    async def parse_and_execute(self, request: ParseExecuteRequest) -> ParseExecuteResponse:
+        """Finds the code in a model's answer and, if asked, runs what is sure enough, in order.
+
+        Raises:
+            ValidationFailed: a field is wrong; nothing ran.
+        """
+        return await self._backend.parse(request)
+
+    async def get_vm_pool(self, agent_id: str) -> VmPoolResponse:
+        """An agent's VMs: those that run something, and the others."""
+        return await self._backend.pool(agent_id)
 
     async def provision_vm(self, agent_id: str, vm_type: str | None = None) -> VmInstance:
         """Makes a VM for an agent."""

@@ -22,6 +22,8 @@ from mulligan.models import (
     ForkResponse,
     HistoryQueryRequest,
     HistoryQueryResponse,
+    ParseExecuteRequest,
+    ParseExecuteResponse,
     RollbackResponse,
     RollbackTo,
     Snapshot,
@@ -30,6 +32,7 @@ from mulligan.models import (
     VmExecuteRequest,
     VmExecuteResponse,
     VmInstance,
+    VmPoolResponse,
 )
 from mulligan.settings import Settings
 
@@ -91,6 +94,12 @@ class DirectBackend:
     async def batch(self, requests: list[VmExecuteRequest]) -> BatchResponse:
         engine = await self.open()
         return await run_batch(requests, engine.execute, engine.list_vms)
+
+    async def parse(self, request: ParseExecuteRequest) -> ParseExecuteResponse:
+        return await (await self.open()).answers.parse_and_execute(request)
+
+    async def pool(self, agent_id: str) -> VmPoolResponse:
+        return (await self.open()).vm_pool(agent_id)
 
     async def create_vm(self, request: VmCreateRequest) -> VmInstance:
         return await (await self.open()).create_vm(request)

@@ -8,30 +8,29 @@ from __future__ import annotations
 import asyncio
 import functools
 from collections.abc import Coroutine
-from datetime import datetime, timedelta
 from typing import Any, TypeVar
-from weakref import WeakValueDictionary
 
 from mulligan.drivers.bubblewrap.driver import BubblewrapDriver
-from mulligan.drivers.interface import BootSpec, Driver
+from mulligan.drivers.interface import Driver
+from mulligan.engine.answers import Answers
 from mulligan.engine.connection import OutputCallback
 from mulligan.engine.execution import Watcher
 from mulligan.engine.executions import Executions
+from mulligan.engine.fleet import Fleet
 from mulligan.engine.gates import Gates
 from mulligan.engine.lock import DirectoryLock
 from mulligan.engine.maintenance import Maintenance, layers_of
 from mulligan.engine.past import Past
-from mulligan.engine.quota import bounds_of
 from mulligan.engine.recording import Recording
 from mulligan.engine.runner import Runner
-from mulligan.engine.store import StoredVm, VmRecord, VmStore, new_id
+from mulligan.engine.store import StoredVm, VmStore
 from mulligan.engine.timemachine import TimeMachine
-from mulligan.engine.validation import check_vm_request, check_vm_type
+from mulligan.engine.validation import check_vm_request
 from mulligan.engine.vm import Stores, Vm
-from mulligan.errors import ConfigError, ExecutionFailed, VmNotAvailable
+from mulligan.errors import ExecutionFailed
 from mulligan.history import HistoryStore
 from mulligan.hooks.approver import Approver
-from mulligan.images.host import HostImage, prepare
+from mulligan.images.host import prepare
 from mulligan.layers.directories import make_directory
 from mulligan.layers.store import LayerStore
 from mulligan.log import get_logger
@@ -39,8 +38,9 @@ from mulligan.models import (
     VmCreateRequest,
     VmExecuteRequest,
     VmExecuteResponse,
+    VmExecutionConfig,
     VmInstance,
-    utc_now,
+    VmPoolResponse,
 )
 from mulligan.settings import Settings
 
@@ -61,9 +61,7 @@ class Engine:
         """Takes settings, the lock of their directory if the caller has it, and who is asked."""
         self.settings = settings
         self._lock = lock
-        self._parts: tuple[HostImage, Driver, Stores] | None = None
-        self._vms: dict[str, Vm] = {}
-        self._creating: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._fleet: Fleet | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
         self._history: HistoryStore | None = None
         self._maintenance: Maintenance | None = None
@@ -101,9 +99,10 @@ class Engine:
             image = await asyncio.to_thread(prepare, directory / "images", driver.disk_owner())
             stores, found = await self._load(driver)
             history = await self._remember(stores)
-            self._parts = (image, driver, stores)
-            self._vms.update((vm.record.id, self._vm(vm)) for vm in found)
-            self._serve(image, driver, stores, history)
+            fleet = Fleet(self.settings, image, driver, stores, self._owned)
+            self._serve(fleet, driver, history)
+            fleet.load(found)
+            self._fleet = fleet
         except BaseException:
             self._release()
             raise
@@ -134,31 +133,31 @@ class Engine:
         await asyncio.to_thread(history.forget_all_but, stores.vms.ids())
         return history
 
-    def _serve(
-        self, image: HostImage, driver: Driver, stores: Stores, history: HistoryStore
-    ) -> None:
+    def _serve(self, fleet: Fleet, driver: Driver, history: HistoryStore) -> None:
         """Puts together what requests go through."""
         kept = functools.partial(layers_of, history)
-        maintenance = Maintenance(driver, image, stores, kept, self._layers_used)
+        maintenance = Maintenance(driver, fleet.image, fleet.stores, kept, fleet.layers_used)
         machine = TimeMachine(history, maintenance)
         gates = Gates(self.settings, history, self._approver)
         record = functools.partial(
             Recording, self.settings.history, history, machine, maintenance, gates.clean
         )
         self._maintenance, self._machine, self._gates = maintenance, machine, gates
-        self._runner = Runner(self.settings, image, gates, record, self._vm_for, self._owned)
+        self._runner = Runner(self.settings, fleet.image, gates, record, fleet.vm_for, self._owned)
         self._past = Past(
             history,
             machine,
             maintenance,
-            find=self._find,
+            find=fleet.find,
             owned=self._owned,
-            add=self._fork,
+            add=fleet.fork,
             clean=gates.clean,
             enabled=lambda: self.settings.history.enabled,
-            vms=self._vms.values,
+            vms=fleet.vms.values,
         )
-        self._executions = Executions(self.settings.streams, self.execute, self._find, history.get)
+        self._executions = Executions(self.settings.streams, self.execute, fleet.find, history.get)
+        stops = self.settings.answers.stop_on_failure
+        self.answers = Answers(self.execute, self.create_vm, stop_on_failure=stops)
 
     async def close(self) -> None:
         """Stops every VM, whatever runs in it. Their disks stay for the next time.
@@ -172,14 +171,14 @@ class Engine:
     async def _close(self) -> None:
         if self._maintenance is not None:
             await self._maintenance.close()
-        await asyncio.gather(*(vm.close() for vm in self._vms.values()))
+        if self._fleet is not None:
+            await self._fleet.close()
         if self._executions is not None:
             await self._executions.close()
         others = self._tasks - {asyncio.current_task()}
         if others:
             await asyncio.wait(others)
-        self._vms.clear()
-        self._parts = None
+        self._fleet = None
         self._release()
 
     @property
@@ -208,17 +207,6 @@ class Engine:
         if self._maintenance is not None:
             await self._maintenance.settle()
 
-    def _layers_used(self, agent_id: str) -> tuple[set[str], set[str]]:
-        """The layers an agent's VMs stand on, and the trees they have mounted."""
-        tops: set[str] = set()
-        used: set[str] = set()
-        for vm in list(self._vms.values()):
-            if vm.record.agent_id == agent_id:
-                used.update(vm.stack_in_use)
-                if vm.state.base is not None:
-                    tops.add(vm.state.base)
-        return tops, used
-
     async def _owned(self, work: Coroutine[Any, Any, Result]) -> Result:
         """Does something to its end, even if whoever asked for it is cancelled meanwhile."""
         task = asyncio.create_task(work)
@@ -239,7 +227,7 @@ class Engine:
 
     def languages(self) -> list[str]:
         """The languages that are allowed and that this host has."""
-        toolchains = self._opened()[0].toolchains
+        toolchains = self.fleet.image.toolchains
         return [name for name in self.settings.allowed_languages if name in toolchains]
 
     # Executions
@@ -268,15 +256,18 @@ class Engine:
 
     # VMs
 
-    async def create_vm(self, request: VmCreateRequest) -> VmInstance:
-        """Makes a VM. It boots when it is first needed.
+    async def create_vm(self, request: VmCreateRequest, *, boot: bool = False) -> VmInstance:
+        """Makes a VM. It boots when it is first needed, or in the background if asked to.
 
         Raises:
             ValidationFailed: there is no such type, or a name is not acceptable.
             ConfigError: the data directory takes no more.
         """
         agent_id, name = check_vm_request(request)
-        return (await self._create(agent_id, name, request.vm_type, request.disk_mb)).instance()
+        vm = await self.fleet.create(agent_id, name, request.vm_type, request.disk_mb)
+        if boot:
+            self.fleet.boot_soon(vm)
+        return vm.instance()
 
     def get_vm(self, vm_id: str, agent_id: str | None = None) -> VmInstance:
         """A VM by its id; with ``agent_id``, only if it is that agent's.
@@ -284,12 +275,27 @@ class Engine:
         Raises:
             VmNotAvailable: there is none.
         """
-        return self._find(vm_id, agent_id).instance()
+        return self.fleet.find(vm_id, agent_id).instance()
 
     def list_vms(self, agent_id: str | None = None) -> list[VmInstance]:
         """All VMs, or those of an agent, oldest first."""
-        vms = sorted(self._vms.values(), key=lambda vm: vm.record.created_at)
-        return [vm.instance() for vm in vms if agent_id in (None, vm.record.agent_id)]
+        return [vm.instance() for vm in self.fleet.of(agent_id)]
+
+    def vm_pool(self, agent_id: str) -> VmPoolResponse:
+        """An agent's VMs, those that run something apart from the others."""
+        vms = self.list_vms(agent_id)
+        busy = [vm for vm in vms if vm.status == "running"]
+        given = {
+            name: getattr(self.settings, name)
+            for name in VmExecutionConfig.model_fields
+            if name in type(self.settings).model_fields and name != "history"
+        }
+        return VmPoolResponse(
+            agent_id=agent_id,
+            available_vms=[vm for vm in vms if vm not in busy],
+            in_use_vms=busy,
+            pool_config=VmExecutionConfig(enabled=True, **given),
+        )
 
     async def delete_vm(self, vm_id: str, agent_id: str | None = None) -> None:
         """Stops a VM and removes it and everything it wrote.
@@ -297,103 +303,28 @@ class Engine:
         Raises:
             VmNotAvailable: there is none.
         """
-        vm = self._find(vm_id, agent_id)
-        _, _, stores = self._opened()
-        del self._vms[vm_id]
-        await self._owned(self._delete(vm, stores))
+        vm = self.fleet.find(vm_id, agent_id)
+        del self.fleet.vms[vm_id]
+        await self._owned(self._delete(self.fleet, vm))
         log.info("vm_deleted", vm_id=vm_id, agent_id=vm.record.agent_id)
 
-    async def _delete(self, vm: Vm, stores: Stores) -> None:
-        await vm.close()
-        await asyncio.to_thread(stores.vms.delete, vm.record.id)
+    async def _delete(self, fleet: Fleet, vm: Vm) -> None:
+        await fleet.remove(vm)
         if self._history is not None and self._machine is not None:
             await asyncio.to_thread(self._history.forget_vm, vm.record.id)
             self._machine.forget(vm.record.id)
         if self._maintenance is not None:
             self._maintenance.look_at(vm.record.agent_id)
 
-    async def _vm_for(self, agent_id: str, vm_id: str | None) -> Vm:
-        """The VM an execution goes to: the one named, else the agent's, else a new one."""
-        if vm_id is not None:
-            return self._find(vm_id, agent_id)
-        lock = self._creating.setdefault(agent_id, asyncio.Lock())
-        async with lock:
-            own = [vm for vm in self._vms.values() if vm.record.agent_id == agent_id]
-            if own:
-                return min(own, key=lambda vm: vm.record.created_at)
-            if not self.settings.auto_provision:
-                raise VmNotAvailable(
-                    f"agent {agent_id} has none",
-                    field="vm_id",
-                    remedy="create one with POST /api/vms, or set auto_provision",
-                )
-            return await self._create(
-                agent_id, f"agent-{agent_id}-vm", self.settings.default_vm_type
-            )
-
-    async def _create(
-        self, agent_id: str, name: str, vm_type: str, disk_mb: int | None = None
-    ) -> Vm:
-        _, driver, stores = self._opened()
-        check_vm_type(vm_type, disk_mb, self.settings)
-        record = VmRecord(
-            id=new_id("vm"),
-            name=name,
-            agent_id=agent_id,
-            vm_type=vm_type,
-            driver=driver.name,
-            created_at=self._created_now(),
-            disk_mb=disk_mb,
-        )
-        return await self._owned(self._add(record, stores))
-
-    async def _fork(self, vm: Vm, name: str, base: str | None) -> Vm:
-        """A VM of the same agent and type that goes on from a layer."""
-        stores = self._opened()[2]
-        changes = {"id": new_id("vm"), "name": name, "created_at": self._created_now()}
-        return await self._add(vm.record.model_copy(update=changes), stores, base)
-
-    def _created_now(self) -> datetime:
-        """The time, but never before that of a VM there is: an agent's oldest one is its own."""
-        others = [vm.record.created_at + timedelta(microseconds=1) for vm in self._vms.values()]
-        return max([utc_now(), *others])
-
-    async def _add(self, record: VmRecord, stores: Stores, base: str | None = None) -> Vm:
-        try:
-            state = await asyncio.to_thread(stores.vms.create, record, base)
-        except OSError as error:
-            raise ConfigError(
-                f"cannot make a VM in {self.settings.data_dir}: {error.strerror}", field="data_dir"
-            ) from None
-        vm = self._vms[record.id] = self._vm(StoredVm(record, state))
-        if self._closing:
-            await vm.close()  # it was made while the others were closed
-        log.info("vm_created", vm_id=record.id, agent_id=record.agent_id, vm_type=record.vm_type)
-        return vm
-
-    def _vm(self, stored: StoredVm) -> Vm:
-        assert self._parts is not None
-        image, driver, stores = self._parts
-        record = stored.record
-        spec = BootSpec(
-            vm_id=record.id,
-            image=image,
-            layers=stores.layers.family(record.agent_id),
-            disk=stores.vms.disk(record.id),
-        )
-        timeout = self.settings.boot_timeout_seconds
-        bounds = bounds_of(self.settings, record.vm_type, record.disk_mb)
-        return Vm(record, stored.state, driver, spec, stores, timeout, bounds)
-
-    def _find(self, vm_id: str, agent_id: str | None) -> Vm:
-        vm = self._vms.get(vm_id)
-        if vm is None or agent_id not in (None, vm.record.agent_id):
-            raise VmNotAvailable(vm_id[:100], field="vm_id")
-        return vm
-
-    def _opened(self) -> tuple[HostImage, Driver, Stores]:
+    @property
+    def fleet(self) -> Fleet:
+        """The VMs."""
         if self._closing:
             raise ExecutionFailed("Mulligan is shutting down")
-        if self._parts is None:
+        if self._fleet is None:
             raise RuntimeError("the engine is not open")
-        return self._parts
+        return self._fleet
+
+    def _opened(self) -> None:
+        """Raises where nothing can be asked of this engine."""
+        _ = self.fleet

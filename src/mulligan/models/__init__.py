@@ -11,6 +11,7 @@ from mulligan.models.base import F64, I32, U32, U64, UtcTime, utc_now
 from mulligan.models.execution import (
     DEFAULT_LANGUAGES,
     DEFAULT_VM_TYPE,
+    AnswerOptions,
     BatchRequest,
     BatchResponse,
     BatchResult,
@@ -56,6 +57,7 @@ __all__ = [
     "I32",
     "U32",
     "U64",
+    "AnswerOptions",
     "Approval",
     "ApprovalAnswer",
     "BatchRequest",

@@ -221,6 +221,21 @@ class ParseExecuteRequest(Request):
     vm_config: Any | None = None
 
 
+class AnswerOptions(Request):
+    """``vm_config`` of a ``ParseExecuteRequest``: how the blocks of an answer are run.
+
+    ``vm_type`` makes a new VM for the answer. ``stop_on_failure`` overrides the server's setting.
+    """
+
+    vm_id: StrictStr | None = None
+    vm_type: StrictStr | None = None
+    timeout_seconds: U64 | None = None
+    working_dir: StrictStr | None = None
+    env: dict[StrictStr, StrictStr] | None = None
+    kernel: StrictStr | None = None
+    stop_on_failure: StrictBool | None = None
+
+
 class ParseExecuteResponse(Struct):
     """The blocks found, what running them gave, and what went wrong."""
 

@@ -12,10 +12,13 @@ from mulligan.engine.engine import Engine
 from mulligan.engine.lock import DirectoryLock
 from mulligan.errors import VmExecutionError
 from mulligan.models import (
+    ParseExecuteRequest,
+    ParseExecuteResponse,
     VmCreateRequest,
     VmExecuteRequest,
     VmExecuteResponse,
     VmInstance,
+    VmPoolResponse,
 )
 from mulligan.server import answers, approvals, executions, past
 from mulligan.server.engines import EngineDependency
@@ -82,10 +85,27 @@ def _add_routes(app: FastAPI) -> None:
         return Response(result.model_dump_json(), media_type=JSON)
 
     @app.post(
+        "/api/llm/parse-execute",
+        response_model=ParseExecuteResponse,
+        summary="Find the code in a model's answer and, if asked, run what is sure enough",
+    )
+    async def parse_execute(request: ParseExecuteRequest, engine: EngineDependency) -> Response:
+        done = await engine.answers.parse_and_execute(request)
+        return Response(done.model_dump_json(), media_type=JSON)
+
+    @app.get(
+        "/api/llm/vm-pool/{agent_id}",
+        response_model=VmPoolResponse,
+        summary="An agent's VMs: those that run something, and the others",
+    )
+    async def vm_pool(agent_id: str, engine: EngineDependency) -> VmPoolResponse:
+        return engine.vm_pool(agent_id)
+
+    @app.post(
         "/api/vms", response_model=VmInstance, status_code=201, summary="Make a VM for an agent"
     )
     async def create_vm(request: VmCreateRequest, engine: EngineDependency) -> VmInstance:
-        return await engine.create_vm(request)
+        return await engine.create_vm(request, boot=True)
 
     @app.get("/api/vms", response_model=list[VmInstance], summary="List VMs, oldest first")
     async def list_vms(

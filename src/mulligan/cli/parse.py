@@ -1,0 +1,98 @@
+"""``mulligan parse``."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from mulligan.cli.console import UsageError, err, out, printable
+from mulligan.cli.options import DEFAULT_AGENT, DataDirOption, JsonOption, ServerOption
+from mulligan.cli.session import with_backend
+from mulligan.models import CodeBlock, ParseExecuteRequest, ParseExecuteResponse
+
+CODE_WIDTH = 48
+DEFAULT_THRESHOLD = 0.7
+
+
+def parse(
+    file: Annotated[Path, typer.Argument(help="A model's answer; - reads it from stdin.")],
+    execute: Annotated[
+        bool, typer.Option("--execute", help="Run the blocks that are sure enough, in order.")
+    ] = False,
+    threshold: Annotated[
+        float, typer.Option("--threshold", help="How sure is enough, from 0 to 1.")
+    ] = DEFAULT_THRESHOLD,
+    agent: Annotated[str, typer.Option("--agent", help="Whose VM they run in.")] = DEFAULT_AGENT,
+    vm: Annotated[str | None, typer.Option("--vm", help="The VM, by its id.")] = None,
+    json: JsonOption = False,
+    server: ServerOption = None,
+    data_dir: DataDirOption = None,
+) -> None:
+    """Find the code in a model's answer, say how sure it is that it should run, and run it.
+
+    Blocks of an answer share a VM; after one that fails the others are not run. The exit status
+    is 1 if any failed.
+    """
+    request = ParseExecuteRequest(
+        agent_id=agent,
+        llm_response=_read(file),
+        auto_execute=execute,
+        auto_execute_threshold=threshold,
+        vm_config={"vm_id": vm} if vm is not None else None,
+    )
+    if execute:
+        done = with_backend(server, data_dir, lambda backend: backend.parse(request))
+    else:
+        from mulligan.extraction import extract
+
+        blocks = extract(request.llm_response)
+        done = ParseExecuteResponse(code_blocks=blocks, execution_results=[], errors=[])
+    if json:
+        out.print(done.model_dump_json(indent=2), markup=False)
+    else:
+        _report(done)
+    raise typer.Exit(1 if done.errors else 0)
+
+
+def _report(done: ParseExecuteResponse) -> None:
+    if not done.code_blocks:
+        out.print("no code found")
+    else:
+        table = Table(box=None, pad_edge=False)
+        for heading in ("BLOCK", "LANGUAGE", "SURE", "CHARACTERS", "CODE"):
+            table.add_column(heading, no_wrap=True)
+        for number, block in enumerate(done.code_blocks, 1):
+            table.add_row(str(number), *(escape(printable(each)) for each in _row(block)))
+        out.print(table)
+    for response in done.execution_results:
+        out.print(f"[dim]{response.execution_id} in {response.vm_id}[/dim]")
+        for text in (response.stdout, response.stderr):
+            if text:
+                shown = printable(text).removesuffix("\n")
+                out.print(shown, markup=False, highlight=False, soft_wrap=True)
+    for error in done.errors:
+        err.print(f"[red]{escape(printable(error))}[/red]")
+
+
+def _row(block: CodeBlock) -> tuple[str, ...]:
+    lines = block.code.strip().splitlines() or [""]
+    code = lines[0]
+    if len(lines) > 1 or len(code) > CODE_WIDTH:
+        code = code[: CODE_WIDTH - 1] + "…"
+    sure = f"{block.execution_confidence:.2f}"
+    return block.language, sure, f"{block.start_pos}-{block.end_pos}", code
+
+
+def _read(file: Path) -> str:
+    try:
+        data = sys.stdin.buffer.read() if str(file) == "-" else file.read_bytes()
+        return data.decode()
+    except OSError as error:
+        raise UsageError(f"cannot read {file}: {error.strerror}", field="file") from None
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{file} is not UTF-8: byte {error.start}", field="file") from None
