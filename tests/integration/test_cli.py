@@ -182,6 +182,45 @@ def test_an_interrupt_cancels_the_execution(data_dir: Path) -> None:
     assert host.wait_until(lambda: not host.alive(everything), 2)
 
 
+def interruptible(data_dir: Path, *arguments: str) -> subprocess.Popen:
+    return subprocess.Popen(
+        command(*arguments),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=clean_environment(MULLIGAN_DATA_DIR=str(data_dir)),
+        # The tests may themselves run in the background, where an interrupt is ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
+    )
+
+
+def last_outcome(data_dir: Path) -> str:
+    return json.loads(mulligan(data_dir, "history", "--json").stdout)["entries"][0]["outcome"]
+
+
+def test_a_server_streams_and_an_interrupt_cancels_there() -> None:
+    with host.data_directory() as path, Server(path) as server:
+        mulligan(path, "run", "-c", "1")
+        idle = host.descendants(server.pid)
+        code = "echo started; echo e >&2; (setsid sleep 300 &); sleep 300"
+        process = interruptible(path, "run", "-l", "bash", "-c", code)
+        assert process.stdout is not None
+        assert process.stdout.readline() == "started\n"  # while it runs
+        assert host.descendants(server.pid) - idle
+        process.send_signal(signal.SIGINT)
+        _, stderr = process.communicate(timeout=30)
+        assert process.returncode == 130
+        assert stderr == "e\ninterrupted: the execution was cancelled\n"
+        assert last_outcome(path) == "cancelled"
+        assert host.wait_until(lambda: not host.alive(host.descendants(server.pid) - idle))
+        process = interruptible(path, "run", "--json", "-l", "bash", "-c", "touch begun; sleep 300")
+        begun = ("run", "-l", "bash", "-c", "test -e begun")
+        assert host.wait_until(lambda: mulligan(path, *begun).returncode == 0, 60)
+        process.kill()  # it cannot say anything any more, and its execution ends all the same
+        process.communicate(timeout=30)
+        assert host.wait_until(lambda: not host.alive(host.descendants(server.pid) - idle))
+
+
 def test_commands_use_the_server_that_has_the_directory() -> None:
     with host.data_directory() as path, Server(path):
         assert mulligan(path, "run", "-c", "print(1)").stdout == "1\n"

@@ -183,7 +183,7 @@ class HttpBackend:
             return self._http.stream("GET", path, params=params, headers=headers, timeout=timeout)
 
         try:
-            listener = streaming.Listener(ask, _error_of, execution_id, after)
+            listener = streaming.Listener(ask, _stream_error_of, execution_id, after)
             async with aclosing(listener.events()) as events:
                 async for event in events:
                     yield event
@@ -384,6 +384,17 @@ def _unreadable(error: ValidationError) -> ApiError:
     first = error.errors(include_url=False)[0]
     where = ".".join(str(part) for part in first["loc"])
     return ApiError(f"Failed to parse response: {where}: {first['msg']}")
+
+
+def _stream_error_of(response: httpx.Response) -> VmExecutionError:
+    error = _error_of(response)
+    unknown = (httpx.codes.NOT_FOUND, httpx.codes.METHOD_NOT_ALLOWED)
+    if isinstance(error, ApiError) and response.status_code in unknown:
+        return ApiError(
+            f"the server does not stream executions (HTTP {response.status_code})",
+            remedy="use a newer one, or execute_code",
+        )
+    return error
 
 
 def _error_of(response: httpx.Response) -> VmExecutionError:

@@ -64,12 +64,12 @@ class Listener:
                 if self._ended:
                     return
                 reason = "the server ended the stream"
+            except SSEError as error:
+                raise ApiError(f"Failed to parse response: {error}") from None
             except httpx.TransportError as error:
                 if self._execution_id is None and isinstance(error, NOTHING_SENT):
                     raise
                 reason = str(error) or type(error).__name__
-            except SSEError as error:
-                raise ApiError(f"Failed to parse response: {error}") from None
             await self._wait(reason)
 
     async def _listen(self) -> AsyncGenerator[ExecutionEvent, None]:

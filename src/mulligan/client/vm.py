@@ -8,7 +8,6 @@ from contextlib import aclosing
 from datetime import datetime
 from typing import Any, Self
 
-from mulligan import settings as settings_module
 from mulligan.client.client import VmExecutionClient
 from mulligan.errors import ConfigError, ConnectionFailed, VmNotAvailable
 from mulligan.models import (
@@ -25,6 +24,8 @@ from mulligan.models import (
     VmExecuteResponse,
     VmExecutionConfig,
 )
+from mulligan.settings import Settings
+from mulligan.settings import load as load_settings
 
 DEFAULT_AGENT = "default"
 LAST_SUCCESS = "last_success"
@@ -58,7 +59,7 @@ class AsyncVm:
         *,
         vm_id: str | None = None,
         server: str | None = None,
-        settings: settings_module.Settings | None = None,
+        settings: Settings | None = None,
         config: VmExecutionConfig | None = None,
         auth_token: str | None = None,
     ) -> None:
@@ -69,7 +70,7 @@ class AsyncVm:
                 remedy="leave out server or settings",
             )
         if server is None and settings is None and config is None:
-            settings = settings_module.load()
+            settings = load_settings()
         self._client = VmExecutionClient(
             _config(config or VmExecutionConfig(), server),
             auth_token=auth_token,
