@@ -42,6 +42,9 @@ def options(request, server, data_dir: Path) -> dict:
     return {"config": config, "settings": settings_module.load(data_dir=data_dir)}
 
 
+STREAM = b"200 OK\r\nContent-Type: text/event-stream\r\n\r\n"
+
+
 def asked(code: str, agent: str = "s", language: str = "bash", **more) -> VmExecuteRequest:
     return VmExecuteRequest(agent_id=agent, language=language, code=code, **more)
 
@@ -203,15 +206,15 @@ async def test_a_connection_lost_before_anything_was_answered() -> None:
         (b"200 OK\r\nContent-Type: text/html\r\n\r\n<html>", "Failed to parse response"),
         (b"404 Not Found\r\n\r\n", "does not stream executions"),
         (
-            b"200 OK\r\nContent-Type: text/event-stream\r\n\r\nid: x\nevent: stdout\ndata: {}\n\n",
+            STREAM + b"id: x\nevent: stdout\ndata: {}\n\n",
             "'stdout'",
         ),
         (
-            b"200 OK\r\nContent-Type: text/event-stream\r\n\r\nid: 1\nevent: result\ndata: {}\n\n",
+            STREAM + b"id: 1\nevent: result\ndata: {}\n\n",
             "'result'",
         ),
         (
-            b"200 OK\r\nContent-Type: text/event-stream\r\n\r\nid: 1\nevent: gap\ndata: [\n\n",
+            STREAM + b"id: 1\nevent: gap\ndata: [\n\n",
             "'gap'",
         ),
     ],
