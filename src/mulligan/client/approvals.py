@@ -5,7 +5,12 @@ from __future__ import annotations
 import contextlib
 
 from mulligan.client.backends import Backend
-from mulligan.errors import ApprovalConflict, ApprovalExpired, ApprovalRequired
+from mulligan.errors import (
+    ApprovalConflict,
+    ApprovalExpired,
+    ApprovalRequired,
+    VmExecutionError,
+)
 from mulligan.hooks.approver import Approver, asked
 from mulligan.hooks.calls import Calls
 from mulligan.models import Approval, ApprovalAnswer, VmExecuteRequest, VmExecuteResponse
@@ -52,15 +57,25 @@ class Approvals:
         try:
             return await self._backend.execute(request)
         except ApprovalRequired as waits:
-            if self._approver is None:
+            approved = await self._approved(request, waits)
+            if approved is None:
                 raise
-            question = await self._backend.approval(waits.approval_id)
-            said = await asked(self._approver, question, Calls())
-            if said is None:
-                raise
+        return await self._backend.execute(approved)
+
+    async def _approved(
+        self, request: VmExecuteRequest, error: VmExecutionError
+    ) -> VmExecuteRequest | None:
+        """The request with the answer of the client's approver, if that is what it lacked."""
+        if not isinstance(error, ApprovalRequired) or self._approver is None:
+            return None
+        if request.approval is not None:
+            return None  # an answer was given, and it was to something else
+        question = await self._backend.approval(error.approval_id)
+        said = await asked(self._approver, question, Calls())
+        if said is None:
+            return None
         answer = ApprovalAnswer(approve=said.approve, who=said.who, comment=said.comment)
         with contextlib.suppress(ApprovalConflict, ApprovalExpired):
             # Where another was first, or it is too late, the next execution says so.
             await self._backend.answer(question.id, answer)
-        approved = request.model_copy(update={"approval": question.id})
-        return await self._backend.execute(approved)
+        return request.model_copy(update={"approval": question.id})

@@ -140,14 +140,23 @@ class VmExecutionClient(Approvals):
         once. Closing the iterator early ends the listening. The execution goes on
         (``follow_execution`` listens again), unless ``cancel_on_disconnect``.
 
+        Where a person has to say yes first, the client's approver is asked, and what it lets run
+        is an execution of its own, with a "started" of its own.
+
         Raises:
             VmExecutionError: it was refused. What goes wrong later is the last event, "error".
             ConnectionFailed: the connection was lost for good.
         """
-        source = self._backend.stream(request, cancel_on_disconnect=cancel_on_disconnect)
-        async with aclosing(source) as events:
-            async for event in events:
-                yield event
+        approved: VmExecuteRequest | None = request
+        while approved is not None:
+            source = self._backend.stream(approved, cancel_on_disconnect=cancel_on_disconnect)
+            approved = None
+            async with aclosing(source) as events:
+                async for event in events:
+                    if event.error is not None:
+                        approved = await self._approved(request, event.error.exception())
+                    if approved is None:
+                        yield event
 
     async def follow_execution(
         self, execution_id: str, after: int = 0

@@ -9,6 +9,7 @@ from typing import Any, Self
 from mulligan.client.blocking import LoopThread, derive
 from mulligan.client.vm import DEFAULT_AGENT, AsyncVm
 from mulligan.errors import ConnectionFailed
+from mulligan.hooks.approver import Approver
 from mulligan.models import VmExecutionConfig
 from mulligan.settings import Settings
 
@@ -29,6 +30,7 @@ class Vm:
         settings: Settings | None = None,
         config: VmExecutionConfig | None = None,
         auth_token: str | None = None,
+        approver: Approver | None = None,
     ) -> None:
         async def make() -> AsyncVm:
             return AsyncVm(
@@ -38,6 +40,7 @@ class Vm:
                 settings=settings,
                 config=config,
                 auth_token=auth_token,
+                approver=approver,
             )
 
         self._thread: LoopThread | None = None

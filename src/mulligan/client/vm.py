@@ -10,6 +10,7 @@ from typing import Any, Self
 
 from mulligan.client.client import VmExecutionClient
 from mulligan.errors import ConfigError, ConnectionFailed, VmNotAvailable
+from mulligan.hooks.approver import Approver
 from mulligan.models import (
     CommandHistoryEntry,
     DiffResponse,
@@ -48,6 +49,7 @@ class AsyncVm:
         settings: of that engine, in place of those in force on this machine.
         config: bounds, as of ``VmExecutionClient``; where it points to does not count.
         auth_token: for the server.
+        approver: asked where a hook wants a person asked; see ``mulligan.hooks.approver``.
 
     Raises:
         ConfigError: settings were given for a server, which has its own.
@@ -62,6 +64,7 @@ class AsyncVm:
         settings: Settings | None = None,
         config: VmExecutionConfig | None = None,
         auth_token: str | None = None,
+        approver: Approver | None = None,
     ) -> None:
         if server is not None and settings is not None:
             raise ConfigError(
@@ -75,6 +78,7 @@ class AsyncVm:
             _config(config or VmExecutionConfig(), server),
             auth_token=auth_token,
             settings=settings,
+            approver=approver,
         )
         self._agent_id = agent_id
         self._id = vm_id

@@ -34,6 +34,9 @@ class Watcher:
     def over(self) -> None:
         """Its program has ended, or never will start; what is left is book-keeping."""
 
+    def waits(self) -> None:
+        """It is not over after all: a person is asked, and it may start then."""
+
 
 class Execution(Watcher):
     """One that was started here: its events, and what it takes to cancel it."""
@@ -58,6 +61,8 @@ class Execution(Watcher):
 
     def admitted(self, vm: Vm, language: str) -> None:
         """See the base class."""
+        if self.vm is not None:
+            return  # it waited for a person, and starts only now
         self.vm, self.language = vm, language
         self.events.begin(vm.record.id)
         self._on_admitted(self)
@@ -67,6 +72,10 @@ class Execution(Watcher):
     def over(self) -> None:
         """See the base class."""
         self.is_over = True
+
+    def waits(self) -> None:
+        """See the base class."""
+        self.is_over = False
 
     def finish(self, final: VmExecuteResponse | VmExecutionError) -> None:
         """It has ended so."""

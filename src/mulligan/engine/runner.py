@@ -85,6 +85,7 @@ class Runner:
         try:
             return await self._attempt(vm, judged, on_output, watcher)
         except ApprovalRequired as waits:
+            watcher.waits()
             if not await self._gates.consult(waits.approval_id):
                 raise
             answered = judged.with_approval(waits.approval_id)
