@@ -26,7 +26,7 @@ from mulligan import settings as settings_module
 from mulligan.engine.engine import Engine
 from mulligan.errors import RollbackFailed, SnapshotNotFound, VmNotAvailable
 from mulligan.images import toolchains
-from mulligan.layers import store as layers
+from mulligan.layers import stacks
 from mulligan.models import (
     ForkRequest,
     HistoryQueryRequest,
@@ -350,7 +350,7 @@ class TimeMachine(RuleBasedStateMachine):
 
 def play(monkeypatch: pytest.MonkeyPatch, examples: int, steps: int, *, same: bool) -> None:
     """Merges come early and often, so that short runs have them; this host is looked at once."""
-    monkeypatch.setattr(layers, "FANOUT", 3)
+    monkeypatch.setattr(stacks, "FANOUT", 3)
     monkeypatch.setattr(toolchains, "find_all", functools.cache(toolchains.find_all))
     run_machine(
         TimeMachine,
