@@ -12,14 +12,17 @@ from mulligan.policy.secrets.expressions import compile_bytes
 _LONGEST_NAME = 80
 _LONGEST_VALUE = 512
 _COLOUR = rb"(?:\x1b\[[0-9;]{0,10}m)?"
+_SIGN = (
+    rb"(?::[ \t]{0,4}[A-Za-z_\[\]|.&<> ]{1,24}=|=>|={1,2}|[?:]=|->|:|<-|\t"
+    rb"|[ \t](?:--|\||\.{2,40})[ \t])"
+)
+_TAG = rb"(?:![A-Za-z/!]{1,20}[ \t]{1,2})?(?:\[[ \t]{0,2})?"  # of YAML; a list
 _TO_VALUE = (  # from the word in a name to its value
-    rb"[0-9a-z_.\-]{0,40}(?:\\{0,3}[\"'`\])]){0,3}[ \t]{0,20}" + _COLOUR
-    + rb"(?::[ \t]{0,4}[a-z_\[\]|. ]{1,24}=|=>|:=|={1,2}|:|<-|[ \t]--[ \t]|[ \t]\|[ \t]|\t)"
-    rb"[ \t]{0,20}"
-    + _COLOUR + rb"(?:[bru]{0,2}\\{0,3}[\"'`])?"
+    rb"[0-9a-z_.\-]{0,40}(?:\\{0,3}[\"'`\])*]){0,3}[ \t]{0,20}" + _COLOUR + _SIGN
+    + rb"[ \t]{0,20}" + _COLOUR + _TAG + rb"(?:[bru]{0,2}\\{0,3}[\"'`])?"
 )  # fmt: skip
 _CANDIDATE = compile_bytes(
-    rb"(?:(?:pass|pwd|secret|psk)" + _TO_VALUE + rb"[^ \t\r\"'`][^\t\r\"'`]{3}"
+    rb"(?:(?:pass|pwd?|secret|psk)" + _TO_VALUE + rb"[^ \t\r\"'`][^\t\r\"'`]{3}"
     rb"|(?:token|key|auth|cred|jwt|bearer|fernet|hmac|mnemonic|sid|seed|salt|signature|otp)"
     + _TO_VALUE + rb"[^\s\"'`]{8})",
     within_lines=True,
@@ -123,6 +126,8 @@ class Assignments:
         if colour >= 0:  # the m that ends it is no part of the name
             name_start = max(name_start, start - len(head) + head.find(b"m", colour) + 1)
         name = text[name_start:name_end]
+        if text[name_start - 1 : name_start] == b":" and b"arn:" in head:
+            return None  # arn:aws:secretsmanager:...:secret:name
         strength = self.strength(name)
         if not strength:
             return None
@@ -146,8 +151,7 @@ class Assignments:
 
 
 _SEPARATORS = re.compile(
-    rb"[\w.-]*[\\\"'`\])]*[ \t]*" + _COLOUR
-    + rb"(?::[ \t]*[A-Za-z_\[\]|. ]{1,24}=|=>|:=|={1,2}|:|<-|--|\||)[ \t]*" + _COLOUR
+    rb"[\w.-]*[\\\"'`\])*]*[ \t]*" + _COLOUR + _SIGN + rb"[ \t]*" + _COLOUR + _TAG
 )  # fmt: skip
 
 

@@ -23,6 +23,7 @@ _CODE = re.compile(
 _CALL = re.compile(rb"[A-Za-z_][\w.]*[(\[].*[)\]]|[(\[{]")
 _NUMBER = re.compile(rb"0[xob][0-9A-Fa-f_]+|[0-9]+(?:\.[0-9]+)+|[0-9]+(?:ms|s|m|h|d|%)")
 _DOTTED = re.compile(rb"[A-Za-z]+\.[A-Za-z]+[0-9!?#*%@&]+")
+_MODULE = re.compile(rb"[a-z_]\w*(?:\.[A-Za-z_]\w*){2,}")
 _SCHEME = re.compile(rb"[0-9A-Z]+(?:-[0-9A-Z]+)+$")
 _IDENTIFIER = re.compile(rb"[A-Za-z_][A-Za-z_]*$")
 _PATH = re.compile(
@@ -143,15 +144,17 @@ class Written:
 
 def is_strong(value: bytes, how: Written) -> bool:
     """Whether what is assigned to a password's name is one."""
-    if len(value) < SHORTEST or _PATH.match(value):
+    if len(value) < SHORTEST or _PATH.match(value) or _MODULE.fullmatch(value):
         return False
     if _CALL.match(value) if how.quoted else _is_code(value):
+        return False
+    if value.endswith(b":"):
         return False
     if b" " in value and (not how.quoted or _PROSE.search(value)):
         return False
     if how.quoted:
         word = value.islower() and value.isalpha() and len(value) < 6
-        return not word and not value.endswith(b":")
+        return not word
     return _is_strong_unquoted(value, how)
 
 
