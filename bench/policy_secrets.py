@@ -117,11 +117,12 @@ def main() -> None:
         for what, seed, ours in rates(held=held, misses=misses):
             print(f"| {what}, {part} | {seed} | {ours} |")
     outputs = program_outputs()
-    blocked, touched = (
-        sum(map(f, outputs)) for f in (seed_blocks, lambda o: SANITIZER.redact(o).count > 0)
-    )
-    print(f"| program texts blocked whole | {share(blocked, len(outputs))} | 0.0 % |")
-    print(f"| program texts touched | | {share(touched, len(outputs))} |")
+    seed = share(sum(map(seed_blocks, outputs)), len(outputs))
+    done = [SANITIZER.redact(output) for output in outputs]
+    whole = share(sum(one.blocked for one in done), len(outputs))
+    touched = share(sum(one.count > 0 for one in done), len(outputs))
+    print(f"| program texts blocked whole | {seed} | {whole} |")
+    print(f"| program texts touched | | {touched} |")
     if misses:
         for text in outputs:
             for f in SANITIZER.redact(text).findings:
