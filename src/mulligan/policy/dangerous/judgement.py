@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 from mulligan.policy.dangerous.budget import Budget
 from mulligan.policy.dangerous.events import Effect
 from mulligan.policy.dangerous.findings import Finding, Place, Source
-from mulligan.policy.dangerous.values import UNKNOWN, Text, without_markers
+from mulligan.policy.dangerous.values import NO_TAGS, UNKNOWN, Text, without_markers
 
 if TYPE_CHECKING:
     from mulligan.policy.dangerous.matching import Event
@@ -38,9 +38,18 @@ class Judgement:
         for matcher in self.rules.index(language).matching(event, self.rules.paths):
             self.found(matcher.rule, matcher.decision, matcher.reason, event.place)
 
-    def effect(self, kind: str, place: Place, path: str = "", **more: frozenset[str]) -> None:
-        """Holds an effect against the rules."""
-        self.emit(Effect(kind, place, path, **more))
+    def effect(
+        self,
+        kind: str,
+        place: Place,
+        path: str = "",
+        *,
+        tags: frozenset[str] = NO_TAGS,
+        flags: frozenset[str] = NO_TAGS,
+        language: str = "bash",
+    ) -> None:
+        """Holds an effect against the rules of the language whose code has it."""
+        self.emit(Effect(kind, place, path, tags, flags), language)
 
     def found(self, rule: str, decision: str, reason: str, place: Place) -> None:
         """Keeps a finding, once for a rule and place."""

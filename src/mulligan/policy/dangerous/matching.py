@@ -160,6 +160,10 @@ class Index:
         self._effects = _Names([(glob, matcher) for matcher in matchers for glob in matcher.effects])
         self._unknown = [matcher for matcher in matchers if matcher.unknown_command]
 
+    def asks_call(self, name: str) -> bool:
+        """Whether any rule asks for calls of a name."""
+        return bool(self._calls.asked(name))
+
     def matching(self, event: Event, paths: Classes) -> list[Matcher]:
         """The matchers an event meets."""
         if isinstance(event, Effect):

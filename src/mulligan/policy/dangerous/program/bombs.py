@@ -110,7 +110,7 @@ def _big(node: ir.Node) -> bool:
 
 def function(follower: Follower, node: ir.Function) -> None:
     """A function that forks, or starts the program anew, and calls itself."""
-    if not node.name or follower.language == "rust":
+    if not node.name or not follower.forks:
         return
     names = [called(inner) for inner in below(node.body, into_functions=True)]
     if node.name in names and _FORKS.intersection(names) - {node.name}:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
@@ -19,6 +20,7 @@ _LOOP_VALUES: Final = 8
 _CALLS_DEEP: Final = 4
 _CALLS_EACH: Final = 6
 _ELEMENTS: Final = 4096
+_FORK: Final = re.compile(rb"\bfork")
 _INTERNALS: Final = frozenset({"__bases__", "__base__", "__mro__", "__globals__", "__code__"})
 
 
@@ -44,6 +46,7 @@ class Follower:
         self._functions: list[tuple[ir.Function, Scope]] = []
         self._called: dict[int, int] = {}
         self._stack: list[ir.Function] = []
+        self.forks = _FORK.search(source.data) is not None
         self._returned: list[Val] = []
 
     def place(self, at: ir.At) -> Place:
@@ -54,8 +57,9 @@ class Follower:
 
     def statements(self, body: list[ir.Node], scope: Scope) -> None:
         """Follows statements in order."""
+        self.judgement.budget.step(len(body))
         for statement in body:
-            self.value(statement, scope)
+            _KINDS[type(statement)](self, statement, scope)
 
     def finish(self) -> None:
         """Follows the functions nobody called, with arguments that are not known."""
@@ -121,6 +125,8 @@ class Follower:
         elif isinstance(target, ir.Item):
             key = self.value(target.key, scope).text
             base = self.value(target.base, scope)
+            if base.ref is not None:
+                return
             if base.fields is None:
                 base.fields = {}
             if key is not None and len(base.fields) < _ELEMENTS:
@@ -139,7 +145,7 @@ class Follower:
     def _bind_attribute(self, target: ir.Attr, value: Val, scope: Scope) -> None:
         base = self.value(target.base, scope)
         if base.ref is not None:
-            self.library.set(self, f"{base.ref}.{target.name}", value)
+            return
         if base.fields is None:
             base.fields = {}
         if len(base.fields) < _ELEMENTS:
@@ -149,12 +155,7 @@ class Follower:
 
     def value(self, node: ir.Node, scope: Scope) -> Val:
         """The value of an expression; what it calls is judged on the way."""
-        budget = self.judgement.budget
-        budget.enter()
-        try:
-            return _KINDS[type(node)](self, node, scope)
-        finally:
-            budget.leave()
+        return _KINDS[type(node)](self, node, scope)
 
     def attribute(self, base: Val, name: str) -> Val:
         """``base.name``."""
@@ -169,7 +170,9 @@ class Follower:
         return Val(tags=base.tags)
 
     def _const(self, node: ir.Const, _scope: Scope) -> Val:
-        return of_constant(node.value)
+        if node.known is None:
+            node.known = of_constant(node.value)
+        return node.known
 
     def _name(self, node: ir.Name, scope: Scope) -> Val:
         return scope.get(node.name) or self.library.name(node.name)
@@ -201,14 +204,17 @@ class Follower:
         return fold.binary(node.operator, left, right)
 
     def _seq(self, node: ir.Seq, scope: Scope) -> Val:
+        return Val(items=self._values(node.items, scope)[:_ELEMENTS])
+
+    def _values(self, nodes: list[ir.Node], scope: Scope) -> list[Val]:
         items: list[Val] = []
-        for item in node.items:
+        for item in nodes:
             if isinstance(item, ir.Spread):
                 inner = self.value(item.value, scope)
                 items.extend(inner.items if inner.items is not None else [unknown(inner.tags)])
             else:
-                items.append(self.value(item, scope))
-        return Val(items=items[:_ELEMENTS])
+                items.append(_KINDS[type(item)](self, item, scope))
+        return items
 
     def _map(self, node: ir.Map, scope: Scope) -> Val:
         fields: dict[str, Val] = {}
@@ -314,7 +320,7 @@ class Follower:
             function = self.attribute(receiver, name)
         else:
             function = self.value(function_node, scope)
-        arguments = self._seq(ir.Seq(node.arguments), scope).items or []
+        arguments = self._values(node.arguments, scope)
         keywords = {key: self.value(part, scope) for key, part in node.keywords}
         if function.function is None and function.ref is None and "__init__" in (function.fields or {}):
             function = (function.fields or {})["__init__"]

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from mulligan.policy.dangerous.program.value import Val
 
 At = tuple[int, int]
 """Where something starts and ends, in bytes."""
@@ -17,10 +20,11 @@ class Node:
 class Const(Node):
     """A literal; ``value`` is a str (also of bytes, see ``decode``), number, bool or None."""
 
-    __slots__ = ("value",)
+    __slots__ = ("known", "value")
 
     def __init__(self, value: object) -> None:
         self.value = value
+        self.known: Val | None = None
 
 
 class Name(Node):

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
 from mulligan.policy.dangerous import decode
-from mulligan.policy.dangerous.budget import TooHardError
+from mulligan.policy.dangerous.budget import DEPTH, TooHardError
 from mulligan.policy.dangerous.program import ir
 
 if TYPE_CHECKING:
@@ -18,7 +18,10 @@ if TYPE_CHECKING:
 
 _MOST_BRACKETS: Final = 80
 _MOST_OPERATORS: Final = 800  # of one kind in a row: what is nested to one side as deep as it is long
-_BRACKETS = re.compile(rb"[\[({]|[\])}]|\n(?=\S)")
+_BRACKETS: Final = b"()[]{}"
+_NO_BRACKETS: Final = bytes(set(range(256)) - set(_BRACKETS))
+_DEEP = re.compile(rb"[\[({]{%d}" % _MOST_BRACKETS)
+_LONG_LINE: Final = 200
 _RUNS = re.compile(
     rb"(?:[~+-][ \t]*){200}|(?:\bnot\s+){200}|(?:\blambda\s*:\s*){60}|(?:\.\w+){400}|(?:\*\*[\s\w.]+){400}"
 )
@@ -42,18 +45,14 @@ def read(source: Source, budget: Budget) -> list[ir.Node]:
 
 def _guard(data: bytes) -> None:
     """Refuses what the parser, which recurses, would go too deep for."""
-    depth = 0
-    for match in _BRACKETS.finditer(data):
-        character = match[0]
-        if character in b"[({":
-            depth += 1
-            if depth > _MOST_BRACKETS:
-                raise TooHardError("nested too deep to judge")
-        elif character == b"\n":
-            depth = min(depth, 8)  # a bracket inside a string or comment is not closed
-        else:
-            depth = max(0, depth - 1)
-    if _RUNS.search(data):
+    brackets = data.translate(None, _NO_BRACKETS)
+    for _ in range(_MOST_BRACKETS):
+        before = len(brackets)
+        brackets = brackets.replace(b"()", b"").replace(b"[]", b"").replace(b"{}", b"")
+        if len(brackets) == before:
+            break
+    long_line = max(map(len, data.split(b"\n"))) > _LONG_LINE
+    if _DEEP.search(brackets) or (long_line and _RUNS.search(data)):
         raise TooHardError("nested too deep to judge")
 
 
@@ -117,6 +116,7 @@ class _Reader:
         self._starts = [0, *(match.end() for match in re.finditer(b"\r\n|\n|\r", source.data))]
         self._end = len(source.data)
         self._budget = budget
+        self._depth = 0
 
     def _at(self, node: ast.expr | ast.stmt) -> ir.At:
         return (
@@ -261,10 +261,12 @@ class _Reader:
 
     def expression(self, node: ast.expr) -> ir.Node:
         """An expression, and what is in it."""
-        self._budget.enter()
+        self._depth += 1
+        if self._depth > DEPTH:
+            raise TooHardError("nested too deep to judge")
         handler = _EXPRESSIONS.get(type(node))
         found = handler(self, node) if handler is not None else self._any(node)
-        self._budget.leave()
+        self._depth -= 1
         return found
 
     def _any(self, node: ast.AST) -> ir.Node:

@@ -32,6 +32,8 @@ def _below(node: Node) -> Iterator[tuple[Node, bool]]:
 
 def multiplies(shell: Shell, node: Node, name: str) -> None:
     """A function that starts itself more than once, in pipes or in the background."""
+    if shell.raw(node).count(name) < 2:  # noqa: PLR2004  (where it is defined, and once more)
+        return
     calls = background = piped = 0
     for child, guarded in _below(node):
         if child.type == "command_name" and shell.raw(child).strip("'\"\\") == name and not guarded:

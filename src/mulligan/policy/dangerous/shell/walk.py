@@ -43,6 +43,7 @@ def walk_shell(judgement: Judgement, source: Source, state: State | None = None)
         raise TooHardError("too large to judge")
     loops.restarts(shell, root)
     output = shell.run(root, shell.state.stdin)
+    shell.finish()
     if root.has_error:
         from mulligan.policy.dangerous.shell import loose  # noqa: PLC0415  (it calls back)
 
@@ -58,6 +59,7 @@ class Shell:
         self.source = source
         self.state = state
         self.words = Expander(state, judgement.budget, self._substitute, self._substitute_process)
+        self.uncalled: dict[str, Node] = {}
         self._at: Place = Place(source, 0, len(source.data))
 
     # What is in the tree
@@ -245,10 +247,18 @@ class Shell:
         called = self.words.text(self.raw(name)).text
         self.state.functions[called] = (self.source, node)
         loops.multiplies(self, node, called)
-        state = self.state.child()
-        state.calls.append(called)
-        Shell(self.judgement, self.source, state).run(body, None)
+        self.uncalled[called] = body
         return EMPTY
+
+    def finish(self) -> None:
+        """Runs the functions nobody called, with arguments that are not known."""
+        while self.uncalled:
+            name, body = self.uncalled.popitem()
+            state = self.state.child()
+            state.calls.append(name)
+            inner = Shell(self.judgement, self.source, state)
+            inner.uncalled = self.uncalled
+            inner.run(body, None)
 
     def call(self, name: str, invocation: Invocation) -> Text | None:
         """Runs a function of the script; None where it was not followed."""
@@ -256,6 +266,7 @@ class Shell:
         body = node.child_by_field_name("body")
         if body is None or name in self.state.calls or len(self.state.calls) >= _CALLS:
             return None
+        self.uncalled.pop(name, None)
         before = self.state.positional
         self.state.positional = invocation.arguments[1:]
         self.state.calls.append(name)

@@ -26,6 +26,7 @@ MOST_FIELDS: Final = 256
 
 _SPECIAL = re.compile(r"[\\'\"$`{~<>=]")
 _STOP = re.compile(r"[\\'\"$`<>]")
+_STOP_QUOTED = re.compile(r"[\\$`]")
 _NAME = re.compile(r"[A-Za-z_]\w*|[0-9@*#?$!_-]", re.ASCII)
 _TILDE = re.compile(r"~(?=/|$|:)|~[A-Za-z][\w-]*(?=/|$)")
 
@@ -144,7 +145,7 @@ class Expander:
         at = 0
         while at < len(inside):
             self._budget.step()
-            stop = re.compile(r"[\\$`]").search(inside, at)
+            stop = _STOP_QUOTED.search(inside, at)
             start = stop.start() if stop else len(inside)
             if start > at:
                 pieces.append((Text(inside[at:start]), False))

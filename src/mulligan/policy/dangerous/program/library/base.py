@@ -55,7 +55,9 @@ class Called:
 
     def effect(self, kind: str, path: str = "", **more: frozenset[str]) -> None:
         """Judges an effect of it."""
-        self.follower.judgement.effect(kind, self.place, path, **more)
+        self.follower.judgement.effect(
+            kind, self.place, path, language=self.follower.language, **more
+        )
 
 
 Handler = Callable[[Called], Val | None]
@@ -81,11 +83,17 @@ class Library:
         self._methods = methods
         self._names = names
         self._modules = modules
+        self._known: dict[str, Val] = {}
 
     def name(self, name: str) -> Val:
         """A name that the program did not bind."""
-        ref = self._names.get(name)
-        return self.module(ref) if ref is not None else unknown()
+        value = self._known.get(name)
+        if value is None:
+            ref = self._names.get(name)
+            if ref is None:
+                return unknown()
+            value = self._known[name] = self.module(ref)
+        return value
 
     def module(self, path: str) -> Val:
         """A module, or something in one, by its full name."""
@@ -124,9 +132,6 @@ class Library:
                        if values.ref == "walk()" else None)  # fmt: skip
         return unknown(values.tags)
 
-    def set(self, follower: Follower, name: str, value: Val) -> None:
-        """``module.name = value``: a few settings are calls in disguise."""
-
     def call(self, called: Called) -> Val:
         """Judges a call; gives what is known of its result."""
         ref = called.function.ref
@@ -134,14 +139,15 @@ class Library:
         follower.judgement.budget.step()
         shown = ref if ref is not None else f"?.{called.name}"
         receiver_tags = called.receiver.tags if called.receiver is not None else NO_TAGS
-        event = Call(
-            shown,
-            [_as_argument(value) for value in called.arguments],
-            {key: _as_argument(value) for key, value in called.keywords.items()},
-            called.place,
-            receiver_tags,
-        )
-        follower.judgement.emit(event, self.language)
+        if follower.judgement.rules.index(self.language).asks_call(shown):
+            event = Call(
+                shown,
+                [_as_argument(value) for value in called.arguments],
+                {key: _as_argument(value) for key, value in called.keywords.items()},
+                called.place,
+                receiver_tags,
+            )
+            follower.judgement.emit(event, self.language)
         handler = self._functions.get(ref) if ref is not None else None
         made = handler(called) if handler is not None else None
         if made is None and called.receiver is not None:

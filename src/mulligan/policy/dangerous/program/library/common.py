@@ -206,7 +206,7 @@ def write(called: Called, path: str, given: Val | None, *, append: bool = False)
     text = given.as_text() if given is not None else anything()
     flags = frozenset({"append" if append else "replace"})
     judgement = called.follower.judgement
-    judgement.effect("write", called.place, path, tags=text.tags, flags=flags)
+    called.effect("write", path, tags=text.tags, flags=flags)
     before = judgement.files.get(path)
     judgement.files[path] = joined([before, text]) if before is not None and append else text
     if "startup" in judgement.classes(path):
