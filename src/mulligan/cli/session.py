@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from mulligan import settings as settings_module
 from mulligan.cli.console import NotCancelledError, OutputWriter, err, run_async, spinner
-from mulligan.client.backends import Backend, HttpBackend
+from mulligan.client.backends import Backend
 from mulligan.engine import lock
 from mulligan.errors import ApiError, VmExecutionError
 from mulligan.models import ExecutionEvent, VmExecuteRequest, VmExecuteResponse
@@ -95,6 +95,8 @@ async def open_session(server: str | None, data_dir: Path | None) -> AsyncIterat
         other = await asyncio.to_thread(lock.holder, settings.data_dir)
         server = other.url if other else None
     if server is not None:
+        from mulligan.client.http import HttpBackend
+
         backend = HttpBackend(server, settings.execution_timeout_ms)
         try:
             yield Session(backend)

@@ -9,7 +9,7 @@ from typing import Self
 
 from mulligan import settings as settings_module
 from mulligan.client.approvals import Approvals
-from mulligan.client.backends import Backend, HttpBackend
+from mulligan.client.backends import Backend
 from mulligan.errors import ConfigError, ExecutionTimeout, HistoryError, VmNotAvailable
 from mulligan.hooks.approver import Approver
 from mulligan.models import (
@@ -70,12 +70,15 @@ class VmExecutionClient(Approvals):
         self.config = config or VmExecutionConfig()
         mode = self.config.history.integration_mode
         self._backend: Backend
+        # Imported where they are used: a client of a server has no use for drivers and images, and
+        # one with an engine of its own none for HTTP.
         if mode == "http":
+            from mulligan.client.http import HttpBackend  # noqa: PLC0415
+
             self._backend = HttpBackend(
                 self.config.api_base_url, self.config.execution_timeout_ms, auth_token
             )
         elif mode == "direct":
-            # Imported here: a client of a server has no use for drivers and images.
             from mulligan.client.direct import DirectBackend  # noqa: PLC0415
 
             self._backend = DirectBackend(settings or self._direct_settings())

@@ -63,7 +63,7 @@ class Matcher:
             all(flag & seen.flags for flag in self._flags)
             and not self._not_flags & seen.flags
             and self._meets_arguments(seen)
-            and (not self._stdin or command.stdin is not None and bool(self._stdin & command.stdin.tags))
+            and (not self._stdin or (command.stdin is not None and bool(self._stdin & command.stdin.tags)))
             and self._meets_environment(command.environment)
         )
 

@@ -80,7 +80,7 @@ def _arithmetic(operator: str, left: float, right: float) -> float | None:
             return None
     except (ArithmeticError, ValueError):
         return None
-    return made if isinstance(made, float) or isinstance(made, int) and abs(made) < _LARGEST else 1e300
+    return made if isinstance(made, float) or (isinstance(made, int) and abs(made) < _LARGEST) else 1e300
 
 
 def formatted(form: Val, values: Val) -> Val:

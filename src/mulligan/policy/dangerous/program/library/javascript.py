@@ -15,11 +15,7 @@ if TYPE_CHECKING:
 
 NAMES: Final[dict[str, str]] = {
     name: name
-    for name in (
-        "require eval Function process fetch Buffer globalThis atob btoa unescape String console "
-        "decodeURIComponent decodeURI setTimeout setInterval setImmediate import Deno Bun Array "
-        "XMLHttpRequest WebSocket JSON Object Reflect Promise Number parseInt parseFloat navigator"
-    ).split()
+    for name in ["require", "eval", "Function", "process", "fetch", "Buffer", "globalThis", "atob", "btoa", "unescape", "String", "console", "decodeURIComponent", "decodeURI", "setTimeout", "setInterval", "setImmediate", "import", "Deno", "Bun", "Array", "XMLHttpRequest", "WebSocket", "JSON", "Object", "Reflect", "Promise", "Number", "parseInt", "parseFloat", "navigator"]
 } | {
     "global": "globalThis",
     "window": "globalThis",
