@@ -1,4 +1,4 @@
-"""Judges code by what it would do: commands, calls and effects, matched against rules that are data.
+"""Judges code by what it would do: commands, calls and effects, by rules that are data.
 
 Nothing is executed. ``docs/dangerous-patterns.md`` says how rules are written and what is not seen.
 """

@@ -53,10 +53,14 @@ def _xz(data: bytes) -> bytes:
 
 
 def decoded(data: bytes, codec: str) -> bytes | None:
-    """Bytes decoded by name: base64, base32, base85, hex, rot13, url, zlib; None if they are not."""
+    """Bytes decoded by the name of a codec; None if they are not in it.
+
+    Args:
+        codec: base64, base32, base85, ascii85, hex, rot13, url, or zlib for anything packed.
+    """
     try:
         return _decoded(data[: LONGEST * 2], codec)
-    except (ValueError, binascii.Error, UnicodeError, KeyError):
+    except (ValueError, binascii.Error, UnicodeError, LookupError):
         return None
 
 
@@ -72,6 +76,8 @@ def _decoded(data: bytes, codec: str) -> bytes | None:
         return urllib.parse.unquote_to_bytes(data)
     if codec == "hex":
         return bytes.fromhex(data.decode().replace(":", " "))
-    return {"base32": base64.b32decode, "base85": base64.b85decode, "ascii85": base64.a85decode}[
-        codec
-    ](data)
+    if codec == "base32":
+        return base64.b32decode(data)
+    if codec == "base85":
+        return base64.b85decode(data)
+    return base64.a85decode(data)

@@ -75,7 +75,9 @@ class Place:
 
     def excerpt(self) -> str:
         """The stretch as one bounded line."""
-        return excerpt(self.source.data[self.start : self.end][: EXCERPT * 4].decode(errors="ignore"))
+        return excerpt(
+            self.source.data[self.start : self.end][: EXCERPT * 4].decode(errors="ignore")
+        )
 
 
 def excerpt(text: str) -> str:

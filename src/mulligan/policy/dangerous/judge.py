@@ -40,5 +40,3 @@ def judge(code: str, language: str, rules: RuleSet) -> list[Finding]:
         judgement.findings.values(),
         key=lambda finding: (finding.line, finding.column, finding.decision != "block"),
     )
-
-

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, Final, Self
 
 from mulligan.policy.dangerous.events import Call, Command, Effect
@@ -13,24 +14,34 @@ from mulligan.policy.dangerous.patterns import LONGEST, compiled, plain
 from mulligan.policy.dangerous.values import NO_TAGS, UNKNOWN, Text
 
 Event = Command | Call | Effect
+Pattern = re.Pattern[str]
 MOST_ARGUMENTS: Final = 256
 
 _PATH_IN_ARGUMENT = re.compile(r"^(?:--?[\w-]+=|[a-z]+=|@|[\w.-]+=@)(?=.)")
 
 
+@dataclass(frozen=True, slots=True)
 class Matcher:
-    """One way to meet one rule, compiled."""
+    """One way to meet one rule, compiled; the fields are those of ``rules.MatchData``."""
 
-    __slots__ = (
-        "_arguments", "_environment", "_flags", "_keywords", "_not_arguments", "_not_flags", "_operands",
-        "_paths", "_receiver", "_stdin", "_tags", "calls", "commands", "decision", "effects", "reason", "rule",
-        "unknown_command",
-    )  # fmt: skip
-
-    def __init__(self, rule: str, decision: Decision, reason: str) -> None:
-        self.rule = rule
-        self.decision = decision
-        self.reason = reason
+    rule: str
+    decision: Decision
+    reason: str
+    commands: list[str]
+    calls: list[str]
+    effects: list[str]
+    unknown_command: bool
+    flags: list[frozenset[str]]
+    not_flags: frozenset[str]
+    arguments: list[Pattern]
+    not_arguments: Pattern | None
+    operands: list[Pattern]
+    environment: list[Pattern]
+    keywords: list[Pattern]
+    paths: frozenset[str]
+    tags: frozenset[str]
+    stdin: frozenset[str]
+    receiver: frozenset[str]
 
     @classmethod
     def of(cls, rule: str, decision: Decision, reason: str, data: Mapping[str, Any]) -> Self:
@@ -39,71 +50,77 @@ class Matcher:
         Raises:
             ValueError: a pattern is not one.
         """
-        made = cls(rule, decision, reason)
-        made.commands = data["command"]
-        made.calls = data["call"]
-        made.effects = data["effect"]
-        made.unknown_command = data["unknown_command"]
-        made._flags = [frozenset(flag.split("|")) for flag in data["flags"]]
-        made._arguments = [compiled([glob]) for glob in data["args"]]
-        made._not_arguments = compiled(data["not_args"]) if data["not_args"] else None
-        made._operands = [compiled([glob]) for glob in data["operands"]]
-        made._paths = frozenset(data["paths"])
-        made._tags = frozenset(data["tags"])
-        made._stdin = frozenset(data["stdin"])
-        made._receiver = frozenset(data["receiver"])
-        made._not_flags = frozenset(data["not_flags"])
-        made._environment = [compiled([glob]) for glob in data["environment"]]
-        made._keywords = [compiled([glob]) for glob in data["keywords"]]
-        return made
+        return cls(
+            rule,
+            decision,
+            reason,
+            commands=data["command"],
+            calls=data["call"],
+            effects=data["effect"],
+            unknown_command=data["unknown_command"],
+            flags=[frozenset(flag.split("|")) for flag in data["flags"]],
+            not_flags=frozenset(data["not_flags"]),
+            arguments=[compiled([glob]) for glob in data["args"]],
+            not_arguments=compiled(data["not_args"]) if data["not_args"] else None,
+            operands=[compiled([glob]) for glob in data["operands"]],
+            environment=[compiled([glob]) for glob in data["environment"]],
+            keywords=[compiled([glob]) for glob in data["keywords"]],
+            paths=frozenset(data["paths"]),
+            tags=frozenset(data["tags"]),
+            stdin=frozenset(data["stdin"]),
+            receiver=frozenset(data["receiver"]),
+        )
 
     def meets_command(self, command: Command, seen: Seen) -> bool:
         """Whether a command of one of the rule's names meets the rest of it."""
         return (
-            all(flag & seen.flags for flag in self._flags)
-            and not self._not_flags & seen.flags
+            all(flag & seen.flags for flag in self.flags)
+            and not self.not_flags & seen.flags
             and self._meets_arguments(seen)
-            and (not self._stdin or (command.stdin is not None and bool(self._stdin & command.stdin.tags)))
+            and (
+                not self.stdin
+                or (command.stdin is not None and bool(self.stdin & command.stdin.tags))
+            )
             and self._meets_environment(command.environment)
         )
 
     def meets_call(self, call: Call, seen: Seen) -> bool:
         """Whether a call of one of the rule's names meets the rest of it."""
-        if self._receiver and not self._receiver & call.receiver:
+        if self.receiver and not self.receiver & call.receiver:
             return False
         pairs = [f"{name}={value.text[:LONGEST]}" for name, value in call.keywords.items()]
         return self._meets_arguments(seen) and all(
-            any(pattern.fullmatch(pair) for pair in pairs) for pattern in self._keywords
+            any(pattern.fullmatch(pair) for pair in pairs) for pattern in self.keywords
         )
 
     def meets_effect(self, effect: Effect, classes: frozenset[str]) -> bool:
         """Whether an effect of one of the rule's kinds meets the rest of it."""
         return (
-            (not self._paths or bool(self._paths & classes))
-            and (not self._tags or bool(self._tags & effect.tags))
-            and all(flag & effect.flags for flag in self._flags)
-            and not self._not_flags & effect.flags
+            (not self.paths or bool(self.paths & classes))
+            and (not self.tags or bool(self.tags & effect.tags))
+            and all(flag & effect.flags for flag in self.flags)
+            and not self.not_flags & effect.flags
         )
 
     def _meets_arguments(self, seen: Seen) -> bool:
-        if self._operands:
-            if len(seen.operands) < len(self._operands):
+        if self.operands:
+            if len(seen.operands) < len(self.operands):
                 return False
-            pairs = zip(self._operands, seen.operands, strict=False)
+            pairs = zip(self.operands, seen.operands, strict=False)
             if not all(pattern.fullmatch(operand) for pattern, operand in pairs):
                 return False
         return (
-            all(any(map(pattern.fullmatch, seen.words)) for pattern in self._arguments)
-            and not (self._not_arguments and any(map(self._not_arguments.fullmatch, seen.words)))
-            and (not self._tags or bool(self._tags & seen.tags))
-            and (not self._paths or bool(self._paths & seen.classes))
+            all(any(map(pattern.fullmatch, seen.words)) for pattern in self.arguments)
+            and not (self.not_arguments and any(map(self.not_arguments.fullmatch, seen.words)))
+            and (not self.tags or bool(self.tags & seen.tags))
+            and (not self.paths or bool(self.paths & seen.classes))
         )
 
     def _meets_environment(self, environment: Mapping[str, Text]) -> bool:
-        if not self._environment:
+        if not self.environment:
             return True
         pairs = [f"{name}={value.text[:LONGEST]}" for name, value in environment.items()]
-        return all(any(map(pattern.fullmatch, pairs)) for pattern in self._environment)
+        return all(any(map(pattern.fullmatch, pairs)) for pattern in self.environment)
 
 
 class Seen:
@@ -155,9 +172,13 @@ class Index:
     """Matchers by the names they ask for."""
 
     def __init__(self, matchers: list[Matcher]) -> None:
-        self._commands = _Names([(glob, matcher) for matcher in matchers for glob in matcher.commands])
+        self._commands = _Names(
+            [(glob, matcher) for matcher in matchers for glob in matcher.commands]
+        )
         self._calls = _Names([(glob, matcher) for matcher in matchers for glob in matcher.calls])
-        self._effects = _Names([(glob, matcher) for matcher in matchers for glob in matcher.effects])
+        self._effects = _Names(
+            [(glob, matcher) for matcher in matchers for glob in matcher.effects]
+        )
         self._unknown = [matcher for matcher in matchers if matcher.unknown_command]
 
     def asks_call(self, name: str) -> bool:
@@ -172,7 +193,11 @@ class Index:
             return [matcher for matcher in asked if matcher.meets_effect(event, classes)]
         if isinstance(event, Call):
             asked = self._calls.asked(event.name)
-            seen = Seen(event.arguments + list(event.keywords.values()), paths, "/workspace") if asked else None
+            seen = (
+                Seen(event.arguments + list(event.keywords.values()), paths, "/workspace")
+                if asked
+                else None
+            )
             return [matcher for matcher in asked if seen and matcher.meets_call(event, seen)]
         asked = self._unknown if event.name == "?" else self._commands.asked(event.name)
         if not asked:
@@ -195,7 +220,9 @@ class _Names:
         known = self._known.get(name)
         if known is None:
             name = name[:LONGEST]
-            known = self._plain.get(name, []) + [m for glob, m in self._globs if glob.fullmatch(name)]
+            known = self._plain.get(name, []) + [
+                m for glob, m in self._globs if glob.fullmatch(name)
+            ]
             if len(self._known) < 4096 and len(name) < 64:
                 self._known[name] = known
         return known

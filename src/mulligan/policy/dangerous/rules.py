@@ -17,49 +17,51 @@ from mulligan.policy.dangerous.findings import Decision
 from mulligan.policy.dangerous.matching import Index, Matcher
 from mulligan.policy.dangerous.paths import Classes
 
-Examples = dict[str, list[str]]
-Words = list[Annotated[str, StringConstraints(min_length=1)]]
 NAME: Final = r"^[a-z0-9][a-z0-9-]*$"
+Examples = Annotated[dict[str, list[str]], Field(default_factory=dict)]
+Word = Annotated[str, StringConstraints(min_length=1)]
+Words = Annotated[list[Word], Field(default_factory=list)]
+Id = Annotated[str, StringConstraints(pattern=NAME)]
 
 
 class MatchData(Request):
     """One way to meet a rule; everything in it has to hold. See ``docs/dangerous-patterns.md``."""
 
-    command: Words = []
-    call: Words = []
-    effect: Words = []
+    command: Words
+    call: Words
+    effect: Words
     unknown_command: bool = False
-    flags: Words = []
-    not_flags: Words = []
-    args: Words = []
-    not_args: Words = []
-    operands: Words = []
-    paths: Words = []
-    tags: Words = []
-    stdin: Words = []
-    receiver: Words = []
-    environment: Words = []
-    keywords: Words = []
+    flags: Words
+    not_flags: Words
+    args: Words
+    not_args: Words
+    operands: Words
+    paths: Words
+    tags: Words
+    stdin: Words
+    receiver: Words
+    environment: Words
+    keywords: Words
 
 
 class RuleData(Request):
     """A rule as it is written."""
 
     decision: Decision
-    group: Annotated[str, StringConstraints(pattern=NAME)]
+    group: Id
     reason: Annotated[str, StringConstraints(min_length=1, max_length=300)]
-    languages: list[str] = list(LANGUAGES)
+    languages: list[str] = Field(default_factory=lambda: list(LANGUAGES))
     enabled: bool = True
     match: list[MatchData] = Field(min_length=1)
-    matches: Examples = {}
-    passes: Examples = {}
+    matches: Examples
+    passes: Examples
 
 
 class RulesData(Request):
     """A file of rules, or what the settings add to it."""
 
-    paths: dict[str, Words] = {}
-    rules: dict[Annotated[str, StringConstraints(pattern=NAME)], RuleData] = {}
+    paths: dict[str, list[Word]] = Field(default_factory=dict)
+    rules: dict[Id, RuleData] = Field(default_factory=dict)
 
 
 class RuleSet:
@@ -97,7 +99,7 @@ def load_rules(overrides: Mapping[str, Any] | None = None) -> RuleSet:
     """The packaged rules with a user's changes.
 
     Args:
-        overrides: of the form of ``rules.toml``: ``{"rules": {id: {...}}, "paths": {name: [...]}}``.
+        overrides: of the form of ``rules.toml``: ``{"rules": {id: {...}}, "paths": {...}}``.
             Fields of a rule that is packaged replace its fields (``{"enabled": False}`` switches
             it off); a rule with a new id is added. A class of paths replaces the packaged one.
 
@@ -164,9 +166,7 @@ def _classes(globs: Mapping[str, list[str]]) -> Classes:
     return Classes(globs)
 
 
-def _matcher(
-    name: str, number: int, rule: RuleData, match: MatchData, paths: Classes
-) -> Matcher:
+def _matcher(name: str, number: int, rule: RuleData, match: MatchData, paths: Classes) -> Matcher:
     where = f"rules.{name}.match.{number}"
     for path_class in match.paths:
         if path_class not in paths:

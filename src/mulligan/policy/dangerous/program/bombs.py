@@ -14,17 +14,25 @@ _FORKS: Final = frozenset({"fork", "forkpty"})
 _STARTS: Final = frozenset({"Popen", "Process", "spawn", "Thread", "fork", "cluster.fork", "exec",
                             "Worker", "start_new_thread", "system", "popen"})  # fmt: skip
 _WAITS: Final = frozenset({"sleep", "wait", "join", "accept", "recv", "get", "input", "communicate",
-                           "select", "poll", "acquire", "read", "readline", "put", "waitpid", "result",
-                           "setTimeout", "serve_forever", "once", "on", "run", "recvfrom"})  # fmt: skip
+                           "select", "poll", "acquire", "read", "readline", "put", "waitpid",
+                           "result",
+                           "setTimeout", "serve_forever", "once", "on", "run",
+                           "recvfrom"})  # fmt: skip
 _GROWS: Final = frozenset({"append", "push", "extend", "unshift", "concat", "push_back", "insert"})
 _BIG: Final = 1 << 16
 _MOST_NODES: Final = 3000
 
 
+_SLOTS: Final[dict[type[ir.Node], tuple[str, ...]]] = {
+    kind: kind.__slots__ or kind.__mro__[1].__slots__  # type: ignore[attr-defined]
+    for kind in (*ir.Node.__subclasses__(), *ir.Other.__subclasses__())
+}
+
+
 def parts(node: ir.Node) -> list[ir.Node]:
     """What is directly in a node."""
     found: list[ir.Node] = []
-    for slot in type(node).__slots__ or type(node).__mro__[1].__slots__:
+    for slot in _SLOTS[type(node)]:
         value = getattr(node, slot, None)
         if isinstance(value, ir.Node):
             found.append(value)
@@ -100,11 +108,11 @@ def _big(node: ir.Node) -> bool:
     if isinstance(node, ir.Binary) and node.operator in ("Pow", "**", "<<", "LShift", "Mult", "*"):
         values = [s.value for s in (node.left, node.right) if isinstance(s, ir.Const)]
         numbers = [v for v in values if isinstance(v, int | float)]
-        if len(numbers) == 2 and node.operator in ("Pow", "**"):  # noqa: PLR2004
-            return numbers[0] > 1 and numbers[1] * len(bin(int(numbers[0]))) > 40  # noqa: PLR2004
-        if len(numbers) == 2 and node.operator in ("<<", "LShift"):  # noqa: PLR2004
-            return numbers[1] >= 16  # noqa: PLR2004
-        return len(numbers) == 2 and numbers[0] * numbers[1] >= _BIG  # noqa: PLR2004
+        if len(numbers) == 2 and node.operator in ("Pow", "**"):
+            return numbers[0] > 1 and numbers[1] * len(bin(int(numbers[0]))) > 40
+        if len(numbers) == 2 and node.operator in ("<<", "LShift"):
+            return numbers[1] >= 16
+        return len(numbers) == 2 and numbers[0] * numbers[1] >= _BIG
     return False
 
 

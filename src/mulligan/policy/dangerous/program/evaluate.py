@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 from mulligan.policy.dangerous.findings import Place
 from mulligan.policy.dangerous.program import bombs, fold, ir, library
 from mulligan.policy.dangerous.program.scope import Scope
-from mulligan.policy.dangerous.program.value import Val, of_constant, unknown
+from mulligan.policy.dangerous.program.value import Val, merged, of_constant, tags_of, unknown
 from mulligan.policy.dangerous.values import NO_TAGS, UNKNOWN
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ class Follower:
         self._stack.append(function)
         try:
             self.statements(function.body, inner)
-            return self._returned[0] if len(self._returned) == 1 else _merged(self._returned)
+            return self._returned[0] if len(self._returned) == 1 else merged(self._returned)
         finally:
             self._stack.pop()
             self._returned = before
@@ -106,7 +106,7 @@ class Follower:
         function, scope = bound
         count = self._called.get(id(function), 0)
         if count >= _CALLS_EACH or len(self._stack) >= _CALLS_DEEP or function in self._stack:
-            return unknown(_tags_of([*arguments, *keywords.values()]))
+            return unknown(tags_of([*arguments, *keywords.values()]))
         self._called[id(function)] = count + 1
         self.judgement.budget.enter()
         try:
@@ -123,24 +123,27 @@ class Follower:
         elif isinstance(target, ir.Attr):
             self._bind_attribute(target, value, scope)
         elif isinstance(target, ir.Item):
-            key = self.value(target.key, scope).text
-            base = self.value(target.base, scope)
-            if base.ref is not None:
-                return
-            if base.fields is None:
-                base.fields = {}
-            if key is not None and len(base.fields) < _ELEMENTS:
-                base.fields[key] = value
+            self._bind_item(target, value, scope)
         elif isinstance(target, ir.Seq):
             for at, part in enumerate(target.items):
                 inner = value.items[at] if value.items and at < len(value.items) else None
                 self.bind(part, inner or unknown(value.tags), scope)
         elif isinstance(target, ir.Map):
-            for key_node, part in target.pairs:
-                name = key_node.value if isinstance(key_node, ir.Const) else ""
-                self.bind(part, self.attribute(value, str(name)), scope)
+            for key, part in target.pairs:
+                name = str(key.value) if isinstance(key, ir.Const) else ""
+                self.bind(part, self.attribute(value, name), scope)
         elif isinstance(target, ir.Spread):
             self.bind(target.value, unknown(value.tags), scope)
+
+    def _bind_item(self, target: ir.Item, value: Val, scope: Scope) -> None:
+        key = self.value(target.key, scope).text
+        base = self.value(target.base, scope)
+        if base.ref is not None:
+            return
+        if base.fields is None:
+            base.fields = {}
+        if key is not None and len(base.fields) < _ELEMENTS:
+            base.fields[key] = value
 
     def _bind_attribute(self, target: ir.Attr, value: Val, scope: Scope) -> None:
         base = self.value(target.base, scope)
@@ -184,7 +187,11 @@ class Follower:
         base = self.value(node.base, scope)
         key = self.value(node.key, scope)
         if base.items is not None and isinstance(key.number, int):
-            return base.items[key.number] if -len(base.items) <= key.number < len(base.items) else Val()
+            return (
+                base.items[key.number]
+                if -len(base.items) <= key.number < len(base.items)
+                else Val()
+            )
         if base.text is not None and isinstance(key.number, int) and UNKNOWN not in base.text:
             return Val(base.text[key.number : key.number + 1 or None], tags=base.tags)
         if key.text is not None:
@@ -238,7 +245,7 @@ class Follower:
         return unknown(tags)
 
     def _either(self, node: ir.Either, scope: Scope) -> Val:
-        return _merged([self.value(part, scope) for part in node.parts])
+        return merged([self.value(part, scope) for part in node.parts])
 
     def _function(self, node: ir.Function, scope: Scope) -> Val:
         self._functions.append((node, scope))
@@ -322,7 +329,11 @@ class Follower:
             function = self.value(function_node, scope)
         arguments = self._values(node.arguments, scope)
         keywords = {key: self.value(part, scope) for key, part in node.keywords}
-        if function.function is None and function.ref is None and "__init__" in (function.fields or {}):
+        if (
+            function.function is None
+            and function.ref is None
+            and "__init__" in (function.fields or {})
+        ):
             function = (function.fields or {})["__init__"]
         if function.function is not None:
             given = arguments
@@ -348,27 +359,6 @@ class Follower:
                 elif result.ref is not None:
                     given = Val(ref=result.ref, tags=tags, fields=result.fields, text=result.text)
                 self.call_function(value.function, [given] * 3, {})
-
-
-def _merged(values: list[Val]) -> Val:
-    """One of some values: the first of which something is known, with the tags of all."""
-    tags = _tags_of(values)
-    for value in values:
-        if value.text is not None or value.ref is not None or value.items is not None or value.function:
-            if tags <= value.tags:
-                return value
-            return Val(
-                value.text, tags=tags, ref=value.ref, items=value.items, number=value.number,
-                function=value.function, fields=value.fields, path=value.path,
-            )  # fmt: skip
-    return next((v for v in values if v.fields is not None or v.number is not None), None) or unknown(tags)
-
-
-def _tags_of(values: list[Val]) -> frozenset[str]:
-    tags = NO_TAGS
-    for value in values:
-        tags |= value.all_tags()
-    return tags
 
 
 _KINDS: Final[dict[type[ir.Node], Callable[[Follower, Any, Scope], Val]]] = {

@@ -65,13 +65,13 @@ def _arithmetic(operator: str, left: float, right: float) -> float | None:
         if operator in ("Mult", "*"):
             made: float = left * right
         elif operator in ("Pow", "**"):
-            made = left**right if abs(right) <= 80 and abs(left) <= 1 << 40 else 1e300  # noqa: PLR2004
+            made = left**right if abs(right) <= 80 and abs(left) <= 1 << 40 else 1e300
         elif operator in ("Sub", "-"):
             made = left - right
         elif operator in ("BitXor", "^"):
             made = int(left) ^ int(right)
         elif operator in ("LShift", "<<"):
-            made = int(left) << int(right) if right <= 80 else 1e300  # noqa: PLR2004
+            made = int(left) << int(right) if right <= 80 else 1e300
         elif operator in ("FloorDiv", "Div", "/"):
             made = left / right
         elif operator in ("Mod", "%"):
@@ -80,7 +80,11 @@ def _arithmetic(operator: str, left: float, right: float) -> float | None:
             return None
     except (ArithmeticError, ValueError):
         return None
-    return made if isinstance(made, float) or (isinstance(made, int) and abs(made) < _LARGEST) else 1e300
+    return (
+        made
+        if isinstance(made, float) or (isinstance(made, int) and abs(made) < _LARGEST)
+        else 1e300
+    )
 
 
 def formatted(form: Val, values: Val) -> Val:
@@ -166,10 +170,7 @@ def _split(base: Val, arguments: list[Val]) -> Val | None:
     if base.text is None:
         return None
     separator = arguments[0].text if arguments else None
-    if separator == "":
-        parts = list(base.text)
-    else:
-        parts = base.text.split(separator)
+    parts = list(base.text) if separator == "" else base.text.split(separator)
     return Val(items=[Val(part, tags=base.tags) for part in parts[:_MOST_ITEMS]], tags=base.tags)
 
 
@@ -181,7 +182,7 @@ def _reverse(base: Val, _arguments: list[Val]) -> Val | None:
 
 
 def _replace(base: Val, arguments: list[Val]) -> Val | None:
-    if base.text is None or len(arguments) < 2:  # noqa: PLR2004  (what, and by what)
+    if base.text is None or len(arguments) < 2:
         return None
     old, new = arguments[0].text, arguments[1].as_text().text
     if not old or UNKNOWN in old:
@@ -215,7 +216,9 @@ def _repeat(base: Val, arguments: list[Val]) -> Val | None:
 
 def _to_string(base: Val, arguments: list[Val]) -> Val | None:
     """``Buffer.toString('base64')`` and the like; without an argument the text itself."""
-    if base.text is None or (arguments and arguments[0].text not in ("utf8", "utf-8", "ascii", "binary")):
+    if base.text is None or (
+        arguments and arguments[0].text not in ("utf8", "utf-8", "ascii", "binary")
+    ):
         return None
     return base
 
@@ -244,7 +247,6 @@ def _slice(base: Val, arguments: list[Val]) -> Val | None:
     return cut(base, [argument.number for argument in arguments[:2]])
 
 
-
 def words(base: Val) -> Val:
     """``shlex.split(text)``."""
     text = base.as_text()
@@ -255,15 +257,17 @@ def words(base: Val) -> Val:
     return Val(items=[Val(part, tags=text.tags) for part in parts[:_MOST_ITEMS]])
 
 
+_CHANGES: Final[dict[str, Callable[[str], str]]] = {
+    "lower": str.lower, "upper": str.upper, "strip": str.strip, "lstrip": str.lstrip,
+    "rstrip": str.rstrip, "title": str.title, "swapcase": str.swapcase, "trim": str.strip,
+    "toLowerCase": str.lower, "toUpperCase": str.upper, "casefold": str.casefold,
+    "trimEnd": str.rstrip, "trimStart": str.lstrip,
+    **dict.fromkeys(("encode", "to_string", "to_owned", "into", "as_str", "expanduser",
+                     "expandtabs", "valueOf", "clone", "resolve", "absolute", "as_posix"), str),
+}  # fmt: skip
+
 METHODS: Final[dict[str, Method]] = {
-    **{name: _changed(change) for name, change in {
-        "lower": str.lower, "upper": str.upper, "strip": str.strip, "lstrip": str.lstrip,
-        "rstrip": str.rstrip, "title": str.title, "swapcase": str.swapcase, "trim": str.strip,
-        "toLowerCase": str.lower, "toUpperCase": str.upper, "casefold": str.casefold,
-        "encode": str, "to_string": str, "to_owned": str, "into": str, "as_str": str,
-        "expanduser": str, "trimEnd": str.rstrip, "trimStart": str.lstrip, "expandtabs": str,
-        "valueOf": str, "clone": str, "resolve": str, "absolute": str, "as_posix": str,
-    }.items()},
+    **{name: _changed(change) for name, change in _CHANGES.items()},
     "join": _join,
     "split": _split,
     "reverse": _reverse,

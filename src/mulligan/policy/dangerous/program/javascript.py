@@ -22,7 +22,9 @@ _ESCAPE = re.compile(
     r"\\(?:x([0-9a-fA-F]{2})|u([0-9a-fA-F]{4})|u\{([0-9a-fA-F]{1,6})\}|([0-7]{1,3})|(\r\n|[\s\S]))"
 )
 _LETTERS = {"n": "\n", "r": "\r", "t": "\t", "b": "\b", "f": "\f", "v": "\v", "0": "\0"}
-_NUMBER = re.compile(r"0[xX][0-9a-fA-F_]+|0[bB][01_]+|0[oO][0-7_]+|\d[\d_]*(?:\.\d*)?(?:[eE][+-]?\d{1,3})?")
+_NUMBER = re.compile(
+    r"0[xX][0-9a-fA-F_]+|0[bB][01_]+|0[oO][0-7_]+|\d[\d_]*(?:\.\d*)?(?:[eE][+-]?\d{1,3})?"
+)
 _FUNCTIONS: Final = frozenset({
     "function_declaration", "generator_function_declaration", "function_expression",
     "arrow_function", "generator_function", "method_definition", "function",
@@ -63,13 +65,13 @@ def _one(match: re.Match[str]) -> str:
 def number(text: str) -> object:
     """A number's value; None if it is none that matters."""
     text = text.replace("_", "").rstrip("n")
-    if not _NUMBER.fullmatch(text) or len(text) > 30:  # noqa: PLR2004  (digits of a double)
+    if not _NUMBER.fullmatch(text) or len(text) > 30:
         return None
     try:
         return int(text, 0)
     except ValueError:
         value = float(text)
-        return int(value) if value.is_integer() and value < 1e18 else value  # noqa: PLR2004
+        return int(value) if value.is_integer() and value < 1e18 else value
 
 
 class _Reader(TreeReader):
@@ -287,7 +289,9 @@ class _Reader(TreeReader):
             for child in node.named_children
             if child != body and child.type != "comment"
         ]
-        return ir.Loop(parts, self.statements([body] if body else []), self.at(node), endless=endless)
+        return ir.Loop(
+            parts, self.statements([body] if body else []), self.at(node), endless=endless
+        )
 
     def _return(self, node: Node) -> ir.Node:
         return ir.Return(self._inner(node))

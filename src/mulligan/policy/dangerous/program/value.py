@@ -18,7 +18,7 @@ class Val:
         text: what it is as a text, None if it is none; parts can be unknown.
         number: its number, None if it is none.
         items: its elements, if it is a list.
-        fields: its attributes or entries by name, if it is an object of the program or a dictionary.
+        fields: its attributes or entries by name, if it is an object or a dictionary.
         ref: full name of the library's thing it is ("os.system", "socket.socket()").
         function: the program's function it is, with the scope it sees.
         path: path of the file it is.
@@ -91,3 +91,32 @@ def of_constant(value: object) -> Val:
     if isinstance(value, bool | int | float):
         return Val(number=value)
     return Val()
+
+
+def merged(values: list[Val]) -> Val:
+    """One of some values: the first of which something is known, with the tags of all."""
+    tags = tags_of(values)
+    for value in values:
+        if (
+            value.text is not None
+            or value.ref is not None
+            or value.items is not None
+            or value.function
+        ):
+            if tags <= value.tags:
+                return value
+            return Val(
+                value.text, tags=tags, ref=value.ref, items=value.items, number=value.number,
+                function=value.function, fields=value.fields, path=value.path,
+            )  # fmt: skip
+    return next(
+        (v for v in values if v.fields is not None or v.number is not None), None
+    ) or unknown(tags)
+
+
+def tags_of(values: list[Val]) -> frozenset[str]:
+    """The tags of all of some values."""
+    tags = NO_TAGS
+    for value in values:
+        tags |= value.all_tags()
+    return tags

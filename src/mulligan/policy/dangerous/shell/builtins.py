@@ -31,7 +31,7 @@ def _eval(shell: Shell, invocation: Invocation) -> Text:
 
 
 def _source(shell: Shell, invocation: Invocation) -> Text:
-    if len(invocation.arguments) < 2:  # noqa: PLR2004  (the command and a file)
+    if len(invocation.arguments) < 2:
         return EMPTY
     file = invocation.arguments[1]
     content = invocation.stdin if file.text in ("/dev/stdin", "-") else None
@@ -80,10 +80,8 @@ def _read(shell: Shell, invocation: Invocation) -> Text | None:
         if descriptor and descriptor[1] in shell.state.descriptors:
             stdin = shell.state.descriptors[descriptor[1]]
     lines = stdin.text.splitlines()
-    if stdin.known and len(lines) == 1:
-        words = lines[0].split(None, len(names) - 1)
-    else:
-        words = []
+    known = stdin.known and len(lines) == 1
+    words = lines[0].split(None, len(names) - 1) if known else []
     for at, name in enumerate(names):
         value = Text(words[at], stdin.tags) if at < len(words) else anything(stdin.tags)
         shell.state.variables[name] = [value]
@@ -149,7 +147,7 @@ def _echo(_shell: Shell, invocation: Invocation) -> Text | None:
 def _hash(shell: Shell, invocation: Invocation) -> Text | None:
     """``hash -p /bin/rm ls`` makes a name start another program."""
     words = invocation.arguments
-    if len(words) > 3 and words[1].text == "-p":  # noqa: PLR2004
+    if len(words) > 3 and words[1].text == "-p":
         shell.state.aliases[words[3].text] = words[2]
     return EMPTY
 

@@ -25,9 +25,12 @@ READERS: Final = frozenset({
 })  # fmt: skip
 _PATTERN_FIRST: Final = frozenset({"grep", "egrep", "fgrep", "rg", "awk", "gawk", "sed", "jq"})
 SENDERS: Final = frozenset({
-    "curl", "wget", "nc", "ncat", "netcat", "nc.traditional", "nc.openbsd", "socat", "telnet", "scp",
-    "rsync", "sftp", "ftp", "ssh", "http", "https", "xh", "mail", "mailx", "mutt", "sendmail", "dig",
-    "nslookup", "host", "drill", "ping", "openssl", "aws", "gsutil", "rclone", "s3cmd", "tftp", "lftp",
+    "curl", "wget", "nc", "ncat", "netcat", "nc.traditional", "nc.openbsd", "socat", "telnet",
+    "scp",
+    "rsync", "sftp", "ftp", "ssh", "http", "https", "xh", "mail", "mailx", "mutt", "sendmail",
+    "dig",
+    "nslookup", "host", "drill", "ping", "openssl", "aws", "gsutil", "rclone", "s3cmd", "tftp",
+    "lftp",
     "httpie", "sendemail", "swaks", "transfer", "cryptcat", "sbd", "websocat", "mosquitto_pub",
     "ncftpput", "curlftpfs", "az", "gcloud", "wormhole", "croc", "gist", "pastebinit", "gh",
 })  # fmt: skip
@@ -49,7 +52,7 @@ def operands(words: list[Text], valued: str = "") -> list[Text]:
             found.append(words[at])
         elif word == "--":
             only = True
-        elif len(word) == 2 and word[1] in valued:  # noqa: PLR2004  (-x)
+        elif len(word) == 2 and word[1] in valued:
             at += 1
         at += 1
     return found
@@ -106,7 +109,7 @@ def _uploaded(words: list[Text]) -> list[Text]:
             found.append(Text(text.partition("=")[2].lstrip("@")))
         else:
             match = re.match(r"(?:-d|-F|--data=|--form=)?(?:[\w.-]*=)?[@<]([^;]+)", text)
-            if match and len(text) < 400:  # noqa: PLR2004  (the longest path that is judged)
+            if match and len(text) < 400:
                 found.append(Text(match[1]))
     return found
 
@@ -121,7 +124,7 @@ def _sends(shell: Shell, invocation: Invocation, name: str) -> None:
         paths = operands(words, "ioPeF")
         if any(_REMOTE.match(p.text) or "://" in p.text for p in paths[-1:]):
             tags |= read_tags(shell, [words[0], *paths[:-1]])
-    if name == "openssl" and (len(words) < 2 or words[1].text != "s_client"):  # noqa: PLR2004
+    if name == "openssl" and (len(words) < 2 or words[1].text != "s_client"):
         return
     if name == "socat":
         for word in words[1:]:
@@ -176,14 +179,16 @@ def _find(shell: Shell, invocation: Invocation) -> None:
         flags = ["recursive"]
         if filters(words):
             flags.append("filtered")
-        if any(text in ("-mtime", "-mmin", "-atime", "-ctime", "-size", "-empty") for text in texts):
+        if any(
+            text in ("-mtime", "-mmin", "-atime", "-ctime", "-size", "-empty") for text in texts
+        ):
             flags.append("old")
         _deleted(shell, invocation, roots, *flags)
 
 
 def _copied(shell: Shell, invocation: Invocation) -> None:
     words = operands(invocation.arguments, "mogSt")
-    if len(words) < 2:  # noqa: PLR2004  (from and to)
+    if len(words) < 2:
         return
     *sources, target = words
     name = invocation.name

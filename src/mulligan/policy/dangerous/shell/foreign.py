@@ -36,7 +36,9 @@ _SHELL_STRINGS = re.compile(
     re.IGNORECASE,
 )
 _BACKTICKS = re.compile(r"`([^`]{1,2000})`")
-_PIPED = re.compile(r"\"((?:[^\"\\]|\\.){1,500})\"\s*\|\s*getline|\|\s*\"((?:[^\"\\]|\\.){1,500})\"")
+_PIPED = re.compile(
+    r"\"((?:[^\"\\]|\\.){1,500})\"\s*\|\s*getline|\|\s*\"((?:[^\"\\]|\\.){1,500})\""
+)
 _DELETES = re.compile(
     r"(?:unlink|rmtree|remove_tree|rm_rf|rm_r|remove_entry_secure|File\.delete|rmdir|remove|"
     r"Remove-Item)\b[\s(]*(?:-\w+\s+)*(?:glob\s*\(?\s*)?['\"<]?([/~][^'\">\s,)]*)",

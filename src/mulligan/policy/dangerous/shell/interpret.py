@@ -220,10 +220,13 @@ def _find(shell: Shell, invocation: Invocation) -> Text | None:
 
 def filters(words: list[Text]) -> bool:
     """Whether a ``find`` takes only some of what it meets."""
-    tests = ("-name", "-iname", "-path", "-wholename", "-regex", "-mtime", "-mmin", "-size", "-empty",
-             "-newer", "-user", "-perm", "-atime", "-ctime", "-ipath", "-links", "-nouser")  # fmt: skip
+    tests = ("-name", "-iname", "-path", "-wholename", "-regex", "-mtime", "-mmin", "-size",
+             "-empty",
+             "-newer", "-user", "-perm", "-atime", "-ctime", "-ipath", "-links",
+             "-nouser")  # fmt: skip
     return any(
-        word.text in tests and (at + 1 >= len(words) or words[at + 1].text not in ("*", "*.*", ".*"))
+        word.text in tests
+        and (at + 1 >= len(words) or words[at + 1].text not in ("*", "*.*", ".*"))
         for at, word in enumerate(words)
     )
 
@@ -249,7 +252,9 @@ def _parallel(shell: Shell, invocation: Invocation) -> Text | None:
     at = 1
     while at < len(words) and words[at][:1] == "-":
         at += 2 if words[at] in ("-j", "-P", "-n", "-N", "--jobs", "-S", "-a", "--delay") else 1
-    end = next((i for i in range(at, len(words)) if words[i] in (":::", "::::", ":::+")), len(words))
+    end = next(
+        (i for i in range(at, len(words)) if words[i] in (":::", "::::", ":::+")), len(words)
+    )
     command = invocation.arguments[at:end]
     values = [a for a in invocation.arguments[end + 1 :] if not a.text.startswith("::")]
     if not values and invocation.stdin is not None:

@@ -187,5 +187,3 @@ def _run_file(shell: Shell, invocation: Invocation) -> None:
     if content is not None:
         language = interpret.by_first_line(content.text)
         shell.judgement.runs(content, language, invocation.place)
-
-

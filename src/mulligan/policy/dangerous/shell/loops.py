@@ -13,7 +13,9 @@ if TYPE_CHECKING:
 
 _ALWAYS = re.compile(r"^\s*(?:while\s+(?:true|:|1|\[\s*1\s*\]|\(\(\s*1\s*\)\))|until\s+false"
                      r"|for\s*\(\(\s*;\s*;\s*\)\))\s*(?:;|\n)")  # fmt: skip
-_SLOW: Final = frozenset({"sleep", "wait", "read", "break", "exit", "return", "usleep", "inotifywait"})
+_SLOW: Final = frozenset(
+    {"sleep", "wait", "read", "break", "exit", "return", "usleep", "inotifywait"}
+)
 _CONDITIONS: Final = frozenset({"if_statement", "case_statement", "list", "while_statement"})
 _MOST_NODES: Final = 4000
 
@@ -32,7 +34,7 @@ def _below(node: Node) -> Iterator[tuple[Node, bool]]:
 
 def multiplies(shell: Shell, node: Node, name: str) -> None:
     """A function that starts itself more than once, in pipes or in the background."""
-    if shell.raw(node).count(name) < 2:  # noqa: PLR2004  (where it is defined, and once more)
+    if shell.raw(node).count(name) < 2:
         return
     calls = background = piped = 0
     for child, guarded in _below(node):
@@ -54,7 +56,7 @@ def _aside(name: Node) -> bool:
 
 def restarts(shell: Shell, root: Node) -> None:
     """A script that starts itself more than once, in pipes or in the background."""
-    if shell.source.data.count(b"$0") < 2:  # noqa: PLR2004
+    if shell.source.data.count(b"$0") < 2:
         return
     own = aside = 0
     for child, guarded in _below(root):

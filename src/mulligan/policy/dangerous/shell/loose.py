@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
 _RESERVED: Final = frozenset({"if", "then", "else", "elif", "fi", "do", "done", "while", "until",
                               "{", "}", "!", "in", "esac", "time"})  # fmt: skip
-_BREAK = re.compile(r"[ \t]+|\\\n|#[^\n]*|&&|\|\||;;|\|&|&>>|&>|[0-9]*(?:>&|<&|>>|<<<|<<-?|<>|>\||>|<)"
-                    r"|[;&|\n(){}]")  # fmt: skip
+_BREAK = re.compile(r"[ \t]+|\\\n|#[^\n]*|&&|\|\||;;|\|&|&>>|&>"
+                    r"|[0-9]*(?:>&|<&|>>|<<<|<<-?|<>|>\||>|<)|[;&|\n(){}]")  # fmt: skip
 _ASSIGNMENT = re.compile(r"([A-Za-z_]\w*)\+?=", re.ASCII)
 _MOST_WORDS: Final = 4000
 
@@ -36,12 +36,14 @@ def read_again(shell: Shell, root: Node, *, whole: bool) -> None:
         _read(shell, data.decode(errors="replace"), Place(shell.source, 0, len(data)))
         return
     done = 0
-    for start, end in _faults(root):
-        start = data.rfind(b"\n", 0, max(start, done)) + 1
+    for at, end in _faults(root):
+        start = data.rfind(b"\n", 0, max(at, done)) + 1
         stop = data.find(b"\n", end)
         stop = len(data) if stop < 0 else stop
         if stop > done:
-            _read(shell, data[start:stop].decode(errors="replace"), Place(shell.source, start, stop))
+            _read(
+                shell, data[start:stop].decode(errors="replace"), Place(shell.source, start, stop)
+            )
             done = stop
 
 
@@ -112,7 +114,7 @@ def _skipped(text: str, at: int) -> int:
 
 def _read(shell: Shell, text: str, place: Place) -> None:
     source = Source(text.encode(errors="replace"), place)
-    reader = _Reader(shell, place if len(text) > 400 else Place(source, 0, len(source.data)))  # noqa: PLR2004
+    reader = _Reader(shell, place if len(text) > 400 else Place(source, 0, len(source.data)))
     for word in words_of(text):
         reader.take(word)
     reader.end(None)
@@ -160,9 +162,9 @@ class _Reader:
         stdin = redirects.apply(shell, self._stdin)
         output = EMPTY
         if arguments or environment:
-            output = invoke(shell, Invocation(arguments, self._place, stdin, environment, redirects))
+            output = invoke(
+                shell, Invocation(arguments, self._place, stdin, environment, redirects)
+            )
         output = redirects.wrote(shell, output)
         self._words, self._redirects, self._operator = [], [], None
         self._stdin = output if operator in ("|", "|&") else None
-
-

@@ -138,12 +138,10 @@ def _trimmed(text: str, how: str, pattern: str) -> str | None:
     except ValueError:
         return None
     lengths = range(len(text) + 1) if len(how) == 1 else range(len(text), -1, -1)
-    if len(text) > 256:  # noqa: PLR2004  (each length costs a match)
+    if len(text) > 256:
         return None
     for length in lengths:
         piece = text[:length] if how[0] == "#" else text[len(text) - length :]
         if expression.fullmatch(piece):
             return text[length:] if how[0] == "#" else text[: len(text) - length]
     return text
-
-

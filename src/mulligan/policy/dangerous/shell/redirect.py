@@ -80,9 +80,7 @@ class Redirects:
         self.arguments.extend(words[1:] if match[2] not in (">&", "&>") else [])
         self.to(shell, match[1], match[2], words[0], shell.place(node))
 
-    def to(
-        self, shell: Shell, descriptor: str, operator: str, target: Text, place: Place
-    ) -> None:
+    def to(self, shell: Shell, descriptor: str, operator: str, target: Text, place: Place) -> None:
         """One redirection, its target expanded."""
         duplicated = target.text.rstrip("-") if operator in (">&", "<&") else ""
         if duplicated.isdigit() or (operator in (">&", "<&") and target.text == "-"):
@@ -98,7 +96,7 @@ class Redirects:
         if operator.startswith("<"):
             self._reads.append((path, place))
             self._stdin = self._content(shell, path, target)
-        if operator != "<" and operator != "<&":
+        if operator not in ("<", "<&"):
             self._writes.append((path, place, operator.endswith(">>")))
 
     def _connect(self, shell: Shell, descriptor: str) -> None:

@@ -24,39 +24,57 @@ NETWORK: Final = frozenset({
     "netcat", "socat", "telnet", "dig", "drill", "nslookup", "host", "http", "https", "xh", "ftp",
     "tftp", "openssl", "lwp-download", "httpie", "wget2", "elinks", "websocat", "cryptcat", "gh",
 })  # fmt: skip
-_DECODERS: Final = frozenset({"base64", "base32", "xxd", "openssl", "uudecode", "gunzip", "zcat",
-                              "gpg", "bzcat", "xzcat", "basenc", "unxz", "bunzip2", "uncompress"})
+_CONNECTIONS: Final = frozenset({"nc", "ncat", "netcat", "socat", "telnet", "cryptcat", "openssl"})
+_DECODERS: Final = frozenset(
+    {
+        "base64",
+        "base32",
+        "xxd",
+        "openssl",
+        "uudecode",
+        "gunzip",
+        "zcat",
+        "gpg",
+        "bzcat",
+        "xzcat",
+        "basenc",
+        "unxz",
+        "bunzip2",
+        "uncompress",
+    }
+)
 _DECODES = re.compile(r"-[a-zA-Z]*[dDr][a-zA-Z]*|--decode|--decrypt|enc|--reverse")
 
 
 def output(shell: Shell, invocation: Invocation, name: str) -> Text:
     """What is known of a program's output: its text, or where it comes from."""
     words = [argument.text for argument in invocation.arguments]
+    tags = _tags(shell, invocation, name, words)
+    source = _source(shell, invocation, name)
+    made = _MADE.get(name)
+    text = made(words, source) if made is not None and UNKNOWN not in source else None
+    if text is not None:
+        return Text(text, tags)
+    if name in _DECODERS and any(_DECODES.fullmatch(word) for word in words[1:]):
+        tags |= {"decoded"}
+    return Text(UNKNOWN, tags)
+
+
+def _tags(shell: Shell, invocation: Invocation, name: str, words: list[str]) -> frozenset[str]:
+    """Where a program's output comes from: its input, its words, its files, what it is."""
     tags = invocation.stdin.tags if invocation.stdin is not None else NO_TAGS
     for argument in invocation.arguments[1:]:
         if argument.tags:
             tags |= argument.tags
+    if name not in _MADE or name in ("head", "sed"):
+        tags -= {"endless-text"}
     if name in NETWORK and (name != "openssl" or "s_client" in words):
-        tags |= {"network"}
-    if name in ("nc", "ncat", "netcat", "socat", "telnet", "cryptcat", "openssl"):
-        tags |= {"socket"} & ({"socket"} if name != "openssl" or "s_client" in words else NO_TAGS)
+        tags |= {"network", "socket"} if name in _CONNECTIONS else {"network"}
     if name in effects.READERS:
         tags |= effects.read_tags(shell, invocation.arguments)
     if _lists_environment(name, words):
         tags |= {"environment"}
-    if name == "yes":
-        tags |= {"endless-text"}
-    elif name not in _MADE or name in ("head", "sed"):
-        tags -= {"endless-text"}
-    source = _source(shell, invocation, name)
-    made = _MADE.get(name)
-    if made is not None:
-        text = made(words, source) if UNKNOWN not in source else None
-        if text is not None:
-            return Text(text, tags)
-    if name in _DECODERS and any(_DECODES.fullmatch(word) for word in words[1:]):
-        tags |= {"decoded"}
-    return Text(UNKNOWN, tags)
+    return tags | {"endless-text"} if name == "yes" else tags
 
 
 def _lists_environment(name: str, words: list[str]) -> bool:
@@ -118,7 +136,9 @@ def _openssl(words: list[str], source: str) -> str | None:
 
 
 def _gunzip(words: list[str], source: str) -> str | None:
-    if words[0].rpartition("/")[2] in ("gzip", "bzip2", "xz") and not any("d" in w for w in words[1:]):
+    if words[0].rpartition("/")[2] in ("gzip", "bzip2", "xz") and not any(
+        "d" in w for w in words[1:]
+    ):
         return None
     try:
         data = decode.inflated(_bytes(source))
@@ -140,7 +160,7 @@ def _tr(words: list[str], source: str) -> str | None:
     sets = [_set(word) for word in words[1:] if word not in options]
     if any("d" in option for option in options) and sets:
         return "".join(character for character in source if character not in sets[0])
-    if len(sets) != 2 or not sets[1] or options:  # noqa: PLR2004  (from and to)
+    if len(sets) != 2 or not sets[1] or options:
         return None
     to = sets[1].ljust(len(sets[0]), sets[1][-1])
     return source.translate({ord(a): b for a, b in zip(sets[0], to, strict=False)})
@@ -165,7 +185,9 @@ def _same(_words: list[str], source: str) -> str | None:
 def _sed(words: list[str], source: str) -> str | None:
     """``s/literal/literal/``, the one form that is used to spell names."""
     scripts = [word for word in words[1:] if word[:1] != "-"]
-    match = re.fullmatch(r"s(.)([^\\.*\[\]^$]*?)\1([^\\&]*?)\1(g?)", scripts[0]) if scripts else None
+    match = (
+        re.fullmatch(r"s(.)([^\\.*\[\]^$]*?)\1([^\\&]*?)\1(g?)", scripts[0]) if scripts else None
+    )
     if match is None or len(scripts) > 1:
         return None
     return source.replace(match[2], match[3], -1 if match[4] else 1) if match[2] else None
@@ -174,7 +196,6 @@ def _sed(words: list[str], source: str) -> str | None:
 def _which(words: list[str], _source: str) -> str | None:
     operands = [word for word in words[1:] if word[:1] != "-"]
     return f"/usr/bin/{operands[0]}\n" if operands else None
-
 
 
 def _mktemp(_words: list[str], _source: str) -> str | None:
@@ -217,4 +238,3 @@ _MADE: Final[dict[str, Made]] = {
     "rev": _rev, "tac": _tac, "tr": _tr, "sed": _sed, "which": _which, "command": _which,
     "mktemp": _mktemp, "basename": _basename, "dirname": _dirname, "seq": _seq, "ls": _ls,
 }  # fmt: skip
-

@@ -105,7 +105,7 @@ class Shell:
 
     def _list(self, node: Node, stdin: Text | None, redirects: Redirects | None) -> Text:
         """``a && b || c`` is nested to the left, as deep as it is long."""
-        members = []
+        members: list[Node] = []
         while node.type == "list":
             children = node.named_children
             members.extend(reversed(children[1:]))
@@ -176,7 +176,9 @@ class Shell:
         if value is None:
             return name, [EMPTY]
         if value.type == "array":
-            fields = [f for child in value.named_children for f in self.words.fields(self.raw(child))]
+            fields = [
+                f for child in value.named_children for f in self.words.fields(self.raw(child))
+            ]
             return name, fields
         values = [self.words.text(self.raw(value))]
         if self.source.data[node.start_byte : value.start_byte].endswith(b"+="):

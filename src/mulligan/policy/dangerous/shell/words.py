@@ -197,5 +197,3 @@ class Expander:
             self._dollar(inside, start.start())
         number = re.fullmatch(r"\(\s*(\d{1,9})\s*\)", inside)
         return Text(number[1]) if number else anything(NO_TAGS)
-
-

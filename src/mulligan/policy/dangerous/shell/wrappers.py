@@ -29,9 +29,9 @@ class Wrapper:
 
 
 def _wrapper(
-    valued: str = "", operands: int = 0, *, assignments: bool = False, shell: bool = False
+    valued: str = "", operands: int = 0, *, assignments: bool = False, joined: bool = False
 ) -> Wrapper:
-    return Wrapper(frozenset(valued.split()), operands, assignments, shell)
+    return Wrapper(frozenset(valued.split()), operands, assignments, joined)
 
 
 WRAPPERS: Final[dict[str, Wrapper]] = {
@@ -53,7 +53,7 @@ WRAPPERS: Final[dict[str, Wrapper]] = {
     "coproc": _wrapper(),
     "xargs": _wrapper("I n P L d a E s max-args max-procs max-lines delimiter arg-file replace "
                       "max-chars"),
-    "watch": _wrapper("n interval", shell=True),
+    "watch": _wrapper("n interval", joined=True),
     "strace": _wrapper("o e p s u E P a O S X"),
     "ltrace": _wrapper("o e p s u n a"),
     "taskset": _wrapper("p", 1),
@@ -94,7 +94,7 @@ WRAPPERS: Final[dict[str, Wrapper]] = {
     "pipenv": _wrapper("", 1),
     "bundle": _wrapper("", 1),
     "npx": _wrapper("p package c"),
-    "hyperfine": _wrapper("w r m M n warmup runs", shell=True),
+    "hyperfine": _wrapper("w r m M n warmup runs", joined=True),
     "entr": _wrapper(),
     "chronic": _wrapper(),
     "ts": _wrapper(),

@@ -117,7 +117,13 @@ class Library:
 
     def entry(self, follower: Follower, base: Val, key: str) -> Val:
         """``base[key]``."""
-        if base.ref in ("sys.modules", "globals()", "globalThis", "builtins.globals()", "builtins.locals()"):
+        if base.ref in (
+            "sys.modules",
+            "globals()",
+            "globalThis",
+            "builtins.globals()",
+            "builtins.locals()",
+        ):
             return self.name(key) if key in self._names else self.module(key)
         if base.ref in ("os.environ", "process.env"):
             return Val(ref="os.environ[]", text=None)
@@ -179,7 +185,9 @@ class Library:
 
 def _as_argument(value: Val) -> Text:
     if value.items is not None:
-        return Text(" ".join(_as_argument(item).text for item in value.items[:32]), value.all_tags())
+        return Text(
+            " ".join(_as_argument(item).text for item in value.items[:32]), value.all_tags()
+        )
     if value.ref is not None and value.text is None:
         return Text(f"{value.ref}{value.path or ''}", value.all_tags())
     return value.as_text()

@@ -63,7 +63,8 @@ def words(called: Called, items: list[Val]) -> Val:
         state.cwd = canonical(working.text)
     environment = called.keywords.get("env")
     variables = {
-        name: value.as_text() for name, value in ((environment.fields if environment else None) or {}).items()
+        name: value.as_text()
+        for name, value in ((environment.fields if environment else None) or {}).items()
     }
     inner = Shell(called.follower.judgement, place.source, state)
     output = invoke(inner, Invocation(arguments, place, stdin, variables))
@@ -158,7 +159,11 @@ def decoder(codec: str, at: int = 0) -> Handler:
         if text is None or UNKNOWN in text:
             return Val(tags=tags | {"decoded"})
         data = decode.decoded(decode.bytes_of(text), codec)
-        return Val(decode.text_of(data), tags=tags) if data is not None else Val(tags=tags | {"decoded"})
+        return (
+            Val(decode.text_of(data), tags=tags)
+            if data is not None
+            else Val(tags=tags | {"decoded"})
+        )
 
     return handler
 
@@ -289,7 +294,7 @@ def send(called: Called) -> Val | None:
     return None
 
 
-def connection(called: Called) -> Val:
+def connection(_called: Called) -> Val:
     """A connection that bytes go through."""
     return Val(ref="socket()", tags=SOCKET)
 
@@ -321,5 +326,3 @@ def same(called: Called) -> Val | None:
 def receiver(called: Called) -> Val | None:
     """A method that gives its object back."""
     return called.receiver
-
-

@@ -15,7 +15,39 @@ if TYPE_CHECKING:
 
 NAMES: Final[dict[str, str]] = {
     name: name
-    for name in ["require", "eval", "Function", "process", "fetch", "Buffer", "globalThis", "atob", "btoa", "unescape", "String", "console", "decodeURIComponent", "decodeURI", "setTimeout", "setInterval", "setImmediate", "import", "Deno", "Bun", "Array", "XMLHttpRequest", "WebSocket", "JSON", "Object", "Reflect", "Promise", "Number", "parseInt", "parseFloat", "navigator"]
+    for name in [
+        "require",
+        "eval",
+        "Function",
+        "process",
+        "fetch",
+        "Buffer",
+        "globalThis",
+        "atob",
+        "btoa",
+        "unescape",
+        "String",
+        "console",
+        "decodeURIComponent",
+        "decodeURI",
+        "setTimeout",
+        "setInterval",
+        "setImmediate",
+        "import",
+        "Deno",
+        "Bun",
+        "Array",
+        "XMLHttpRequest",
+        "WebSocket",
+        "JSON",
+        "Object",
+        "Reflect",
+        "Promise",
+        "Number",
+        "parseInt",
+        "parseFloat",
+        "navigator",
+    ]
 } | {
     "global": "globalThis",
     "window": "globalThis",
@@ -141,7 +173,7 @@ def _alloc(called: Called) -> Val:
 
 def _parse_int(called: Called) -> Val | None:
     value, base = called.argument(0), called.argument(1)
-    if value is None or value.text is None or len(value.text) > 64:  # noqa: PLR2004
+    if value is None or value.text is None or len(value.text) > 64:
         return value
     try:
         return Val(number=int(value.text, int(base.number) if base and base.number else 10))
@@ -236,7 +268,7 @@ def _map(called: Called) -> Val | None:
         return None
     made = []
     for at, item in enumerate(receiver.items[:256]):
-        if function.function is not None and at < 6:  # noqa: PLR2004  (each call is followed)
+        if function.function is not None and at < 6:
             made.append(called.follower.call_function(function.function, [item], {}))
         elif function.ref == "String.fromCharCode":
             made.append(_codes([item]) or unknown())
@@ -276,8 +308,10 @@ FUNCTIONS: Final[dict[str, Handler]] = {
     "require": _require,
     "createRequire": _require,
     "process.binding": common.opaque("binding"),
-    **dict.fromkeys(("child_process.exec", "child_process.execSync", "shelljs.exec", "execa.execaCommand",
-                     "execa.command", "zx.$", "zx.$`", "Bun.$", "node-cmd.run", "child-process-promise.exec"),
+    **dict.fromkeys(("child_process.exec", "child_process.execSync", "shelljs.exec",
+                     "execa.execaCommand",
+                     "execa.command", "zx.$", "zx.$`", "Bun.$", "node-cmd.run",
+                     "child-process-promise.exec"),
                     _exec),
     **dict.fromkeys(("child_process.spawn", "child_process.spawnSync", "child_process.execFile",
                      "child_process.execFileSync", "execa", "execa.execa", "execa.sync",
@@ -320,17 +354,20 @@ FUNCTIONS: Final[dict[str, Handler]] = {
     "path.posix.join": _path_join,
     "path.normalize": common.same,
     **dict.fromkeys(("fs.rm", "fs.rmSync", "fs.rmdir", "fs.rmdirSync", "fs.unlink", "fs.unlinkSync",
-                     "rimraf", "fs.remove", "fs.removeSync", "fs.emptyDirSync", "fs.emptyDir", "del",
+                     "rimraf", "fs.remove", "fs.removeSync", "fs.emptyDirSync", "fs.emptyDir",
+                     "del",
                      "del.sync", "Deno.remove", "Deno.removeSync", "shelljs.rm"), _remove),
     **dict.fromkeys(("fs.readFile", "fs.readFileSync", "Deno.readTextFile", "Deno.readTextFileSync",
                      "Deno.readFile", "Bun.file"), _read),
     **dict.fromkeys(("fs.writeFile", "fs.writeFileSync", "fs.appendFile", "fs.appendFileSync",
                      "Deno.writeTextFile", "Deno.writeTextFileSync", "Bun.write", "fs.outputFile",
                      "fs.truncateSync", "fs.truncate"), _write),
-    **dict.fromkeys(("fs.createReadStream", "fs.createWriteStream", "fs.open", "fs.openSync"), _stream),
+    **dict.fromkeys(("fs.createReadStream", "fs.createWriteStream", "fs.open",
+                     "fs.openSync"), _stream),
     **dict.fromkeys(("fs.readdir", "fs.readdirSync"), common.walked("walk-names")),
     **dict.fromkeys(("fs.copyFile", "fs.copyFileSync", "fs.cp", "fs.cpSync"), common.read_at(0)),
-    **dict.fromkeys(("net.connect", "net.createConnection", "net.Socket", "net.createServer", "net.Server",
+    **dict.fromkeys(("net.connect", "net.createConnection", "net.Socket", "net.createServer",
+                     "net.Server",
                      "tls.connect", "tls.createServer", "dgram.createSocket", "WebSocket", "ws",
                      "Deno.connect", "Bun.connect"), _connection),
     **dict.fromkeys(("fetch", "http.get", "https.get", "http.request", "https.request", "axios",

@@ -92,4 +92,3 @@ METHODS: Final[dict[str, Handler]] = {
     "send": common.send,
     "body": common.send,
 }
-
