@@ -59,6 +59,7 @@ class Trial:
     """What is tried, and what was promised meanwhile."""
 
     def __init__(self, place: Path) -> None:
+        # Nothing is refused beforehand: what is under trial is what happens when space runs out.
         self.settings = settings.load(data_dir=place / "data", min_free_mb=0)
         self.engine = Engine(self.settings)
         self.filler = Filler(place / "filler")
@@ -153,7 +154,9 @@ async def main(place: Path) -> None:
 
 async def filled_by_a_program(trial: Trial, vm_id: str) -> None:
     """The program is told, other agents are told, and removing its VM makes space again."""
-    request = VmExecuteRequest(agent_id="greedy", language="bash", code="cat /dev/zero > big")
+    request = VmExecuteRequest(
+        agent_id="greedy", language="bash", code="head -c 60000000 /dev/zero > big"
+    )
     greedy = await trial.tried("greedy", trial.engine.execute(request))
     if greedy is not None:
         assert FULL[0] in greedy.stderr
