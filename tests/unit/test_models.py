@@ -33,6 +33,7 @@ INSTANCE = f"""{{"id": "vm-1", "name": "agent-a-vm", "vm_type": "focal-optimized
     "status": "ready", "ip_address": "10.0.0.2", "created_at": "{TIME}",
     "last_activity": "{TIME}", "agent_id": "a", "driver": "bubblewrap", "disk_mb": 1,
     "disk_bytes": 2, "kept_bytes": 4, "own_bytes": 3}}"""
+ERROR = """{"error": {"ValidationFailed": "no"}, "message": "m", "field": "f", "remedy": "r"}"""
 ENTRY = f"""{{"id": "h-1", "vm_id": "vm-1", "agent_id": "a", "command": "ls", "language": "bash",
     "snapshot_id": "s-1", "success": true, "exit_code": 2147483647, "stdout": "", "stderr": "e",
     "executed_at": "{TIME}", "duration_ms": 0, "proposed_command": "ls -l", "outcome": "failed",
@@ -98,7 +99,20 @@ FILLED: dict[type[BaseModel], str] = {
         "description": "d", "kind": "execution", "created_at": "{TIME}", "execution_id": "e-1",
         "size_bytes": 7, "own_bytes": 6, "kernels": [{KERNEL}]}}""",
     models.ForkRequest: '{"count": 2, "snapshot_id": "s", "execution_id": "e"}',
-    models.ForkResponse: f'{{"vm_id": "vm-1", "snapshot_id": "s", "vms": [{INSTANCE}], "notes": ["n"]}}',
+    models.ForkResponse: f"""{{"vm_id": "vm-1", "snapshot_id": "s", "vms": [{INSTANCE}],
+        "notes": ["n"]}}""",
+    models.ApprovalAnswer: '{"approve": true, "who": "w", "comment": "c"}',
+    models.AnswerOptions: """{"vm_id": "v", "vm_type": "t", "timeout_seconds": 5,
+        "working_dir": "/w", "env": {"A": "b"}, "kernel": "k", "stop_on_failure": false}""",
+    models.ErrorAnswer: ERROR,
+    models.ExecutionEvent: f"""{{"id": 3, "event": "result", "execution_id": "e", "vm_id": "v",
+        "text": "t", "dropped_bytes": 4, "result": {RESPONSE}, "error": {ERROR}}}""",
+    models.ExecutionStatus: f"""{{"execution_id": "e", "agent_id": "a", "vm_id": "v",
+        "language": "bash", "state": "ended", "started_at": "{TIME}", "completed_at": "{TIME}",
+        "last_event": 3, "result": {RESPONSE}, "error": {ERROR}}}""",
+    models.BatchRequest: '{"requests": [{"agent_id": "a"}, 5]}',
+    models.BatchResult: f'{{"result": {RESPONSE}, "error": {ERROR}}}',
+    models.BatchResponse: f'{{"results": [{{"result": null, "error": {ERROR}}}]}}',
     models.DiffEntry: DIFF,
     models.DiffResponse: f"""{{"vm_id": "vm-1", "old_snapshot_id": "s-1", "new_snapshot_id": "s-2",
         "entries": [{DIFF}], "truncated": true}}""",
@@ -142,6 +156,15 @@ OPTIONS: dict[type[BaseModel], list[str]] = {
     models.SnapshotCreateRequest: ["name", "description"],
     models.Snapshot: ["name", "description", "execution_id", "size_bytes", "own_bytes"],
     models.ForkRequest: ["snapshot_id", "execution_id"],
+    models.ApprovalAnswer: ["comment"],
+    models.AnswerOptions: [
+        *("vm_id", "vm_type", "timeout_seconds", "working_dir", "env", "kernel"),
+        "stop_on_failure",
+    ],
+    models.ErrorAnswer: ["field", "remedy"],
+    models.ExecutionEvent: ["vm_id", "text", "dropped_bytes", "result", "error"],
+    models.ExecutionStatus: ["completed_at", "last_event", "result", "error"],
+    models.BatchResult: ["result", "error"],
     models.DiffEntry: ["old_size", "new_size", "old_mode", "new_mode", "text_diff"],
     models.DiffResponse: ["old_snapshot_id", "new_snapshot_id"],
     models.RollbackResponse: ["pre_rollback_snapshot_id", "error"],
@@ -209,6 +232,7 @@ DEFAULTS: dict[type[BaseModel], dict[str, object]] = {
     models.RollbackTo: {"last_success": False, "create_pre_rollback_snapshot": False},
     models.Snapshot: {"kind": "manual", "kernels": []},
     models.ForkRequest: {"count": 1},
+    models.ApprovalAnswer: {"who": "somebody"},
     models.ForkResponse: {"notes": []},
     models.DiffResponse: {"truncated": False},
 }
@@ -221,6 +245,9 @@ REQUESTS = [
     models.RollbackTo,
     models.SnapshotCreateRequest,
     models.ForkRequest,
+    models.ApprovalAnswer,
+    models.AnswerOptions,
+    models.BatchRequest,
 ]
 ANYTHING = {"metadata", "vm_config"}
 UNSIGNED_MAX = {"vm_pool_size": 2**32 - 1}
@@ -315,10 +342,16 @@ def wrong(field: str, right: object) -> list[object]:
             return [1, 1.5, True, ["x"]]
         case [str(), *_]:
             return ["x", {}, [1], [None]]
+        case list() if field == "requests":  # each is read on its own
+            return ["x", {}]
+        case list() if field == "results":  # each of one's fields may be absent
+            return ["x", {}, [1]]
         case list():
             return ["x", {}, [1], [{}]]
         case dict() if field == "env":
             return ["x", [], {"A": 1}, {"A": None}]
+        case {"ValidationFailed": _}:  # whatever an error's detail is
+            return ["x", 1]
     return ["x", 1, {"enabled": 1}]
 
 

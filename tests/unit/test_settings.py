@@ -77,6 +77,15 @@ def test_defaults() -> None:
             "expires_after_seconds": 3600,
             "use_within_seconds": 3600,
         },
+        "secrets": {},
+        "answers": {"stop_on_failure": True},
+        "streams": {
+            "buffer_bytes": 4 * 1024**2,
+            "keep_ended": 256,
+            "keep_ended_bytes": 64 * 1024**2,
+            "keep_ended_seconds": 600.0,
+            "heartbeat_seconds": 15.0,
+        },
         "log_level": "info",
     }
     assert settings.data_dir == default_data_dir()
