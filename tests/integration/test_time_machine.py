@@ -106,16 +106,19 @@ async def test_a_rollback_cancels_what_runs(engine) -> None:
     assert await text(engine, "cat a") == "1\n"
 
 
-async def test_failures_are_rolled_back_where_that_is_asked_for(engine) -> None:
-    history = engine.settings.history.model_copy(update={"auto_rollback_on_failure": True})
-    engine.settings = engine.settings.model_copy(update={"history": history})
-    await bash(engine, "echo 1 > a")
-    failed = await bash(engine, "echo 2 > a; false")
-    assert failed.rolled_back_to == failed.snapshot_before is not None
-    assert await text(engine, "cat a") == "1\n"
-    # What it left is kept all the same: snapshot_on_failure is on.
-    await engine.past.rollback(failed.vm_id, RollbackTo(snapshot_id=failed.snapshot_after))
-    assert await text(engine, "cat a") == "2\n"
+async def test_failures_are_rolled_back_where_that_is_asked_for() -> None:
+    with host.data_directory() as directory:
+        history = {"auto_rollback_on_failure": True}
+        wanted = settings.load(data_dir=directory / "data", history=history)
+        async with Engine(wanted) as engine:
+            await bash(engine, "echo 1 > a")
+            failed = await bash(engine, "echo 2 > a; false")
+            assert failed.rolled_back_to == failed.snapshot_before is not None
+            assert await text(engine, "cat a") == "1\n"
+            # What it left is kept all the same: snapshot_on_failure is on.
+            kept = RollbackTo(snapshot_id=failed.snapshot_after)
+            await engine.past.rollback(failed.vm_id, kept)
+            assert await text(engine, "cat a") == "2\n"
 
 
 async def test_history(engine) -> None:
