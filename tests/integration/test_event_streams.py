@@ -317,9 +317,10 @@ def test_what_is_kept_is_bounded_and_the_history_has_the_rest() -> None:
             Server(path, MULLIGAN_STREAMS__KEEP_ENDED="2") as server,
             httpx.Client(base_url=server.url, timeout=60, trust_env=False) as http,
         ):
-            ids = [detached(http, f"echo {n}", agent="kept") for n in range(4)]
-            for each in ids:
-                assert host.wait_until(lambda each=each: outcome(http, each) == "success")
+            ids = []
+            for number in range(4):  # one after the other, so that they end in this order
+                ids.append(detached(http, f"echo {number}", agent="kept"))
+                assert host.wait_until(lambda: outcome(http, ids[-1]) == "success")
             assert [state(http, each)["last_event"] for each in ids] == [None, None, 3, 3]
             old = listen(http, ids[0])
             assert [each.event for each in old] == ["gap", "result"]

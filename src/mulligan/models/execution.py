@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic import Field, StrictBool, StrictStr
+from pydantic import Field, StrictBool, StrictInt, StrictStr
 
 from mulligan.errors import ApiError, VmExecutionError, from_wire
 from mulligan.models.base import F64, I32, U32, U64, Request, Struct, UtcTime
@@ -118,7 +118,7 @@ class VmExecuteResponse(Struct):
 class ErrorAnswer(Struct):
     """An error as an answer tells it: its wire form, and what a person needs to know."""
 
-    error: dict[StrictStr, Any]
+    error: dict[StrictStr, StrictStr | StrictInt]
     message: StrictStr
     field: StrictStr | None = None
     remedy: StrictStr | None = None
