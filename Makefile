@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-long check format bench lock clean
+.PHONY: help install demo test test-long check format bench bench-policy lock clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -45,6 +45,11 @@ format: install  ## Format the code and apply safe fixes
 bench: install  ## Measure, side by side with what is installed
 	$(BIN)/python -m bench
 	$(BIN)/python -m bench.undo
+
+bench-policy: install  ## Measure extraction, dangerous patterns and secrets beside the seed's rules
+	$(BIN)/python -m bench.policy_extraction
+	$(BIN)/python -m bench.policy_dangerous
+	$(BIN)/python -m bench.policy_secrets
 
 lock:  ## Resolve pyproject.toml anew into requirements.lock (needs uv)
 	uv pip compile --universal --python-version 3.11 --generate-hashes --no-header \

@@ -17,6 +17,7 @@ from rich.markup import escape
 from mulligan import settings as settings_module
 from mulligan.cli.console import out, printable, run_async
 from mulligan.engine.engine import Engine
+from mulligan.errors import ValidationFailed
 from mulligan.extraction import extract
 from mulligan.images.toolchains import find
 from mulligan.layers.directories import PASS_THROUGH, remove_tree
@@ -104,8 +105,12 @@ async def _demo(directory: Path) -> None:
     settings = settings_module.load(data_dir=directory / "data")
     async with Engine(settings) as engine:
         await _answer(engine)
+        await _refused(engine, secret, secret_file)
+    ungated = settings_module.load(data_dir=directory / "ungated", hooks={"enabled": False})
+    async with Engine(ungated) as engine:
         await _spy(engine, secret, secret_file)
         await _runaway(engine)
+    async with Engine(settings) as engine:
         await _undo(engine)
         await _variables(engine)
         await _timings(engine)
@@ -120,8 +125,19 @@ async def _answer(engine: Engine) -> None:
         _show(f"{block.language}, {place}", response)
 
 
+async def _refused(engine: Engine, secret: str, path: Path) -> None:
+    _title("A program that looks for a secret lying on this machine, at the gate")
+    try:
+        await _run(engine, "python", SPY.format(needle=secret, path=str(path)))
+    except ValidationFailed as error:
+        out.print(f"  [green]refused[/green]: {escape(printable(str(error)))}")
+    else:
+        out.print("  [red]it was let through[/red]")
+        raise typer.Exit(1)
+
+
 async def _spy(engine: Engine, secret: str, path: Path) -> None:
-    _title("A program that looks for a secret lying on this machine")
+    _title("The same program with all gates off: the walls")
     code = SPY.format(needle=secret, path=str(path))
     response = await _run(engine, "python", code)
     _show(f"the secret is in {path} and in this process's environment", response)
