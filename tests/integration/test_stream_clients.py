@@ -273,10 +273,13 @@ async def test_clients_of_one_loop_share_an_engine_and_the_last_closes_it(data_d
     changed = settings_module.load(data_dir=data_dir, max_code_length=5)
     with pytest.raises(ConfigError, match="other settings: max_code_length"):
         await VmExecutionClient(config, settings=changed).health_check()
+
+    def on_a_loop_of_its_own() -> None:
+        with SyncVmExecutionClient(config, settings=settings) as third:
+            third.health_check()
+
     with pytest.raises(ConfigError, match="another event loop of this process"):
-        await asyncio.to_thread(
-            lambda: SyncVmExecutionClient(config, settings=settings).health_check()
-        )
+        await asyncio.to_thread(on_a_loop_of_its_own)
     await other.close()
     async with Engine(settings):  # the directory is free
         pass
@@ -290,10 +293,7 @@ async def test_a_cancel_while_the_vm_boots_leaves_no_row_that_runs(engine: Engin
         status = await engine.executions.cancel(execution.execution_id)
         assert status.result
         assert status.result.outcome == "cancelled"
-        await engine.settle()
-        vm = engine.list_vms(f"boot-{delay}")[0]
-        async with engine._vms[vm.id].steady():  # what was begun with the disk is over
-            pass
+        await engine.execute(asked("true", f"boot-{delay}"))  # what was begun before it is over
         row = engine._history.get(execution.execution_id) if engine._history else None
         assert row is None or row.outcome == "cancelled"
 
