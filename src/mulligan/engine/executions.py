@@ -173,6 +173,8 @@ class Executions:
         if not execution.is_over and not await execution.vm.cancel(execution_id, why):
             execution.task.cancel()
         await asyncio.wait({execution.task}, timeout=END_S)
+        if execution.is_over:  # and its row is written, or its VM taken back
+            await asyncio.wait({execution.task})
         if execution.events.end is None:
             raise ExecutionFailed(f"{execution_id} does not end; stop its VM")
         return execution.status()
