@@ -8,7 +8,6 @@ from collections.abc import Awaitable, Callable
 from pydantic import ValidationError
 
 from mulligan.errors import ValidationFailed, VmExecutionError
-from mulligan.extraction import extract
 from mulligan.models import (
     AnswerOptions,
     CodeBlock,
@@ -46,6 +45,8 @@ class Answers:
         Raises:
             ValidationFailed: a field is wrong; nothing ran.
         """
+        from mulligan.extraction import extract  # noqa: PLC0415  (not all engines read answers)
+
         options = _options(request)
         blocks = await asyncio.to_thread(extract, request.llm_response)
         done: list[VmExecuteResponse] = []
