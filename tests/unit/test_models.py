@@ -325,6 +325,15 @@ def test_instances_share_no_lists() -> None:
     assert models.VmExecutionConfig().allowed_languages == list(models.DEFAULT_LANGUAGES)
 
 
+# Where an item of a list or of an object may be of more than one form.
+WRONG: dict[str, list[object]] = {
+    "requests": ["x", {}],  # each is read on its own
+    "results": ["x", {}, [1]],  # each of one's fields may be absent
+    "env": ["x", [], {"A": 1}, {"A": None}],
+    "error": ["x", 1, {"Timeout": 1.5}],
+}
+
+
 def wrong(field: str, right: object) -> list[object]:
     """Values of another type than the right one."""
     match right:
@@ -342,16 +351,10 @@ def wrong(field: str, right: object) -> list[object]:
             return [1, 1.5, True, ["x"]]
         case [str(), *_]:
             return ["x", {}, [1], [None]]
-        case list() if field == "requests":  # each is read on its own
-            return ["x", {}]
-        case list() if field == "results":  # each of one's fields may be absent
-            return ["x", {}, [1]]
+        case list() | dict() if field in WRONG:
+            return WRONG[field]
         case list():
             return ["x", {}, [1], [{}]]
-        case dict() if field == "env":
-            return ["x", [], {"A": 1}, {"A": None}]
-        case {"ValidationFailed": _}:  # whatever an error's detail is
-            return ["x", 1]
     return ["x", 1, {"enabled": 1}]
 
 
