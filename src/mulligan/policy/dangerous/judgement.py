@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 from mulligan.policy.dangerous.budget import Budget
 from mulligan.policy.dangerous.events import Effect
 from mulligan.policy.dangerous.findings import Finding, Place, Source
-from mulligan.policy.dangerous.values import NO_TAGS, UNKNOWN, Text, without_markers
+from mulligan.policy.dangerous.values import NO_TAGS, UNKNOWN, Text, without_markers, without_nulls
 
 if TYPE_CHECKING:
     from mulligan.policy.dangerous.matching import Event
@@ -85,7 +85,7 @@ class Judgement:
         self.budget.enter()
         self.budget.depth += _NESTED_LEVELS
         try:
-            source = Source(code.text.encode(errors="replace"), place)
+            source = Source(without_nulls(code.text).encode(errors="replace"), place)
             return languages.walk(self, source, language, state)
         finally:
             self.budget.depth -= _NESTED_LEVELS

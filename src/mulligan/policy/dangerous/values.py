@@ -57,5 +57,10 @@ def joined(texts: list[Text], separator: str = "") -> Text:
 def without_markers(text: str) -> str:
     """A text from outside, in which nothing can be taken for a marker of ours."""
     if UNKNOWN in text or HOME in text:
-        return text.replace(UNKNOWN, "\ufffd").replace(HOME, "\ufffd")
-    return text
+        text = text.replace(UNKNOWN, "\ufffd").replace(HOME, "\ufffd")
+    return without_nulls(text)
+
+
+def without_nulls(text: str) -> str:
+    """A text as a shell reads it: Bash drops null bytes, wherever they are."""
+    return text.replace("\0", "") if "\0" in text else text

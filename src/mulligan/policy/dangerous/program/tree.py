@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
-from tree_sitter import Language, Node, Parser
+from tree_sitter import Language, Node
 
-from mulligan.policy.dangerous.budget import TooHardError
+from mulligan.policy.dangerous.trees import parsed
 
 if TYPE_CHECKING:
     from mulligan.policy.dangerous.budget import Budget
     from mulligan.policy.dangerous.findings import Source
     from mulligan.policy.dangerous.program import ir
-
-MOST_NODES: Final = 80_000
 
 
 class TreeReader:
@@ -23,13 +21,11 @@ class TreeReader:
         """Parses the source.
 
         Raises:
-            TooHardError: it has too many nodes.
+            TooHardError: it is too large, or takes too long.
         """
         self._data = source.data
         self.budget = budget
-        self.root = Parser(language).parse(source.data).root_node
-        if self.root.descendant_count > MOST_NODES:
-            raise TooHardError("too large to judge")
+        self.root = parsed(source.data, language, budget)
 
     def raw(self, node: Node) -> str:
         """The text of a node."""

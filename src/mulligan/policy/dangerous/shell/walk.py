@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 import tree_sitter_bash
-from tree_sitter import Language, Node, Parser
+from tree_sitter import Language, Node
 
 from mulligan.policy.dangerous.budget import TooHardError
 from mulligan.policy.dangerous.events import Command
@@ -18,13 +19,16 @@ from mulligan.policy.dangerous.shell.invoke import invoke
 from mulligan.policy.dangerous.shell.redirect import Redirects
 from mulligan.policy.dangerous.shell.state import State
 from mulligan.policy.dangerous.shell.words import Expander
+from mulligan.policy.dangerous.trees import parsed
 from mulligan.policy.dangerous.values import EMPTY, Text, anything, joined
 
 if TYPE_CHECKING:
     from mulligan.policy.dangerous.judgement import Judgement
 
 LANGUAGE: Final = Language(tree_sitter_bash.language())
-MOST_NODES: Final = 60_000
+_MOST_PIPES: Final = 1500
+_LONGEST: Final = 131_072  # bytes of a script with that many pipes
+_STATEMENT_END = re.compile(rb";|(?<![|\s])[ \t]*\n")
 _WHOLE: Final = 4096  # bytes of a broken script that is read a second time as a whole
 _CALLS: Final = 4
 _LOOP_VALUES: Final = 8
@@ -37,10 +41,8 @@ def walk_shell(judgement: Judgement, source: Source, state: State | None = None)
         TooHardError: it cannot be judged within bounds.
     """
     shell = Shell(judgement, source, state or State())
-    tree = Parser(LANGUAGE).parse(source.data)
-    root = tree.root_node
-    if root.descendant_count > MOST_NODES:
-        raise TooHardError("too large to judge")
+    _guard(source.data)
+    root = parsed(source.data, LANGUAGE, judgement.budget)
     loops.restarts(shell, root)
     output = shell.run(root, shell.state.stdin)
     shell.finish()
@@ -49,6 +51,14 @@ def walk_shell(judgement: Judgement, source: Source, state: State | None = None)
 
         loose.read_again(shell, root, whole=len(source.data) <= _WHOLE)
     return output
+
+
+def _guard(data: bytes) -> None:
+    """Refuses what the grammar takes quadratic memory for: one pipeline of thousands."""
+    if data.count(b"|") > _MOST_PIPES:
+        longest = max(piece.count(b"|") for piece in _STATEMENT_END.split(data))
+        if longest > _MOST_PIPES or len(data) > _LONGEST:
+            raise TooHardError("too large to judge")
 
 
 class Shell:
