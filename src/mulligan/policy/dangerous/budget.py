@@ -7,9 +7,9 @@ from typing import Final
 
 LONGEST_CODE: Final = 262_144
 """Bytes of a text that are judged."""
-SECONDS: Final = 0.8
+SECONDS: Final = 0.6
 """Of this thread's processor; what else runs on the machine decides nothing."""
-SECONDS_AT_MOST: Final = 1.7
+SECONDS_AT_MOST: Final = 1.4
 """By the clock."""
 STEPS: Final = 400_000
 DEPTH: Final = 150
@@ -45,7 +45,7 @@ class Budget:
         if self.steps >= self._next_look:
             self._next_look = self.steps + _CLOCK_EVERY
             if self.steps > STEPS:
-                raise TooHardError("too large to judge")
+                raise TooHardError("is too large to judge")
             if self.late():
                 raise TooHardError("takes too long to judge")
 
@@ -62,7 +62,7 @@ class Budget:
         self.depth += 1
         self.step()
         if self.depth > DEPTH:
-            raise TooHardError("nested too deep to judge")
+            raise TooHardError("is nested too deep to judge")
 
     def leave(self) -> None:
         """One level back out."""
@@ -76,4 +76,4 @@ class Budget:
         """
         self.nested += size
         if self.nested > NESTED_BYTES:
-            raise TooHardError("too much code inside code to judge")
+            raise TooHardError("is too much code inside code to judge")

@@ -28,13 +28,13 @@ def judge(code: str, language: str, rules: RuleSet) -> list[Finding]:
     source = outermost(code)
     try:
         if len(source.data) > LONGEST_CODE:
-            raise TooHardError(f"too large to judge (over {LONGEST_CODE} bytes)")  # noqa: TRY301
+            raise TooHardError(f"is too large to judge (over {LONGEST_CODE} bytes)")  # noqa: TRY301
         name = canonical(language)
         languages.walk(judgement, source, name if name in languages.KNOWN else "bash")
     except (TooHardError, RecursionError, MemoryError) as error:
-        reason = str(error) if isinstance(error, TooHardError) else "nested too deep to judge"
+        reason = str(error) if isinstance(error, TooHardError) else "is nested too deep to judge"
         judgement.findings[TOO_HARD, 1, 1] = Finding(
-            TOO_HARD, "block", f"The code is {reason}", 1, 1, excerpt(code[:400])
+            TOO_HARD, "block", f"The code {reason}", 1, 1, excerpt(code[:400])
         )
     return sorted(
         judgement.findings.values(),

@@ -67,6 +67,7 @@ def canonical(text: str, cwd: str = WORKSPACE) -> str:
 
 def _resolved(text: str) -> str:
     parts: list[str] = []
+    absolute = text.startswith("/")
     for part in text.split("/"):
         if part in ("", "."):
             continue
@@ -76,7 +77,7 @@ def _resolved(text: str) -> str:
             parts.pop()
         elif parts and parts[-1] == "~":
             parts[-1:] = ["/home"]
-    root = "" if parts and parts[0] in ("~", "?", "/home") else "/"
+    root = "" if parts and not absolute else "/"
     return root + "/".join(parts)
 
 

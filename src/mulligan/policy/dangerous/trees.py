@@ -33,5 +33,5 @@ def parsed(data: bytes, language: Language, budget: Budget) -> Node:
     except ValueError:  # it was stopped
         raise TooHardError("takes too long to judge") from None
     if tree.root_node.descendant_count > MOST_NODES:
-        raise TooHardError("too large to judge")
+        raise TooHardError("is too large to judge")
     return tree.root_node

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final
 
-from mulligan.policy.dangerous.program import ir
+from mulligan.policy.dangerous.program import fold, ir
+from mulligan.policy.dangerous.program.value import Val
 
 if TYPE_CHECKING:
     from mulligan.policy.dangerous.program.evaluate import Follower
@@ -78,6 +79,13 @@ def loop(follower: Follower, node: ir.Loop) -> None:
         follower.judgement.effect("memory-bomb", follower.place(node.at))
 
 
+def each(follower: Follower, node: ir.Each) -> None:
+    """A comprehension that forks."""
+    element = node.element
+    if follower.forks and isinstance(element, ir.Call) and called(element) in _FORKS:
+        follower.judgement.effect("fork-bomb", follower.place(element.at))
+
+
 def _grows(body: list[ir.Node]) -> bool:
     """Whether something gets longer by something big each time, or doubles."""
     for node in below(body):
@@ -103,17 +111,22 @@ def _doubles(node: ir.Assign) -> bool:
 
 
 def _big(node: ir.Node) -> bool:
+    return (_number(node, 12) or 0) >= _BIG
+
+
+def _number(node: ir.Node, levels: int) -> float | None:
+    """The number of a constant expression; None if it is none."""
     if isinstance(node, ir.Const):
-        return isinstance(node.value, int | float) and node.value >= _BIG
-    if isinstance(node, ir.Binary) and node.operator in ("Pow", "**", "<<", "LShift", "Mult", "*"):
-        values = [s.value for s in (node.left, node.right) if isinstance(s, ir.Const)]
-        numbers = [v for v in values if isinstance(v, int | float)]
-        if len(numbers) == 2 and node.operator in ("Pow", "**"):
-            return numbers[0] > 1 and numbers[1] * len(bin(int(numbers[0]))) > 40
-        if len(numbers) == 2 and node.operator in ("<<", "LShift"):
-            return numbers[1] >= 16
-        return len(numbers) == 2 and numbers[0] * numbers[1] >= _BIG
-    return False
+        return node.value if isinstance(node.value, int | float) else None
+    if isinstance(node, ir.Binary) and levels:
+        left, right = _number(node.left, levels - 1), _number(node.right, levels - 1)
+        if right is not None and node.operator in ("Mult", "*") and left is None:
+            return right if isinstance(node.left, ir.Const | ir.Seq | ir.Name) else None
+        if left is not None and right is not None:
+            return fold.binary(node.operator, Val(number=left), Val(number=right)).number
+        if node.operator in ("Mult", "*") and left is not None:
+            return left
+    return None
 
 
 def function(follower: Follower, node: ir.Function) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from mulligan.policy.dangerous.findings import Place
 from mulligan.policy.dangerous.program import bombs, fold, ir, library
+from mulligan.policy.dangerous.program.binding import bind
 from mulligan.policy.dangerous.program.scope import Scope
 from mulligan.policy.dangerous.program.value import Val, merged, of_constant, tags_of, unknown
 from mulligan.policy.dangerous.values import NO_TAGS, UNKNOWN
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from mulligan.policy.dangerous.judgement import Judgement
 
 _LOOP_VALUES: Final = 8
+_LOOP_TURNS: Final = 64  # of loops inside each other
 _CALLS_DEEP: Final = 4
 _CALLS_EACH: Final = 6
 _ELEMENTS: Final = 4096
@@ -48,6 +50,8 @@ class Follower:
         self._stack: list[ir.Function] = []
         self.forks = _FORK.search(source.data) is not None
         self._returned: list[Val] = []
+        self._pending: list[tuple[tuple[ir.Function, Scope], Val]] = []
+        self._turns = 1
 
     def place(self, at: ir.At) -> Place:
         """A place of the program."""
@@ -60,6 +64,9 @@ class Follower:
         self.judgement.budget.step(len(body))
         for statement in body:
             _KINDS[type(statement)](self, statement, scope)
+            while self._pending:
+                function, given = self._pending.pop(0)
+                self.call_function(function, [given] * 3, {})
 
     def finish(self) -> None:
         """Follows the functions nobody called, with arguments that are not known."""
@@ -78,17 +85,17 @@ class Follower:
         at = 0
         for parameter in function.parameters:
             if isinstance(parameter, ir.Spread):
-                self.bind(parameter.value, Val(items=arguments[at:]), inner)
+                bind(self, parameter.value, Val(items=arguments[at:]), inner)
                 continue
             name = parameter.target if isinstance(parameter, ir.Assign) else parameter
             if at < len(arguments):
-                self.bind(name, arguments[at], inner)
+                bind(self, name, arguments[at], inner)
             elif isinstance(name, ir.Name) and name.name in keywords:
                 inner.set(name.name, keywords[name.name])
             elif isinstance(parameter, ir.Assign):
-                self.bind(name, self.value(parameter.value, inner), inner)
+                bind(self, name, self.value(parameter.value, inner), inner)
             else:
-                self.bind(name, unknown(), inner)
+                bind(self, name, unknown(), inner)
             at += 1
         before, self._returned = self._returned, []
         self._stack.append(function)
@@ -113,46 +120,6 @@ class Follower:
             return self._enter(function, scope, arguments, keywords)
         finally:
             self.judgement.budget.leave()
-
-    def bind(self, target: ir.Node, value: Val, scope: Scope) -> None:
-        """``target = value``, taken apart where it has several names."""
-        if isinstance(target, ir.Name):
-            scope.set(target.name, value)
-        elif isinstance(target, ir.Assign):
-            self.bind(target.target, value, scope)
-        elif isinstance(target, ir.Attr):
-            self._bind_attribute(target, value, scope)
-        elif isinstance(target, ir.Item):
-            self._bind_item(target, value, scope)
-        elif isinstance(target, ir.Seq):
-            for at, part in enumerate(target.items):
-                inner = value.items[at] if value.items and at < len(value.items) else None
-                self.bind(part, inner or unknown(value.tags), scope)
-        elif isinstance(target, ir.Map):
-            for key, part in target.pairs:
-                name = str(key.value) if isinstance(key, ir.Const) else ""
-                self.bind(part, self.attribute(value, name), scope)
-        elif isinstance(target, ir.Spread):
-            self.bind(target.value, unknown(value.tags), scope)
-
-    def _bind_item(self, target: ir.Item, value: Val, scope: Scope) -> None:
-        key = self.value(target.key, scope).text
-        base = self.value(target.base, scope)
-        if base.ref is not None:
-            return
-        if base.fields is None:
-            base.fields = {}
-        if key is not None and len(base.fields) < _ELEMENTS:
-            base.fields[key] = value
-
-    def _bind_attribute(self, target: ir.Attr, value: Val, scope: Scope) -> None:
-        base = self.value(target.base, scope)
-        if base.ref is not None:
-            return
-        if base.fields is None:
-            base.fields = {}
-        if len(base.fields) < _ELEMENTS:
-            base.fields[target.name] = value
 
     # Expressions
 
@@ -204,11 +171,17 @@ class Follower:
         return fold.cut(base, bounds)
 
     def _join(self, node: ir.Join, scope: Scope) -> Val:
-        return fold.joined([self.value(part, scope) for part in node.parts])
+        made = fold.joined([self.value(part, scope) for part in node.parts])
+        if made.text is not None:
+            self.judgement.budget.step(len(made.text) >> 6)
+        return made
 
     def _binary(self, node: ir.Binary, scope: Scope) -> Val:
         left, right = self.value(node.left, scope), self.value(node.right, scope)
-        return fold.binary(node.operator, left, right)
+        made = fold.binary(node.operator, left, right)
+        if made.text is not None:
+            self.judgement.budget.step(len(made.text) >> 4)
+        return made
 
     def _seq(self, node: ir.Seq, scope: Scope) -> Val:
         return Val(items=self._values(node.items, scope)[:_ELEMENTS])
@@ -270,7 +243,7 @@ class Follower:
         if outward and isinstance(node.target, ir.Name):
             scope.set_where_bound(node.target.name, value)
         else:
-            self.bind(node.target, value, scope)
+            bind(self, node.target, value, scope)
         return value
 
     def _import(self, node: ir.Import, scope: Scope) -> Val:
@@ -280,25 +253,29 @@ class Follower:
 
     def _each(self, node: ir.Each, scope: Scope) -> Val:
         values = self.value(node.values, scope)
+        bombs.each(self, node)
         inner = Scope(scope)
         if values.items is None and values.text is not None and UNKNOWN not in values.text:
             values = Val(items=[Val(character) for character in values.text[:_ELEMENTS]])
         if values.items is None:
-            self.bind(node.target, self.library.element(values), inner)
+            bind(self, node.target, self.library.element(values), inner)
             made = self.value(node.element, inner)
             return Val(tags=values.tags | made.tags)
         items = []
         for item in values.items:
-            self.bind(node.target, item, inner)
+            bind(self, node.target, item, inner)
             items.append(self.value(node.element, inner))
         return Val(items=items, tags=values.tags)
 
     def _for(self, node: ir.For, scope: Scope) -> Val:
         values = self.value(node.values, scope)
         items = values.items if values.items is not None else [self.library.element(values)]
-        for item in items[:_LOOP_VALUES]:
-            self.bind(node.target, item, scope)
+        turns = max(1, min(_LOOP_VALUES, len(items), _LOOP_TURNS // self._turns))
+        self._turns *= turns
+        for item in items[:turns]:
+            bind(self, node.target, item, scope)
             self.statements(node.body, scope)
+        self._turns //= turns
         return unknown()
 
     def _loop(self, node: ir.Loop, scope: Scope) -> Val:
@@ -325,6 +302,10 @@ class Follower:
             receiver = self.value(function_node.base, scope)
             name = function_node.name
             function = self.attribute(receiver, name)
+        elif isinstance(function_node, ir.Item):
+            receiver = self.value(function_node.base, scope)
+            name = self.value(function_node.key, scope).text or ""
+            function = self.value(function_node, scope)
         else:
             function = self.value(function_node, scope)
         arguments = self._values(node.arguments, scope)
@@ -358,7 +339,7 @@ class Follower:
                     given = Val(ref="socket()", tags=tags)
                 elif result.ref is not None:
                     given = Val(ref=result.ref, tags=tags, fields=result.fields, text=result.text)
-                self.call_function(value.function, [given] * 3, {})
+                self._pending.append((value.function, given))
 
 
 _KINDS: Final[dict[type[ir.Node], Callable[[Follower, Any, Scope], Val]]] = {

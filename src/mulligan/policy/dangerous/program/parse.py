@@ -37,7 +37,7 @@ def guard(data: bytes) -> None:
             break
     long_line = max(map(len, data.split(b"\n"))) > _LONG_LINE
     if _DEEP.search(brackets) or (long_line and _RUNS.search(data)):
-        raise TooHardError("nested too deep to judge")
+        raise TooHardError("is nested too deep to judge")
 
 
 def parsed(text: str, budget: Budget) -> ast.Module:
@@ -49,7 +49,7 @@ def parsed(text: str, budget: Budget) -> ast.Module:
                 warnings.simplefilter("ignore")
                 return ast.parse(attempt)
         except (RecursionError, MemoryError):
-            raise TooHardError("nested too deep to judge") from None
+            raise TooHardError("is nested too deep to judge") from None
         except (SyntaxError, ValueError) as error:
             attempt = _other_dialects(attempt) if number == 0 else _without(attempt, error)
     return ast.Module(body=_lines_alone(text), type_ignores=[])

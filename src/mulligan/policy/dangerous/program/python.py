@@ -185,7 +185,7 @@ class _Reader:
         """An expression, and what is in it."""
         self._depth += 1
         if self._depth > DEPTH:
-            raise TooHardError("nested too deep to judge")
+            raise TooHardError("is nested too deep to judge")
         handler = _EXPRESSIONS.get(type(node))
         found = handler(self, node) if handler is not None else self._any(node)
         self._depth -= 1
@@ -276,14 +276,14 @@ class _Reader:
         return ir.Either([self.expression(value) for value in node.values])
 
     def _each(self, node: ast.ListComp | ast.GeneratorExp | ast.SetComp) -> ir.Node:
-        first = node.generators[0]
-        if len(node.generators) > 1:
-            return self._any(node)
-        conditions = [self.expression(test) for test in first.ifs]
         element = self.expression(node.elt)
-        if conditions:
-            element = ir.Either([element, ir.Other(conditions)])
-        return ir.Each(element, self.expression(first.target), self.expression(first.iter))
+        for generator in reversed(node.generators):
+            conditions = [self.expression(test) for test in generator.ifs]
+            if conditions:
+                element = ir.Either([element, ir.Other(conditions)])
+            target, values = self.expression(generator.target), self.expression(generator.iter)
+            element = ir.Each(element, target, values)
+        return element
 
     def _walrus(self, node: ast.NamedExpr) -> ir.Node:
         return ir.Assign(self.expression(node.target), self.expression(node.value))

@@ -41,6 +41,9 @@ LANGUAGES: Final[dict[str, tuple[str, str]]] = {
 # Options of the interpreters that take the next word and are not code.
 _VALUED: Final = frozenset({"-o", "+o", "-O", "+O", "--rcfile", "--init-file", "-W", "-X", "-r",
                             "--require", "-I", "--import", "-d"})  # fmt: skip
+# Options that take the rest of their word: what looks like a letter of code there is none.
+_ATTACHED: Final = {"ruby": "rIEKxFC", "perl": "MmIFCDxi", "python": "WXmQ", "javascript": "r",
+                    "php": "dczBF", "lua": "l"}  # fmt: skip
 _VERSION = re.compile(r"(python|pypy|perl|ruby|php|lua)[\d.]+")
 _FIRST_LINE = re.compile(r"#!\s*\S*/(?:env\s+(?:-S\s+)?)?([A-Za-z]+)")
 _QUIET: Final = frozenset({"--version", "-V", "--help", "-h", "-n", "-m"})
@@ -105,6 +108,8 @@ def _code(words: list[Text], at: int, options: str, language: str) -> Text | Non
     if word.startswith("--") or not options:
         return None
     for place, letter in enumerate(word[1:], 1):
+        if letter in _ATTACHED.get(language, ""):
+            return None
         if letter not in options:
             continue
         attached = word[place + 1 :]
@@ -125,8 +130,9 @@ def _run(
         state.calls = shell.state.calls
         for name, value in invocation.environment.items():
             state.variables[name] = [value]
-    if invocation.on_socket:
-        shell.judgement.effect("socket-script", invocation.place)
+    if language not in ("bash", "python", "javascript"):
+        given = " ".join(word.text for word in invocation.arguments[1:] if word.text[:1] == "-")
+        code = Text(f"{code.text}\n# {given}", code.tags)
     output = shell.judgement.runs(code, language, invocation.place, state)
     stdin_tags = invocation.stdin.tags if invocation.stdin else NO_TAGS
     return Text(output.text, output.tags | stdin_tags)
@@ -198,24 +204,19 @@ def _find(shell: Shell, invocation: Invocation) -> Text | None:
     from mulligan.policy.dangerous.shell.invoke import invoke  # noqa: PLC0415  (calls back)
 
     words = invocation.arguments
-    found = anything()
     roots = []
     for word in words[1:]:
         if word.text[:1] in ("-", "(", "!"):
             break
         roots.append(word)
-    filtered = filters(words)
+    found = _found(words, roots)
     for at, word in enumerate(words):
         if word.text in ("-exec", "-execdir", "-ok", "-okdir"):
-            end = next(
-                (i for i in range(at, len(words)) if words[i].text in (";", "\\;", "+")), len(words)
-            )
-            command = _in_place_of(words[at + 1 : end], roots, filtered=filtered)
+            ends = (i for i in range(at, len(words)) if words[i].text in (";", "\\;", "+"))
+            command = _in_place_of(words[at + 1 : next(ends, len(words))], found)
             invoke(shell, invocation.inner(command))
-    if roots and not filtered:
-        found = Text("\n".join(f"{root.text.rstrip('/')}/*" for root in roots))
     tags = frozenset().union(*(shell.judgement.classes(shell.canonical(root)) for root in roots))
-    return Text(found.text, tags & {"secret"})
+    return Text("\n".join(path.text for path in found), tags & {"secret"})
 
 
 def filters(words: list[Text]) -> bool:
@@ -231,18 +232,25 @@ def filters(words: list[Text]) -> bool:
     )
 
 
-def _in_place_of(command: list[Text], roots: list[Text], *, filtered: bool) -> list[Text]:
+def _found(words: list[Text], roots: list[Text]) -> list[Text]:
+    """What ``find`` finds below its roots: ``/**/name``."""
+    name = UNKNOWN
+    for at, word in enumerate(words[:-1]):
+        if word.text in ("-name", "-iname") and UNKNOWN not in words[at + 1].text:
+            name = words[at + 1].text
+    return [Text(f"{root.text.rstrip('/')}/**/{name}") for root in roots or [Text(".")]]
+
+
+def _in_place_of(command: list[Text], found: list[Text]) -> list[Text]:
     """The command ``find`` starts, with what it finds in place of ``{}``."""
     filled: list[Text] = []
     for word in command:
-        if word.text != "{}":
-            filled.append(
-                Text(word.text.replace("{}", UNKNOWN), word.tags) if "{}" in word.text else word
-            )
-        elif filtered:
-            filled.append(anything())
+        if word.text == "{}":
+            filled.extend(found)
+        elif "{}" in word.text:
+            filled.append(Text(word.text.replace("{}", found[0].text), word.tags))
         else:
-            filled.extend(Text(f"{root.text.rstrip('/')}/**/{UNKNOWN}") for root in roots)
+            filled.append(word)
     return filled
 
 

@@ -153,8 +153,8 @@ def _with_input(arguments: list[Text], values: list[Text], stdin: Text | None) -
     read = [Text(word, stdin.tags) for word in re.split(r"[\s\0]+", stdin.text) if word][:64]
     if not read:
         read = [anything(stdin.tags)]
-    placeholder = next((v.text for v in values if v.text in ("{}", "%", "@", "_", "I")), "")
-    if placeholder and any(placeholder in argument.text for argument in arguments):
+    placeholder = next((v.text for v in values if v.text in ("%", "@", "_", "I")), "{}")
+    if any(placeholder in argument.text for argument in arguments):
         whole = Text(stdin.text.strip(), stdin.tags)
         return [
             Text(argument.text.replace(placeholder, whole.text), argument.tags | whole.tags)

@@ -35,7 +35,7 @@ class Redirects:
         self.arguments: list[Text] = []
         self._stdin: Text | None = None
         self._reads: list[tuple[str, Place]] = []
-        self._writes: list[tuple[str, Place, bool]] = []
+        self._writes: list[tuple[str, Place, bool, bool]] = []
 
     def add(self, shell: Shell, node: Node) -> None:
         """Takes in a redirection's node."""
@@ -97,7 +97,8 @@ class Redirects:
             self._reads.append((path, place))
             self._stdin = self._content(shell, path, target)
         if operator not in ("<", "<&"):
-            self._writes.append((path, place, operator.endswith(">>")))
+            errors_only = descriptor.isdigit() and descriptor != "1"
+            self._writes.append((path, place, operator.endswith(">>"), errors_only))
 
     def _connect(self, shell: Shell, descriptor: str) -> None:
         self.socket = True
@@ -122,10 +123,13 @@ class Redirects:
         """Judges what was written where; gives what is left of the output."""
         if not self._writes:
             return output
-        for path, place, append in self._writes:
-            write(shell, path, output, place, append=append)
+        left = output
+        for path, place, append, errors_only in self._writes:
+            write(shell, path, EMPTY if errors_only else output, place, append=append)
+            if not errors_only:
+                left = EMPTY
         self._writes = []
-        return EMPTY
+        return left
 
 
 def write(shell: Shell, path: str, content: Text, place: Place, *, append: bool) -> None:

@@ -25,6 +25,7 @@ NETWORK: Final = frozenset({
     "tftp", "openssl", "lwp-download", "httpie", "wget2", "elinks", "websocat", "cryptcat", "gh",
 })  # fmt: skip
 _CONNECTIONS: Final = frozenset({"nc", "ncat", "netcat", "socat", "telnet", "cryptcat", "openssl"})
+_PICKERS: Final = frozenset({"grep", "egrep", "rg", "head", "tail", "pgrep", "jq"})
 _DECODERS: Final = frozenset(
     {
         "base64",
@@ -74,6 +75,12 @@ def _tags(shell: Shell, invocation: Invocation, name: str, words: list[str]) -> 
         tags |= effects.read_tags(shell, invocation.arguments)
     if _lists_environment(name, words):
         tags |= {"environment"}
+    if name == "ps" and any(
+        re.fullmatch(r"-[A-Za-z]*[eA][A-Za-z]*|-?[aux]*ax?[aux]*", word) for word in words[1:]
+    ):
+        tags |= {"every-process"}
+    elif name in _PICKERS:
+        tags -= {"every-process"}
     return tags | {"endless-text"} if name == "yes" else tags
 
 

@@ -35,6 +35,7 @@ class State:
         stdin: what ``read`` and commands without a redirection read.
         positional: ``$1`` and on; None where they cannot be known.
         calls: functions that are being called, innermost last.
+        turns: how often what is being read is read because of loops around it.
     """
 
     variables: dict[str, list[Text]] = field(default_factory=lambda: dict(_STANDARD))
@@ -45,6 +46,7 @@ class State:
     stdin: Text | None = None
     positional: list[Text] | None = None
     calls: list[str] = field(default_factory=list)
+    turns: int = 1
 
     def child(self) -> State:
         """A subshell's copy."""
@@ -57,4 +59,5 @@ class State:
             self.stdin,
             self.positional,
             list(self.calls),
+            self.turns,
         )

@@ -32,6 +32,7 @@ _STATEMENT_END = re.compile(rb";|(?<![|\s])[ \t]*\n")
 _WHOLE: Final = 4096  # bytes of a broken script that is read a second time as a whole
 _CALLS: Final = 4
 _LOOP_VALUES: Final = 8
+_LOOP_TURNS: Final = 64  # of loops inside each other
 
 
 def walk_shell(judgement: Judgement, source: Source, state: State | None = None) -> Text:
@@ -58,7 +59,7 @@ def _guard(data: bytes) -> None:
     if data.count(b"|") > _MOST_PIPES:
         longest = max(piece.count(b"|") for piece in _STATEMENT_END.split(data))
         if longest > _MOST_PIPES or len(data) > _LONGEST:
-            raise TooHardError("too large to judge")
+            raise TooHardError("is too large to judge")
 
 
 class Shell:
@@ -232,13 +233,15 @@ class Shell:
             stdin = redirects.apply(self, stdin)
         output = EMPTY
         if variable is not None:
-            # All values at once: an unquoted use gives each, a quoted one the first few in turn.
             name = self.raw(variable)
             tags = frozenset().union(*(value.tags for value in values))
-            for value in values[:_LOOP_VALUES] or [anything(tags)]:
+            turns = max(1, min(_LOOP_VALUES, _LOOP_TURNS // self.state.turns))
+            self.state.turns *= turns
+            for value in values[:turns] or [anything(tags)]:
                 self.state.variables[name] = [value]
                 if body is not None:
                     output = self.run(body, stdin)
+            self.state.turns //= turns
         return redirects.wrote(self, output) if redirects is not None else output
 
     def _while(self, node: Node, stdin: Text | None, redirects: Redirects | None) -> Text:

@@ -26,6 +26,7 @@ MOST_FIELDS: Final = 256
 
 _SPECIAL = re.compile(r"[\\'\"$`{~<>=]")
 _STOP = re.compile(r"[\\'\"$`<>]")
+_BLANKS = re.compile(r"[ \t\n]+")
 _STOP_QUOTED = re.compile(r"[\\$`]")
 _NAME = re.compile(r"[A-Za-z_]\w*|[0-9@*#?$!_-]", re.ASCII)
 _TILDE = re.compile(r"~(?=/|$|:)|~[A-Za-z][\w-]*(?=/|$)")
@@ -74,11 +75,12 @@ class Expander:
         """Fields of a word: what unquoted expansions give is split at blanks."""
         fields: list[Text] = []
         current: list[Text] = []
+        separators = self._separators()
         for text, splits in self._pieces(word):
-            if not splits or not text.text or not re.search(r"[ \t\n]", text.text):
+            if not splits or not text.text or not separators.search(text.text):
                 current.append(text)
                 continue
-            parts = re.split(r"[ \t\n]+", text.text)
+            parts = separators.split(text.text)
             for number, part in enumerate(parts):
                 if number and current:
                     fields.append(joined(current))
@@ -88,6 +90,14 @@ class Expander:
         if current:
             fields.append(joined(current))
         return [field for field in fields if field.text or "'" in word or '"' in word]
+
+    def _separators(self) -> re.Pattern[str]:
+        """What ``IFS`` says words end at."""
+        value = self._state.variables["IFS"][:1] if "IFS" in self._state.variables else []
+        characters = value[0].text if value else ""
+        if characters in ("", " \t\n") or not value[0].known:
+            return _BLANKS
+        return re.compile(f"[{re.escape(characters[:16])}]+")
 
     def _pieces(self, word: str) -> list[tuple[Text, bool]]:
         """(text, whether it is split) of each part of a word."""
@@ -186,10 +196,22 @@ class Expander:
         if after == "{":
             end = quoting.closing(word, at + 2, "{", "}")
             return expansion(word[at + 2 : end], self._state, self.text), end + 1
+        return self._parameter(word, at)
+
+    def _parameter(self, word: str, at: int) -> tuple[Text, int]:
+        """What ``$name`` stands for, and where it ends."""
         name = _NAME.match(word, at + 1)
         if name is None:
             return Text("$"), at + 1
+        if self._is_padding(word, at, name):
+            return EMPTY, name.end()
         return expansion(name[0], self._state, self.text), name.end()
+
+    def _is_padding(self, word: str, at: int, name: re.Match[str]) -> bool:
+        """``wh$@oami``: a parameter nobody has given, put inside a name to hide it."""
+        unset = self._state.positional is None and (name[0] in "@*" or name[0] in "123456789")
+        around = word[at - 1 : at].isalnum() and word[name.end() : name.end() + 1].isalnum()
+        return unset and around
 
     def _arithmetic(self, inside: str) -> Text:
         """Numbers are not worked out, but what stands in them runs."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 from mulligan.policy.dangerous.events import Call
 from mulligan.policy.dangerous.program import fold, ir
 from mulligan.policy.dangerous.program.value import Val, unknown
-from mulligan.policy.dangerous.values import NO_TAGS, UNKNOWN, Text
+from mulligan.policy.dangerous.values import HOME, NO_TAGS, UNKNOWN, Text
 
 if TYPE_CHECKING:
     from mulligan.policy.dangerous.findings import Place
@@ -111,6 +111,8 @@ class Library:
         if name in ("__dict__", "default", "prototype", "promises"):
             return base
         ref = f"{base.ref}.{name}"
+        if ref in ("process.env.HOME", "process.env.USERPROFILE"):
+            return Val(HOME)
         made = self.module(ref) if not base.ref.endswith(")") else Val(ref=ref[:_LONGEST_REF])
         tags = base.tags - {"environment"} | made.tags
         return Val(ref=made.ref, tags=tags, path=base.path, text=None)
@@ -126,16 +128,23 @@ class Library:
         ):
             return self.name(key) if key in self._names else self.module(key)
         if base.ref in ("os.environ", "process.env"):
-            return Val(ref="os.environ[]", text=None)
+            return Val(HOME) if key in ("HOME", "USERPROFILE") else Val(ref="os.environ[]")
         return follower.attribute(base, key)
 
     def element(self, values: Val) -> Val:
         """An element of a value whose elements are not known."""
-        if values.path is not None and values.ref is not None and values.ref.startswith("walk"):
-            path = f"{values.path.rstrip('/')}/**"
-            return Val(path if values.ref == "walk" else UNKNOWN, path=path, tags=values.tags,
-                       items=[Val(path, path=path), Val(items=[unknown()]), Val(items=[unknown()])]
-                       if values.ref == "walk()" else None)  # fmt: skip
+        if values.path is None or values.ref is None:
+            return unknown(values.tags)
+        below = f"{values.path.rstrip('/')}/**"
+        if values.ref == "walk()":
+            names = Val(items=[Val(UNKNOWN)])
+            return Val(items=[Val(below, path=below), names, names], tags=values.tags)
+        if values.ref == "walk":
+            return Val(f"{below}/{UNKNOWN}", path=f"{below}/{UNKNOWN}", tags=values.tags)
+        if values.ref == "glob":
+            return Val(values.path, tags=values.tags)
+        if values.ref == "walk-names":
+            return Val(UNKNOWN, tags=values.tags)
         return unknown(values.tags)
 
     def call(self, called: Called) -> Val:
@@ -188,6 +197,9 @@ def _as_argument(value: Val) -> Text:
         return Text(
             " ".join(_as_argument(item).text for item in value.items[:32]), value.all_tags()
         )
+    if value.fields is not None and value.ref is None:
+        pairs = [f"{key}={_as_argument(v).text}" for key, v in list(value.fields.items())[:16]]
+        return Text(" ".join(pairs), value.all_tags())
     if value.ref is not None and value.text is None:
         return Text(f"{value.ref}{value.path or ''}", value.all_tags())
     return value.as_text()

@@ -273,6 +273,12 @@ def walked(ref: str) -> Handler:
     return handler
 
 
+def globbed(called: Called) -> Val:
+    """A function that lists what a pattern matches."""
+    value = called.argument(0)
+    return Val(ref="glob", path=value.as_text().text if value is not None else UNKNOWN)
+
+
 # The network
 
 

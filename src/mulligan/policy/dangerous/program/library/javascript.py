@@ -386,6 +386,8 @@ METHODS: Final[dict[str, Handler]] = {
     "bind": _bound,
     "call": _bound,
     "apply": _bound,
+    "then": common.receiver,
+    "finally": common.receiver,
     "map": _map,
     "constructor": _constructor,
     "execSync": _method_shell,
