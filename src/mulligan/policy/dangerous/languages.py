@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING
 
-from mulligan.policy.dangerous.program import javascript, python, rust
-from mulligan.policy.dangerous.program.evaluate import evaluate
-from mulligan.policy.dangerous.shell import foreign
-from mulligan.policy.dangerous.shell.walk import walk_shell
 from mulligan.policy.dangerous.values import Text, anything
 
 if TYPE_CHECKING:
@@ -15,17 +12,23 @@ if TYPE_CHECKING:
     from mulligan.policy.dangerous.judgement import Judgement
     from mulligan.policy.dangerous.shell.state import State
 
-_READERS = {"python": python.read, "javascript": javascript.read, "rust": rust.read}
-KNOWN = frozenset({*_READERS, "bash"})
+_PROGRAMS = frozenset({"python", "javascript", "rust"})
+KNOWN = frozenset({*_PROGRAMS, "bash"})
 
 
 def walk(judgement: Judgement, source: Source, language: str, state: State | None = None) -> Text:
-    """Judges a text in a language; gives what is known of the output of a shell's."""
+    """Judges a text in a language; gives what is known of the output of a shell's.
+
+    A language's reader is imported when there is something to read in it.
+    """
     if language == "bash":
-        return walk_shell(judgement, source, state)
-    reader = _READERS.get(language)
-    if reader is None:
-        foreign.scan(judgement, source)
+        walker = import_module("mulligan.policy.dangerous.shell.walk")
+        known: Text = walker.walk_shell(judgement, source, state)
+        return known
+    if language not in _PROGRAMS:
+        import_module("mulligan.policy.dangerous.shell.foreign").scan(judgement, source)
     else:
-        evaluate(judgement, source, reader(source, judgement.budget), language)
+        reader = import_module(f"mulligan.policy.dangerous.program.{language}")
+        evaluate = import_module("mulligan.policy.dangerous.program.evaluate").evaluate
+        evaluate(judgement, source, reader.read(source, judgement.budget), language)
     return anything()
