@@ -1,7 +1,8 @@
 """Fuzzes what reads texts of strangers, guided by coverage.
 
-``python tools/fuzz.py TARGET [SECONDS]``: the targets are ``extraction``, ``sanitizer`` and ``judge``. A crash, an exception, or an input that
-takes over two seconds ends it with the input in a file. Needs the extra ``fuzz`` (atheris).
+``python tools/fuzz.py TARGET [SECONDS]``: the targets are ``extraction``, ``sanitizer`` and
+``judge``. A crash, an exception, or an input that takes over two seconds ends it with the input in
+a file. Needs the extra ``fuzz`` (atheris).
 """
 
 from __future__ import annotations
