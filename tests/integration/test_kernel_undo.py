@@ -275,3 +275,7 @@ async def test_nothing_is_left_of_kernels() -> None:
                 await run(engine, "setInterval(() => {}, 10)", "javascript")
     assert host.wait_until(lambda: host.descendants(os.getpid()) == before, 5)
     assert len(os.listdir("/proc/self/fd")) <= descriptors + 2
+
+
+async def test_a_cell_may_await(engine) -> None:
+    assert await value(engine, "import asyncio; await asyncio.sleep(0, 'slept')") == "'slept'"

@@ -61,7 +61,7 @@ class Finding:
     excerpt: str
 
 
-def check_syntax(code: str, language: str) -> list[Problem]:
+def check_syntax(code: str, language: str, _cell: bool) -> list[Problem]:
     """Python's own opinion; other languages are always well formed here."""
     if language != "python":
         return []

@@ -107,3 +107,17 @@ def test_a_child_that_died_is_replaced() -> None:
         made._process.kill()
         made._process.wait()
         assert made.check("x = 1", "python") == []
+
+
+def test_what_only_a_kernel_s_cell_may_do() -> None:
+    with SyntaxChecker() as checker:
+        code = "import asyncio\nawait asyncio.sleep(0)\n"
+        assert checker.check(code, "python", True) == []
+        assert checker.check(code, "python")[0].line == 2
+        assert checker.check("return 1", "python", True)
+
+
+def test_a_byte_order_mark_is_no_error() -> None:
+    with SyntaxChecker() as checker:
+        assert checker.check("\ufeffprint(1)", "python") == []
+        assert checker.check("\ufefflet a = 1", "javascript") == []

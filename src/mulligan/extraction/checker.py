@@ -19,6 +19,7 @@ MEMORY = 512 * 1024 * 1024
 CPU_SECONDS = 2
 MOST_PROBLEMS = 10
 HEADER = struct.Struct("!I")
+TOP_LEVEL_AWAIT = 0x2000  # PyCF_ALLOW_TOP_LEVEL_AWAIT
 
 Problem = tuple[int, int, str]
 
@@ -36,9 +37,8 @@ def main() -> None:
         source = receive(connection, request["size"])
         limit_time()
         code = source.decode("utf-8", "surrogatepass")
-        problems = [
-            (line, column, text[:200]) for line, column, text in check(code, request["language"])
-        ]
+        found = check(code, request["language"], cell=request["cell"])
+        problems = [(line, column, text[:200]) for line, column, text in found]
         answer = json.dumps(problems).encode()
         connection.sendall(HEADER.pack(len(answer)) + answer)
 
@@ -59,18 +59,20 @@ def limit_time() -> None:
     resource.setrlimit(resource.RLIMIT_CPU, (soft, resource.RLIM_INFINITY))
 
 
-def check(code: str, language: str) -> list[Problem]:
-    """What is wrong with some code."""
-    return check_python(code) if language == "python" else check_tree(code, language)
+def check(code: str, language: str, *, cell: bool = False) -> list[Problem]:
+    """What is wrong with some code; that of a kernel's cell may await at its top level."""
+    if language in ("python", "javascript"):
+        code = code.removeprefix("\ufeff")  # as their interpreters do
+    return check_python(code, cell=cell) if language == "python" else check_tree(code, language)
 
 
-def check_python(code: str) -> list[Problem]:
+def check_python(code: str, *, cell: bool = False) -> list[Problem]:
     """By the interpreter's own compiler."""
     null = code.find("\0")
     if null >= 0:
         return [(*place(code, null), "source code cannot contain null characters")]
     try:
-        compile(code, "<code>", "exec", dont_inherit=True)
+        compile(code, "<code>", "exec", TOP_LEVEL_AWAIT if cell else 0, dont_inherit=True)
     except SyntaxError as error:
         return [(error.lineno or 1, max(error.offset or 1, 1), error.msg)]
     except UnicodeEncodeError as error:

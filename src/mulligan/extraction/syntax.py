@@ -61,8 +61,13 @@ class SyntaxChecker:
         self._process: subprocess.Popen[bytes] | None = None
         self._socket: socket.socket | None = None
 
-    def check(self, code: str, language: str) -> list[SyntaxProblem]:
+    def check(self, code: str, language: str, cell: bool = False) -> list[SyntaxProblem]:
         """The problems of ``code``, at most ten, none if it is valid.
+
+        Args:
+            code: a program.
+            language: a name or alias of a language we run.
+            cell: whether it is a cell of a kernel, which may await at its top level.
 
         Raises:
             UnsupportedLanguage: there is no checker for the language.
@@ -77,7 +82,7 @@ class SyntaxChecker:
             return [SyntaxProblem(1, 1, f"too long to be checked: over {MOST_BYTES} bytes")]
         with self._turn:
             try:
-                return self._ask(name, source)
+                return self._ask(name, source, cell=cell)
             except TimeoutError:
                 reason = f"too complex to be checked within {MOST_SECONDS:g} s"
             except (OSError, EOFError):
@@ -104,13 +109,13 @@ class SyntaxChecker:
     ) -> None:
         self.close()
 
-    def _ask(self, language: str, source: bytes) -> list[SyntaxProblem]:
+    def _ask(self, language: str, source: bytes, *, cell: bool) -> list[SyntaxProblem]:
         if self._process is not None and self._process.poll() is not None:
             self._end()
         if self._socket is None:
             self._start()
         assert self._socket is not None
-        request = json.dumps({"language": language, "size": len(source)}).encode()
+        request = json.dumps({"language": language, "size": len(source), "cell": cell}).encode()
         self._socket.settimeout(MOST_SECONDS)
         self._socket.sendall(_HEADER.pack(len(request)) + request + source)
         (size,) = _HEADER.unpack(self._receive(_HEADER.size))

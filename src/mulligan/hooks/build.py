@@ -29,7 +29,7 @@ DEFAULT_LAST = ("execution_logger",)
 
 def standard(
     *,
-    check_syntax: Callable[[str, str], Sequence[Problem]],
+    check_syntax: Callable[[str, str, bool], Sequence[Problem]],
     load_rules: Callable[[Mapping[str, Any]], Any],
     judge: Callable[[str, str, Any], Sequence[Finding]],
     redact: Callable[[str, str, bool], str],
@@ -37,7 +37,7 @@ def standard(
     """The built-in hooks by name.
 
     Args:
-        check_syntax: problems of (code, language).
+        check_syntax: see `SyntaxValidationHook`.
         load_rules: rules with a user's changes; may raise ConfigError.
         judge: findings of (code, language, rules).
         redact: see `OutputSanitizerHook`.

@@ -56,19 +56,20 @@ class SyntaxValidationHook(Hook):
     """Blocks code that is none of its language.
 
     Args:
-        check: the problems of (code, language), none where it is well formed.
+        check: the problems of (code, language, whether it is a cell of a kernel), none where it is
+            well formed.
     """
 
     name = "syntax_validation"
 
-    def __init__(self, check: Callable[[str, str], Sequence[Problem]]) -> None:
+    def __init__(self, check: Callable[[str, str, bool], Sequence[Problem]]) -> None:
         self._check = check
 
     def pre_tool(self, context: PreToolContext) -> HookDecision:
         """Blocks with the first problem's line and column."""
         if not context.code.strip():
             return Block(reason="Code cannot be empty")
-        problems = self._check(context.code, context.language)
+        problems = self._check(context.code, context.language, context.kernel is not None)
         if not problems:
             return Allow()
         first = problems[0]
