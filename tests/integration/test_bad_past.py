@@ -10,8 +10,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from mulligan.engine import engine as engine_module
-from mulligan.engine import recording, timemachine
+from mulligan.engine import fleet, recording, timemachine
 from mulligan.engine.engine import Engine
 from mulligan.errors import ConfigError, HistoryError, SnapshotNotFound, VmExecutionError
 from mulligan.layers.directories import remove_tree
@@ -264,7 +263,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Callable[[timedelta], None]:
     """Sets the clock of the engine, from the present."""
 
     def put(by: timedelta) -> None:
-        for module in (engine_module, recording, timemachine):
+        for module in (fleet, recording, timemachine):
             monkeypatch.setattr(module, "utc_now", lambda: datetime.now(UTC) + by)
 
     return put

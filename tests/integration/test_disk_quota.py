@@ -58,8 +58,11 @@ def taken_mb(directory: Path) -> int:
 
 @asynccontextmanager
 async def engine_at(directory: Path, disk_mb: int = LIMIT_MB) -> AsyncIterator[Engine]:
+    """An engine without gates: what fills a disk is what they refuse."""
     types = {DEFAULT_VM_TYPE: {"disk_mb": disk_mb}}
-    async with Engine(settings_module.load(data_dir=directory, vm_types=types)) as opened:
+    hooks = {"enabled": False}
+    chosen = settings_module.load(data_dir=directory, vm_types=types, hooks=hooks)
+    async with Engine(chosen) as opened:
         yield opened
 
 

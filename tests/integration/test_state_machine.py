@@ -104,7 +104,7 @@ class TimeMachine(RuleBasedStateMachine):
     @initialize()
     def open(self) -> None:
         self.do(self.engine.open())
-        vm_id = self.do(self.engine._vm_for(AGENT, None)).record.id
+        vm_id = self.do(self.engine.fleet.vm_for(AGENT, None)).record.id
         self.vms.append(Vm(vm_id))
 
     # What is done to files

@@ -219,13 +219,14 @@ MISBEHAVING = [
 
 @pytest.mark.parametrize(("reason", "text"), MISBEHAVING)
 async def test_a_program_that_misbehaves_blocks(program: Any, reason: str, text: str) -> None:
+    others = descendants(os.getpid())
     slow = 1000 if "time" in reason else 60_000
     hook = CommandHook("guard", program(text), timeout_ms=slow, output_limit=1000)
     before = descriptors()
     outcome = await judge(hook, SHELL)
     assert isinstance(outcome.decision, Block)
     assert reason in outcome.decision.reason
-    assert not descendants(os.getpid())
+    assert not descendants(os.getpid()) - others
     assert descriptors() == before
 
 
@@ -251,6 +252,7 @@ while [ $(wc -l < {pids}) -lt 2 ]; do :; done
 
 @pytest.mark.parametrize("then", ["exit 0", "sleep 3600"])
 async def test_nothing_of_a_program_is_left(program: Any, tmp_path: Path, then: str) -> None:
+    others = descendants(os.getpid())
     pids = tmp_path / "pids"
     pids.touch()
     hook = CommandHook("guard", program(LEAVES.format(pids=pids, then=then)), timeout_ms=3000)
@@ -259,10 +261,11 @@ async def test_nothing_of_a_program_is_left(program: Any, tmp_path: Path, then: 
     left = {int(line) for line in pids.read_text().split()}
     assert len(left) == 2
     assert wait_until(lambda: not alive(left))
-    assert not descendants(os.getpid())
+    assert not descendants(os.getpid()) - others
 
 
 async def test_who_cancels_the_caller_ends_the_program(program: Any, tmp_path: Path) -> None:
+    others = descendants(os.getpid())
     pid = tmp_path / "pid"
     text = f"#!/bin/sh\necho $$ > {pid}.new; mv {pid}.new {pid}; sleep 3600"
     task = asyncio.create_task(judge(CommandHook("guard", program(text)), SHELL))
@@ -272,7 +275,7 @@ async def test_who_cancels_the_caller_ends_the_program(program: Any, tmp_path: P
     with pytest.raises(asyncio.CancelledError):
         await task
     assert not alive({int(pid.read_text())})
-    assert not descendants(os.getpid())
+    assert not descendants(os.getpid()) - others
 
 
 async def test_a_program_sees_no_secrets_of_ours(
