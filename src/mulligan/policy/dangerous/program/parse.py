@@ -35,6 +35,8 @@ def guard(data: bytes) -> None:
         brackets = brackets.replace(b"()", b"").replace(b"[]", b"").replace(b"{}", b"")
         if len(brackets) == before:
             break
+    else:
+        raise TooHardError("is nested too deep to judge")
     long_line = max(map(len, data.split(b"\n"))) > _LONG_LINE
     if _DEEP.search(brackets) or (long_line and _RUNS.search(data)):
         raise TooHardError("is nested too deep to judge")
