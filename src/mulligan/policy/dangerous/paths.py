@@ -13,7 +13,7 @@ from mulligan.policy.dangerous.values import HOME, UNKNOWN
 WORKSPACE: Final = "/workspace"
 """Where programs start; relative paths are below it."""
 
-_USER = re.compile(r"/(?:home|Users)/[^/]+|/root(?=/|$)")
+_USER = re.compile(r"/(?:home|Users)/(?:[^/]+(?=/)|[^/*?]+$)|/root(?=/|$)")
 _SELF_ROOT = re.compile(r"/proc/(?:self|thread-self|\$\$)/root(?=/|$)")
 _WILD = re.compile(r"[?\[]")
 
@@ -85,7 +85,7 @@ def _folded(path: str) -> str:
     if path.startswith("/proc/"):
         path = _SELF_ROOT.sub("", path, count=1) or "/"
     match = _USER.match(path)
-    if match and not path.startswith("/root/.bashrc.d") and "*" not in match[0]:
+    if match and "**" not in match[0]:
         return "~" + path[match.end() :]
     return path
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final
 
@@ -20,6 +21,11 @@ _WAITS: Final = frozenset({"sleep", "wait", "join", "accept", "recv", "get", "in
                            "setTimeout", "serve_forever", "once", "on", "run",
                            "recvfrom"})  # fmt: skip
 _GROWS: Final = frozenset({"append", "push", "extend", "unshift", "concat", "push_back", "insert"})
+_ITSELF: Final = frozenset({"__file__", "__filename", "sys.argv[]", "process.argv[]"})
+_GUARDS = re.compile(
+    rb"isMaster|isPrimary|isMainThread|process\.send|on\(['\"]message|argv\.includes|argv\[2\]"
+    rb"|argv\.length|len\(sys\.argv\)|sys\.argv\[1|environ|process\.env|add_argument"
+)
 _BIG: Final = 1 << 16
 _MOST_NODES: Final = 3000
 
@@ -77,6 +83,17 @@ def loop(follower: Follower, node: ir.Loop) -> None:
         follower.judgement.effect("fork-bomb", follower.place(node.at))
     elif not _WAITS & names and _grows(node.body):
         follower.judgement.effect("memory-bomb", follower.place(node.at))
+
+
+def restarts(called_with: list[Val], follower: Follower, at: ir.At) -> None:
+    """A program that starts itself and has no way to tell that it was."""
+    texts = [_shown(value) for value in called_with]
+    if any(text in _ITSELF for text in texts) and not _GUARDS.search(follower.source.data):
+        follower.judgement.effect("starts-itself", follower.place(at))
+
+
+def _shown(value: Val) -> str:
+    return value.ref if value.ref is not None else value.text or ""
 
 
 def each(follower: Follower, node: ir.Each) -> None:

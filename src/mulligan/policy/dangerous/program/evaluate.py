@@ -23,6 +23,7 @@ _CALLS_DEEP: Final = 4
 _CALLS_EACH: Final = 6
 _ELEMENTS: Final = 4096
 _FORK: Final = re.compile(rb"\bfork")
+_SERVERS: Final = ("http.server.", "socketserver.", "xmlrpc.server.", "asyncio.Protocol")
 _INTERNALS: Final = frozenset({"__bases__", "__base__", "__mro__", "__globals__", "__code__"})
 
 
@@ -94,6 +95,8 @@ class Follower:
                 inner.set(name.name, keywords[name.name])
             elif isinstance(parameter, ir.Assign):
                 bind(self, name, self.value(parameter.value, inner), inner)
+            elif isinstance(name, ir.Name) and name.name == "self":
+                inner.set("self", scope.get("self") or unknown())
             else:
                 bind(self, name, unknown(), inner)
             at += 1
@@ -153,6 +156,8 @@ class Follower:
     def _item(self, node: ir.Item, scope: Scope) -> Val:
         base = self.value(node.base, scope)
         key = self.value(node.key, scope)
+        if base.ref is not None and key.number is not None:
+            return Val(ref=f"{base.ref}[]", tags=base.tags)
         if base.items is not None and isinstance(key.number, int):
             return (
                 base.items[key.number]
@@ -220,6 +225,10 @@ class Follower:
     def _either(self, node: ir.Either, scope: Scope) -> Val:
         return merged([self.value(part, scope) for part in node.parts])
 
+    def _last(self, node: ir.Last, scope: Scope) -> Val:
+        values = [self.value(part, scope) for part in node.parts]
+        return values[-1] if values else unknown()
+
     def _function(self, node: ir.Function, scope: Scope) -> Val:
         self._functions.append((node, scope))
         bombs.function(self, node)
@@ -227,10 +236,16 @@ class Follower:
 
     def _class(self, node: ir.Class, scope: Scope) -> Val:
         inner = Scope(scope)
-        self.statements(node.body, inner)
-        made = Val(fields=inner.own())
+        tags = NO_TAGS
+        for base in node.bases:
+            ref = self.value(base, scope).ref or ""
+            if ref.startswith(_SERVERS):
+                tags |= {"network", "socket"}
+        # One object stands for the class and for all that are made of it.
+        made = Val(fields=inner.own(), tags=tags)
         for name in ("this", "self"):
             inner.set(name, made)
+        self.statements(node.body, inner)
         if node.name:
             scope.set(node.name, made)
         return made
@@ -310,12 +325,8 @@ class Follower:
             function = self.value(function_node, scope)
         arguments = self._values(node.arguments, scope)
         keywords = {key: self.value(part, scope) for key, part in node.keywords}
-        if (
-            function.function is None
-            and function.ref is None
-            and "__init__" in (function.fields or {})
-        ):
-            function = (function.fields or {})["__init__"]
+        if function.function is None and function.ref is None and function.fields is not None:
+            return self._construct(function, arguments, keywords)
         if function.function is not None:
             given = arguments
             first = function.function[0].parameters[:1]
@@ -326,6 +337,27 @@ class Follower:
         result = self.library.call(call)
         self._callbacks(arguments, keywords, result, receiver)
         return result
+
+    def _construct(self, made: Val, arguments: list[Val], keywords: dict[str, Val]) -> Val:
+        """An object of one of the program's classes."""
+        fields = made.fields or {}
+        for name, given in (("__init__", [made, *arguments]), ("constructor", arguments)):
+            if name in fields and fields[name].function is not None:
+                self.call_function(fields[name].function, given, keywords)
+        return made
+
+    def apply(self, function: Val, item: Val) -> Val:
+        """What a function handed to ``map`` makes of one element."""
+        if function.function is None:
+            return unknown(item.tags)
+        node, scope = function.function
+        if len(node.body) == 1 and isinstance(node.body[0], ir.Return) and node.parameters:
+            self._called[id(node)] = _CALLS_EACH
+            self.judgement.budget.step(4)
+            inner = Scope(scope)
+            bind(self, node.parameters[0], item, inner)
+            return self.value(node.body[0].value, inner)
+        return self.call_function(function.function, [item], {})
 
     def _callbacks(
         self, arguments: list[Val], keywords: dict[str, Val], result: Val, receiver: Val | None
@@ -357,6 +389,7 @@ _KINDS: Final[dict[type[ir.Node], Callable[[Follower, Any, Scope], Val]]] = {
     ir.Each: Follower._each,
     ir.Other: Follower._other,
     ir.Either: Follower._either,
+    ir.Last: Follower._last,
     ir.Function: Follower._function,
     ir.Class: Follower._class,
     ir.Assign: Follower._assign,

@@ -153,6 +153,12 @@ class Either(Other):
     __slots__ = ()
 
 
+class Last(Other):
+    """The last of some values, the others worked out before."""
+
+    __slots__ = ()
+
+
 class Function(Node):
     """A function; ``parameters`` are what its arguments are bound to."""
 
@@ -166,12 +172,13 @@ class Function(Node):
 
 
 class Class(Node):
-    """A class and what is in it."""
+    """A class, what is in it, and what it is made from."""
 
-    __slots__ = ("body", "name")
+    __slots__ = ("bases", "body", "name")
 
-    def __init__(self, name: str, body: list[Node]) -> None:
+    def __init__(self, name: str, body: list[Node], bases: list[Node]) -> None:
         self.name = name
+        self.bases = bases
         self.body = body
 
 

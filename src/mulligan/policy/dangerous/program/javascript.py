@@ -205,12 +205,15 @@ class _Reader(TreeReader):
             return self.read(node)
         return ir.Const(self.raw(node))
 
+    def _sequence(self, node: Node) -> ir.Node:
+        return ir.Last(self.statements(node.named_children))
+
     def _spread(self, node: Node) -> ir.Node:
         return ir.Spread(self._inner(node))
 
     def _either(self, node: Node) -> ir.Node:
         test = ir.Other([self.field(node, "condition")])
-        return ir.Either([self.field(node, "consequence"), self.field(node, "alternative"), test])
+        return ir.Either([test, self.field(node, "consequence"), self.field(node, "alternative")])
 
     def _function(self, node: Node) -> ir.Node:
         name_node = node.child_by_field_name("name")
@@ -236,7 +239,10 @@ class _Reader(TreeReader):
         name = node.child_by_field_name("name")
         body = node.child_by_field_name("body")
         inside = self.statements(body.named_children) if body is not None else []
-        return ir.Class(self.raw(name) if name is not None else "", inside)
+        bases = [
+            self.read(child) for child in node.named_children if child.type == "class_heritage"
+        ]
+        return ir.Class(self.raw(name) if name is not None else "", inside, bases)
 
     def _class_field(self, node: Node) -> ir.Node:
         name = node.child_by_field_name("property")
@@ -306,7 +312,7 @@ _HANDLERS: Final[dict[str, Handler]] = {
                      "switch_body", "switch_case", "switch_default", "switch_statement"),
                     _Reader._block),
     **dict.fromkeys(("parenthesized_expression", "await_expression", "expression_statement",
-                     "computed_property_name", "sequence_expression_"), _Reader._inner),
+                     "computed_property_name"), _Reader._inner),
     **dict.fromkeys(("identifier", "shorthand_property_identifier_pattern", "this", "import",
                      "property_identifier", "private_property_identifier", "super"), _Reader._name),
     "string": _Reader._string,
@@ -324,6 +330,7 @@ _HANDLERS: Final[dict[str, Handler]] = {
     "array_pattern": _Reader._array,
     "object": _Reader._object,
     "object_pattern": _Reader._object,
+    "sequence_expression": _Reader._sequence,
     "spread_element": _Reader._spread,
     "rest_pattern": _Reader._spread,
     "ternary_expression": _Reader._either,

@@ -151,7 +151,7 @@ class _Reader:
 
     def _class(self, node: ast.ClassDef) -> list[ir.Node]:
         bases = [self.expression(base) for base in node.bases]
-        return [*bases, ir.Class(node.name, self.statements(node.body))]
+        return [ir.Class(node.name, self.statements(node.body), bases)]
 
     def _for(self, node: ast.For | ast.AsyncFor) -> list[ir.Node]:
         loop = ir.For(
@@ -269,7 +269,7 @@ class _Reader:
     def _conditional(self, node: ast.IfExp) -> ir.Node:
         test = self.expression(node.test)
         return ir.Either(
-            [self.expression(node.body), self.expression(node.orelse), ir.Other([test])]
+            [ir.Other([test]), self.expression(node.body), self.expression(node.orelse)]
         )
 
     def _boolean(self, node: ast.BoolOp) -> ir.Node:

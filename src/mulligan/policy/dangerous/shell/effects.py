@@ -205,7 +205,8 @@ def _copied(shell: Shell, invocation: Invocation) -> None:
         content = shell.judgement.files.get(shell.canonical(source)) or anything(
             read_tags(shell, [target, source])
         )
-        place = to if len(sources) == 1 else f"{to}/{source.text.rpartition('/')[2]}"
+        alone = len(sources) == 1 and target.text[-1:] != "/"
+        place = to if alone else f"{to}/{source.text.rpartition('/')[2]}"
         write(shell, place, content, invocation.place, append=False)
 
 
@@ -273,6 +274,9 @@ def _fetched(shell: Shell, invocation: Invocation) -> None:
             url = _URL.match(word.text)
             if url and url[1].rpartition("/")[2]:
                 named.append(Text(url[1].rpartition("/")[2]))
+    for at, word in enumerate(words):
+        if word.text in ("-P", "--directory-prefix", "-d") and invocation.name != "curl":
+            named = [Text(f"{words[at + 1].text}/{n.text}") for n in named if at + 1 < len(words)]
     for word in named:
         if word.text not in ("-", "/dev/stdout", "/dev/null"):
             write(shell, shell.canonical(word), anything(NETWORK), invocation.place, append=False)

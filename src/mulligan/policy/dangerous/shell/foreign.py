@@ -35,6 +35,9 @@ _SHELL_STRINGS = re.compile(
     r"(?:\"((?:[^\"\\]|\\.){1,2000})\"|'((?:[^'\\]|\\.){1,2000})'|[{(\[/]([^})\]]{1,500})[})\]/])",
     re.IGNORECASE,
 )
+_SHELL_WORDS = re.compile(
+    r"\b(?:system|exec|spawn|popen)\b\s*\(?\s*((?:[\"'][^\"'\n]{0,200}[\"']\s*,\s*){1,20}[\"'][^\"'\n]{0,200}[\"'])"
+)
 _BACKTICKS = re.compile(r"`([^`]{1,2000})`")
 _PIPED = re.compile(
     r"\"((?:[^\"\\]|\\.){1,500})\"\s*\|\s*getline|\|\s*\"((?:[^\"\\]|\\.){1,500})\""
@@ -61,7 +64,11 @@ _FETCHED = re.compile(
 )
 _EVALUATES = re.compile(r"\b(?:iex|invoke-expression|eval|load|loadstring|instance_eval|assert)\b",
                         re.IGNORECASE)  # fmt: skip
-_INTERACTIVE: Final = re.compile(r"exec\s*[({]?\s*['\"]/bin/(?:ba|z|da)?sh\b")
+_FETCHED_AND_RUN = re.compile(
+    r"\b(?:system|exec|passthru|shell_exec|popen)\s*\(?\s*(?:file_get_contents|get|curl_exec|open)\s*\("
+    r"\s*['\"](?:https?|ftp)://",
+    re.IGNORECASE,
+)
 _LONGEST: Final = 20_000
 
 
@@ -74,7 +81,7 @@ def scan(judgement: Judgement, source: Source) -> None:
         judgement.effect("shell-on-socket", place)
     if _FORKS.search(text):
         judgement.effect("fork-bomb", place)
-    if _FETCHED.search(text) and _EVALUATES.search(text):
+    if (_FETCHED.search(text) and _EVALUATES.search(text)) or _FETCHED_AND_RUN.search(text):
         flags = frozenset({"program"})
         judgement.effect("run", place, tags=frozenset({"network"}), flags=flags)
     for match in _DELETES.finditer(text):
@@ -82,6 +89,9 @@ def scan(judgement: Judgement, source: Source) -> None:
         judgement.effect("delete", place, canonical(_home(match[1])), flags=flags)
     for match in _READS.finditer(text):
         judgement.effect("read", place, canonical(_home(match[1])))
+    for match in list(_SHELL_WORDS.finditer(text))[:50]:
+        script = " ".join(part.strip(" \t'\"") for part in match[1].split(","))
+        judgement.runs(Text(script), "bash", place)
     for pattern in (_SHELL_STRINGS, _BACKTICKS, _PIPED):
         for match in list(pattern.finditer(text))[:50]:
             script = next((group for group in match.groups() if group), "")

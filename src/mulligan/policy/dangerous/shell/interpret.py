@@ -141,7 +141,7 @@ def _run(
 def _from_input(shell: Shell, invocation: Invocation, language: str) -> Text:
     if invocation.on_socket:
         shell.judgement.effect("shell-on-socket", invocation.place)
-    stdin = invocation.stdin
+    stdin = invocation.stdin or shell.state.stdin
     if stdin is None:
         return anything(frozenset({"shell"}))
     output = shell.judgement.runs(stdin, language, invocation.place)
@@ -320,13 +320,30 @@ _EMBEDDED = re.compile(
 )
 
 
+_DEBUGGER = re.compile(r"(shell|python|py|pi)\s+(.*)", re.DOTALL)
+
+
 def _embedded(shell: Shell, invocation: Invocation) -> Text | None:
     """Programs with a way to start a shell: ``tar --checkpoint-action=exec=``, ``vim -c ':!'``."""
     for word in invocation.arguments[1:]:
+        code = _DEBUGGER.match(word.text) if invocation.name == "gdb" else None
+        if code:
+            language = "bash" if code[1] == "shell" else "python"
+            shell.judgement.runs(Text(code[2], word.tags), language, invocation.place)
         match = _EMBEDDED.match(word.text[:4096])
         if match:
             code = match[1].partition(",pty")[0].partition(",stderr")[0]
             shell.judgement.runs(Text(code, word.tags), "bash", invocation.place)
+    return None
+
+
+def _after_dashes(shell: Shell, invocation: Invocation) -> Text | None:
+    """``kubectl exec pod -- command``."""
+    from mulligan.policy.dangerous.shell.invoke import invoke  # noqa: PLC0415  (calls back)
+
+    for at, word in enumerate(invocation.arguments):
+        if word.text == "--":
+            return invoke(shell, invocation.inner(invocation.arguments[at + 1 :]))
     return None
 
 
@@ -350,10 +367,11 @@ STARTERS: Final[dict[str, Starter]] = {
     "at": _whole_input,
     "batch": _whole_input,
     "crontab": _crontab,
+    **dict.fromkeys(("kubectl", "oc", "lxc", "incus"), _after_dashes),
     **dict.fromkeys(("awk", "gawk", "mawk", "nawk"), _awk),
     **dict.fromkeys(
         ("tar", "vim", "vi", "ex", "view", "nvim", "gdb", "rsync", "socat", "scp", "sftp", "zip",
-         "less", "man", "ftp", "rvim", "tcpdump"),
+         "less", "man", "ftp", "rvim", "tcpdump", "git"),
         _embedded,
     ),
     **dict.fromkeys(("tmux", "screen", "byobu", "xterm", "gnome-terminal"), _words_of_shell),

@@ -48,6 +48,13 @@ def multiplies(shell: Shell, node: Node, name: str) -> None:
         shell.judgement.effect("fork-bomb", shell.place(node))
 
 
+def _doubles(assignment: str) -> bool:
+    """Whether an assignment makes a variable out of itself more than once."""
+    name, sign, value = assignment.partition("=")
+    own = value.count(f"${name.rstrip('+')}") + value.count(f"${{{name.rstrip('+')}}}")
+    return bool(sign) and own + name.endswith("+") > 1
+
+
 def _aside(name: Node) -> bool:
     """Whether a command is put into the background."""
     following = name.parent.next_sibling if name.parent is not None else None
@@ -78,5 +85,7 @@ def endless(shell: Shell, node: Node) -> None:
             return
         if child.type == "&":
             background = True
+        if child.type == "variable_assignment" and _doubles(shell.raw(child)):
+            shell.judgement.effect("memory-bomb", shell.place(node))
     if background:
         shell.judgement.effect("fork-bomb", shell.place(node))

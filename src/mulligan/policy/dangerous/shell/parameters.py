@@ -31,10 +31,10 @@ def expansion(inside: str, state: State, word: Callable[[str], Text]) -> Text:
     parts = _PARAMETER.fullmatch(inside)
     if parts is None:
         return anything()
-    values = _values(parts["name"], parts["index"], state)
+    values = values_of(parts["name"], parts["index"], state)
     rest = parts["rest"]
     if parts["mark"] == "!" and values and not rest:
-        values = _values(joined(values).text, None, state)
+        values = values_of(joined(values).text, None, state)
     elif parts["mark"] == "#":
         return anything()
     if rest[:1] and (rest[0] in "-+=?" or rest[:2] in (":-", ":+", ":=", ":?")):
@@ -46,7 +46,8 @@ def expansion(inside: str, state: State, word: Callable[[str], Text]) -> Text:
     return joined([_changed(value, rest, word) for value in values], " ") if values else EMPTY
 
 
-def _values(name: str, index: str | None, state: State) -> list[Text] | None:
+def values_of(name: str, index: str | None, state: State) -> list[Text] | None:
+    """The values of a parameter, those of an array by ``[@]``; None if it has none."""
     if name in "@*" or name.isdigit():
         return _positional(name, state)
     values = state.variables.get(name)

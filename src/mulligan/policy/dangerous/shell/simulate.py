@@ -79,6 +79,8 @@ def _tags(shell: Shell, invocation: Invocation, name: str, words: list[str]) -> 
         re.fullmatch(r"-[A-Za-z]*[eA][A-Za-z]*|-?[aux]*ax?[aux]*", word) for word in words[1:]
     ):
         tags |= {"every-process"}
+    elif name == "ls" and "/proc" in (word.rstrip("/") for word in words):
+        tags |= {"process-list"}
     elif name in _PICKERS:
         tags -= {"every-process"}
     return tags | {"endless-text"} if name == "yes" else tags

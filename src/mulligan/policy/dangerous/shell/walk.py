@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from mulligan.policy.dangerous.judgement import Judgement
 
 LANGUAGE: Final = Language(tree_sitter_bash.language())
+# Variables whose text a shell or another program runs by itself.
+_RUN_LATER: Final = frozenset({"PROMPT_COMMAND", "GIT_SSH_COMMAND", "LESSOPEN", "PAGER", "EDITOR"})
 _MOST_PIPES: Final = 1500
 _LONGEST: Final = 131_072  # bytes of a script with that many pipes
 _STATEMENT_END = re.compile(rb";|(?<![|\s])[ \t]*\n")
@@ -70,6 +72,7 @@ class Shell:
         self.source = source
         self.state = state
         self.words = Expander(state, judgement.budget, self._substitute, self._substitute_process)
+        self._piped: Text | None = None
         self.uncalled: dict[str, Node] = {}
         self._at: Place = Place(source, 0, len(source.data))
 
@@ -156,6 +159,7 @@ class Shell:
 
     def _command(self, node: Node, stdin: Text | None, redirects: Redirects | None) -> Text:
         place = self._at = self.place(node)
+        self._piped = stdin
         arguments: list[Text] = []
         environment: dict[str, Text] = {}
         for child in node.named_children:
@@ -203,6 +207,8 @@ class Shell:
         self.state.variables[name] = values
         value = joined(values, " ") if values else EMPTY
         self.judgement.emit(Command("=", [], self._at, None, {name: value}))
+        if name in _RUN_LATER:
+            self.judgement.runs(value, "bash", self._at)
         return EMPTY
 
     def _declaration(self, node: Node, stdin: Text | None, redirects: Redirects | None) -> Text:
@@ -212,6 +218,8 @@ class Shell:
             if child.type == "variable_assignment":
                 name, values = self._assigned(child)
                 self.state.variables[name] = values
+                if name in _RUN_LATER:
+                    self.judgement.runs(joined(values, " "), "bash", place)
                 arguments.append(joined([Text(f"{name}="), *values]))
             elif child.type not in _REDIRECTS:
                 arguments.extend(self.words.fields(self.raw(child)))
@@ -298,8 +306,10 @@ class Shell:
         output = self.judgement.runs(Text(script), "bash", self._at, self.state.child())
         return Text(output.text.rstrip("\n"), output.tags)
 
-    def _substitute_process(self, script: str) -> Text:
-        output = self.judgement.runs(Text(script), "bash", self._at, self.state.child())
+    def _substitute_process(self, script: str, direction: str) -> Text:
+        state = self.state.child()
+        state.stdin = self._piped if direction == ">" else None
+        output = self.judgement.runs(Text(script), "bash", self._at, state)
         path = f"/dev/fd/{63 + len(self.judgement.files)}"
         self.judgement.files[path] = output
         return Text(path, output.tags)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from mulligan.policy.dangerous.shell import quoting
-from mulligan.policy.dangerous.shell.parameters import expansion
+from mulligan.policy.dangerous.shell.parameters import expansion, values_of
 from mulligan.policy.dangerous.values import (
     EMPTY,
     HOME,
@@ -27,6 +27,7 @@ MOST_FIELDS: Final = 256
 _SPECIAL = re.compile(r"[\\'\"$`{~<>=]")
 _STOP = re.compile(r"[\\'\"$`<>]")
 _BLANKS = re.compile(r"[ \t\n]+")
+_EVERY = re.compile(r'"\$\{(\w+)\[@\]\}"|"\$(?:@|\{@\})"')
 _STOP_QUOTED = re.compile(r"[\\$`]")
 _NAME = re.compile(r"[A-Za-z_]\w*|[0-9@*#?$!_-]", re.ASCII)
 _TILDE = re.compile(r"~(?=/|$|:)|~[A-Za-z][\w-]*(?=/|$)")
@@ -36,13 +37,17 @@ class Expander:
     """Turns raw words into the fields a command would get.
 
     ``substitute`` judges the script of ``$(...)`` and gives its output; ``substitute_process``
-    does so for ``<(...)``.
+    does so for ``<(...)`` and ``>(...)`` and is told which.
     """
 
     __slots__ = ("_budget", "_parts", "_state", "_substitute", "_substitute_process")
 
     def __init__(
-        self, state: State, budget: Budget, substitute: Substitute, substitute_process: Substitute
+        self,
+        state: State,
+        budget: Budget,
+        substitute: Substitute,
+        substitute_process: Callable[[str, str], Text],
     ) -> None:
         self._state = state
         self._budget = budget
@@ -53,6 +58,11 @@ class Expander:
         """The fields of a word that is not in an assignment."""
         if not _SPECIAL.search(raw):
             return [Text(raw)]
+        every = _EVERY.fullmatch(raw)
+        if every:
+            values = values_of(every[1] or "@", "[@]" if every[1] else None, self._state)
+            if values is not None:
+                return values[:MOST_FIELDS]
         words = quoting.braces(raw) if "{" in raw and ("," in raw or ".." in raw) else [raw]
         found: list[Text] = []
         for word in words:
@@ -143,10 +153,11 @@ class Expander:
                 pieces.append((Text(character), False))
                 return at + 1
             end = quoting.closing(word, at + 2, "(", ")")
-            pieces.append((self._substitute_process(word[at + 2 : end]), False))
+            substituted = self._substitute_process(word[at + 2 : end], character)
+            pieces.append((substituted, False))
             return end + 1
         text, end = self._dollar(word, at)
-        pieces.append((text, True))
+        pieces.append((text, word[at : at + 2] != "$'"))
         return end
 
     def _quoted(self, inside: str) -> list[tuple[Text, bool]]:

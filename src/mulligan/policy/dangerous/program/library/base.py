@@ -15,11 +15,20 @@ if TYPE_CHECKING:
     from mulligan.policy.dangerous.findings import Place
     from mulligan.policy.dangerous.program.evaluate import Follower
 
+# Modules whose functions are commands.
+_COMMANDS: Final = "sh."
 # What says nothing about its arguments.
 _FORGETS: Final = frozenset({
     "len", "print", "isinstance", "type", "id", "hash", "bool", "console.log", "range", "callable",
     "hasattr", "issubclass", "logging.info",
 })  # fmt: skip
+_CONSTANTS: Final = {"os.sep": "/", "os.path.sep": "/", "path.sep": "/", "os.devnull": "/dev/null",
+                     "path.posix.sep": "/", "os.curdir": "."}  # fmt: skip
+_TAGS: Final = {
+    "os.environ": frozenset({"environment"}),
+    "process.env": frozenset({"environment"}),
+    "flask.request": frozenset({"network", "socket"}),
+}
 _LONGEST_REF: Final = 160
 
 
@@ -102,8 +111,9 @@ class Library:
         head, dot, rest = path.partition(".")
         path = self._modules.get(head, head) + dot + rest if path not in self._modules else path
         path = self._modules.get(path, path)[:_LONGEST_REF]
-        tags = frozenset({"environment"}) if path in ("os.environ", "process.env") else NO_TAGS
-        return Val(ref=path, tags=tags)
+        if path in _CONSTANTS:
+            return Val(_CONSTANTS[path])
+        return Val(ref=path, tags=_TAGS.get(path, NO_TAGS))
 
     def attribute(self, base: Val, name: str) -> Val:
         """An attribute of something of the library."""
@@ -114,6 +124,8 @@ class Library:
         if ref in ("process.env.HOME", "process.env.USERPROFILE"):
             return Val(HOME)
         made = self.module(ref) if not base.ref.endswith(")") else Val(ref=ref[:_LONGEST_REF])
+        if made.text is not None:
+            return made
         tags = base.tags - {"environment"} | made.tags
         return Val(ref=made.ref, tags=tags, path=base.path, text=None)
 
@@ -144,7 +156,8 @@ class Library:
         if values.ref == "glob":
             return Val(values.path, tags=values.tags)
         if values.ref == "walk-names":
-            return Val(UNKNOWN, tags=values.tags)
+            tags = {"process-list"} if values.path == "/proc" else NO_TAGS
+            return Val(UNKNOWN, tags=values.tags | tags)
         return unknown(values.tags)
 
     def call(self, called: Called) -> Val:
@@ -164,6 +177,8 @@ class Library:
             )
             follower.judgement.emit(event, self.language)
         handler = self._functions.get(ref) if ref is not None else None
+        if handler is None and ref is not None and ref.startswith(_COMMANDS):
+            handler = self._functions["sh.*"]
         made = handler(called) if handler is not None else None
         if made is None and called.receiver is not None:
             made = self._method(called)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from mulligan.policy.dangerous import decode
 from mulligan.policy.dangerous.paths import canonical
+from mulligan.policy.dangerous.program import bombs
 from mulligan.policy.dangerous.program.value import Val, unknown
 from mulligan.policy.dangerous.shell.invocation import Invocation
 from mulligan.policy.dangerous.shell.invoke import invoke
@@ -53,11 +54,12 @@ def words(called: Called, items: list[Val]) -> Val:
     arguments = [item.as_text() for item in items]
     if not arguments:
         return unknown()
+    bombs.restarts(items, called.follower, called.node.at)
     _on_socket(called, arguments[0])
     place = called.place
     state = State()
-    given = called.keywords.get("input")
-    stdin = given.as_text() if given is not None else None
+    given = called.keywords.get("input") or called.keywords.get("stdin")
+    stdin = given.as_text() if given is not None and (given.text or given.tags) else None
     working = called.keywords.get("cwd")
     if working is not None and working.text is not None:
         state.cwd = canonical(working.text)
@@ -93,6 +95,12 @@ def _on_socket(called: Called, command: Text) -> None:
         called.effect("shell-on-socket")
     if "socket" in command.tags:
         called.effect("run", tags=command.tags, flags=frozenset({"shell"}))
+
+
+def command_of_name(called: Called) -> Val:
+    """``sh.rm("-rf", path)``: the function is the command."""
+    name = (called.function.ref or "").rpartition(".")[2]
+    return words(called, [Val(name), *called.arguments])
 
 
 def shell_at(at: int, keyword: str = "") -> Handler:
@@ -295,6 +303,8 @@ def send(called: Called) -> Val | None:
         for inner in (value, *list((value.fields or {}).values())[:8]):
             if inner.path is not None and inner.ref == "file()":
                 tags |= content(called, inner.path).tags
+    if "shell-process" in tags:
+        called.effect("shell-on-socket")
     if tags - NETWORK - {"socket"}:
         called.effect("send", tags=tags)
     return None

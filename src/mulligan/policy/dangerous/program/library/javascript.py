@@ -97,6 +97,8 @@ def _spawn(called: Called) -> Val:
     """``spawn(program, words, options)``; with the option ``shell`` the words are joined."""
     arguments = called.arguments
     items = list(arguments[:1])
+    if items and items[0].items is not None:
+        items = list(items[0].items)
     options = None
     for value in arguments[1:]:
         if value.items is not None:
@@ -262,19 +264,39 @@ def _bound(called: Called) -> Val | None:
 
 
 def _map(called: Called) -> Val | None:
-    """``items.map(f)``, with what ``f`` gives for each."""
+    """``items.map(f)`` and ``items.forEach(f)``, with what ``f`` gives for each."""
     receiver, function = called.receiver, called.argument(0)
-    if receiver is None or receiver.items is None or function is None:
+    if receiver is None or function is None:
         return None
+    items = receiver.items
+    if items is None:
+        if receiver.ref is None or receiver.path is None:
+            return None
+        items = [called.follower.library.element(receiver)]
     made = []
-    for at, item in enumerate(receiver.items[:256]):
-        if function.function is not None and at < 6:
-            made.append(called.follower.call_function(function.function, [item], {}))
-        elif function.ref == "String.fromCharCode":
+    for item in items[:1024]:
+        if function.ref == "String.fromCharCode":
             made.append(_codes([item]) or unknown())
+        elif function.ref is not None:
+            name = function.ref.rpartition(".")[2]
+            one = type(called)(called.follower, called.node, name, function, None, [item], {})
+            made.append(called.follower.library.call(one))
         else:
-            made.append(unknown(item.tags))
+            made.append(called.follower.apply(function, item))
     return Val(items=made)
+
+
+def _reflected(called: Called) -> Val | None:
+    """``Reflect.apply(f, this, arguments)``."""
+    if len(called.arguments) < 3:
+        return None
+    function, _, given = called.arguments[:3]
+    arguments = given.items or []
+    if function.function is not None:
+        return called.follower.call_function(function.function, arguments, {})
+    name = (function.ref or "").rpartition(".")[2]
+    one = type(called)(called.follower, called.node, name, function, None, arguments, {})
+    return called.follower.library.call(one)
 
 
 def _connection(called: Called) -> Val:
@@ -313,10 +335,11 @@ FUNCTIONS: Final[dict[str, Handler]] = {
                      "execa.command", "zx.$", "zx.$`", "Bun.$", "node-cmd.run",
                      "child-process-promise.exec"),
                     _exec),
-    **dict.fromkeys(("child_process.spawn", "child_process.spawnSync", "child_process.execFile",
+    **dict.fromkeys(("child_process.spawn", "child_process.spawnSync", "child_process.fork", "child_process.execFile",
                      "child_process.execFileSync", "execa", "execa.execa", "execa.sync",
                      "execa.execaSync", "node-pty.spawn", "Bun.spawn", "Bun.spawnSync",
                      "Deno.Command", "Deno.run"), _spawn),
+    "Reflect.apply": _reflected,
     "eval": common.code_at(0, "javascript"),
     "Function": _function,
     "setTimeout": _timer,
@@ -369,6 +392,8 @@ FUNCTIONS: Final[dict[str, Handler]] = {
     **dict.fromkeys(("net.connect", "net.createConnection", "net.Socket", "net.createServer",
                      "net.Server",
                      "tls.connect", "tls.createServer", "dgram.createSocket", "WebSocket", "ws",
+                     "http.createServer", "https.createServer", "http.Server",
+                     *(f"express().{verb}" for verb in ("get", "post", "put", "all", "use", "delete")),
                      "Deno.connect", "Bun.connect"), _connection),
     **dict.fromkeys(("fetch", "http.get", "https.get", "http.request", "https.request", "axios",
                      "axios.get", "axios.post", "axios.put", "axios.request", "got", "got.post",
@@ -388,7 +413,7 @@ METHODS: Final[dict[str, Handler]] = {
     "apply": _bound,
     "then": common.receiver,
     "finally": common.receiver,
-    "map": _map,
+    **dict.fromkeys(("map", "forEach", "flatMap", "some", "every", "filter", "find"), _map),
     "constructor": _constructor,
     "execSync": _method_shell,
     "spawnSync": _method_shell,

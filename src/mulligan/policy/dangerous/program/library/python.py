@@ -18,6 +18,7 @@ _BUILTINS: Final = (
 NAMES: Final[dict[str, str]] = {name: name for name in _BUILTINS.split()} | {
     "__builtins__": "builtins",
     "get_ipython": "get_ipython",
+    "__file__": "__file__",
     "unicode": "str",
 }
 MODULES: Final[dict[str, str]] = {
@@ -68,6 +69,7 @@ FUNCTIONS: Final[dict[str, Handler]] = {
     **dict.fromkeys(("os.spawnl", "os.spawnlp", "os.spawnle", "os.spawnv", "os.spawnvp",
                      "os.spawnve", "os.spawnvpe"), common.program_and_words(1, named_again=True)),
     "asyncio.create_subprocess_exec": common.words_from(0),
+    "sh.*": common.command_of_name,
     "exec": common.code_at(0, "python"),
     "eval": common.code_at(0, "python"),
     "execfile": common.read_at(0),
@@ -93,6 +95,9 @@ FUNCTIONS: Final[dict[str, Handler]] = {
     "tuple": pythonic.list_,
     "map": pythonic.map_,
     "reversed": pythonic.reversed_,
+    "tempfile.NamedTemporaryFile": pythonic.temporary,
+    "zipfile.ZipFile().write": common.read_at(0),
+    "tarfile.open().add": common.read_at(0),
     "base64.b64decode": common.decoder("base64"),
     "base64.standard_b64decode": common.decoder("base64"),
     "base64.urlsafe_b64decode": common.decoder("base64"),

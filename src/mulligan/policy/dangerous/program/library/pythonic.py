@@ -99,7 +99,7 @@ def map_(called: Called) -> Val | None:
     made = []
     for item in values.items[:4096]:
         if function.function is not None:
-            made.append(called.follower.call_function(function.function, [item], {}))
+            made.append(called.follower.apply(function, item))
         elif function.ref == "chr" and isinstance(item.number, int):
             made.append(Val(chr(item.number % 0x110000)))
         else:
@@ -138,6 +138,12 @@ def method_open(called: Called) -> Val | None:
     if called.receiver is None or called.receiver.ref != "pathlib.Path()":
         return None
     return open_(called)
+
+
+def temporary(_called: Called) -> Val:
+    """A file with a name nobody chose."""
+    path = "/tmp/tmp.made"  # noqa: S108  (a name that is judged, no file)
+    return Val(ref="file()", path=path, fields={"name": Val(path)})
 
 
 def os_open(called: Called) -> Val:
@@ -199,8 +205,12 @@ def read_file(called: Called) -> Val | None:
 
 def write_file(called: Called) -> Val | None:
     receiver = called.receiver
-    if receiver is None or receiver.path is None:
-        return common.send(called) if receiver is not None and "socket" in receiver.tags else None
+    if receiver is None:
+        return None
+    if "shell-process" in receiver.tags and "socket" in called.tags():
+        called.effect("shell-on-socket")
+    if receiver.path is None:
+        return common.send(called) if "socket" in receiver.tags else None
     append = called.name == "write"
     return common.write(called, common.path_of(receiver), called.argument(0, "data"), append=append)
 
