@@ -74,7 +74,8 @@ def test_it_ends(name: str) -> None:
 LANGUAGES = st.sampled_from(["bash", "python", "javascript", "rust"])
 PIECES = st.sampled_from(
     ["rm ", "-rf ", "/ ", "$x", "${x", "}", "$(", ")", "`", "'", '"', "\\", "\n", ";", "|", "&",
-     ">", "<", "<<E\n", "E\n", "(", "{", "[", "]", "=", "f", "() ", "if ", "then ", "fi", "do ", "done",
+     ">", "<", "<<E\n", "E\n", "(", "{", "[", "]", "=", "f", "() ", "if ", "then ", "fi",
+     "do ", "done",
      "for ", "in ", "while ", "import os\n", "os.system(", "x", "def ", ":", "    ", "lambda ", ",",
      "require(", "=>", "function ", "`${", "eval ", "é", "😀", "\0", "\ue000", "\ud800", "#",
      "*", "%s",

@@ -226,8 +226,7 @@ class Follower:
         return merged([self.value(part, scope) for part in node.parts])
 
     def _last(self, node: ir.Last, scope: Scope) -> Val:
-        values = [self.value(part, scope) for part in node.parts]
-        return values[-1] if values else unknown()
+        return self._values(node.parts, scope)[-1]
 
     def _function(self, node: ir.Function, scope: Scope) -> Val:
         self._functions.append((node, scope))
@@ -342,8 +341,9 @@ class Follower:
         """An object of one of the program's classes."""
         fields = made.fields or {}
         for name, given in (("__init__", [made, *arguments]), ("constructor", arguments)):
-            if name in fields and fields[name].function is not None:
-                self.call_function(fields[name].function, given, keywords)
+            function = fields[name].function if name in fields else None
+            if function is not None:
+                self.call_function(function, given, keywords)
         return made
 
     def apply(self, function: Val, item: Val) -> Val:
@@ -352,7 +352,6 @@ class Follower:
             return unknown(item.tags)
         node, scope = function.function
         if len(node.body) == 1 and isinstance(node.body[0], ir.Return) and node.parameters:
-            self._called[id(node)] = _CALLS_EACH
             self.judgement.budget.step(4)
             inner = Scope(scope)
             bind(self, node.parameters[0], item, inner)

@@ -145,6 +145,7 @@ class _Reader(TreeReader):
             given: list[ir.Node] = []
         elif arguments.type == "template_string":
             given = [self._template(arguments)]
+            function = ir.Attr(function, "`")
         else:
             given = self.statements(arguments.named_children)
         return ir.Call(function, given, [], self.at(node))
@@ -206,7 +207,7 @@ class _Reader(TreeReader):
         return ir.Const(self.raw(node))
 
     def _sequence(self, node: Node) -> ir.Node:
-        return ir.Last(self.statements(node.named_children))
+        return ir.Last(self.statements(node.named_children) or [ir.NOTHING])
 
     def _spread(self, node: Node) -> ir.Node:
         return ir.Spread(self._inner(node))

@@ -257,29 +257,37 @@ def _made(shell: Shell, invocation: Invocation) -> None:
 def _fetched(shell: Shell, invocation: Invocation) -> None:
     """Files that come over the network: ``curl -o``, ``wget``."""
     words = invocation.arguments
+    named = _named(words, invocation.name) or _named_by_url(words, invocation.name)
+    for at, word in enumerate(words[:-1]):
+        if word.text in ("-P", "--directory-prefix", "-d") and invocation.name != "curl":
+            named = [Text(f"{words[at + 1].text}/{name.text}") for name in named]
+    for word in named:
+        if word.text not in ("-", "/dev/stdout", "/dev/null"):
+            write(shell, shell.canonical(word), anything(NETWORK), invocation.place, append=False)
+
+
+def _named(words: list[Text], program: str) -> list[Text]:
+    """Files that options name."""
     named = []
-    by_url = invocation.name in ("wget", "aria2c", "axel", "fetch")
     for at, word in enumerate(words[1:], 1):
         previous = words[at - 1].text
         option = re.fullmatch(r"-[a-zA-Z]*[oO]|--output|--output-document|--out", previous)
-        if option and not (previous.endswith("O") and invocation.name == "curl"):
+        if option and not (previous.endswith("O") and program == "curl"):
             named.append(word)
         elif re.match(r"-[oO][^-\s]|--output=|--output-document=|--out=", word.text):
             long = word.text.startswith("--")
             named.append(Text(word.text.partition("=")[2] if long else word.text[2:]))
-        if re.fullmatch(r"-[a-zA-Z]*O[a-zA-Z]*|--remote-name(-all)?", word.text):
-            by_url = by_url or invocation.name == "curl"
-    if by_url and not named:
-        for word in words[1:]:
-            url = _URL.match(word.text)
-            if url and url[1].rpartition("/")[2]:
-                named.append(Text(url[1].rpartition("/")[2]))
-    for at, word in enumerate(words):
-        if word.text in ("-P", "--directory-prefix", "-d") and invocation.name != "curl":
-            named = [Text(f"{words[at + 1].text}/{n.text}") for n in named if at + 1 < len(words)]
-    for word in named:
-        if word.text not in ("-", "/dev/stdout", "/dev/null"):
-            write(shell, shell.canonical(word), anything(NETWORK), invocation.place, append=False)
+    return named
+
+
+def _named_by_url(words: list[Text], program: str) -> list[Text]:
+    """Files named as the last part of their address."""
+    remote = re.compile(r"-[a-zA-Z]*O[a-zA-Z]*|--remote-name(-all)?")
+    if program == "curl" and not any(remote.fullmatch(word.text) for word in words):
+        return []
+    urls = [_URL.match(word.text) for word in words[1:]]
+    names = [url[1].rpartition("/")[2] for url in urls if url]
+    return [Text(name) for name in names if name]
 
 
 _HANDLERS: Final = {

@@ -326,10 +326,10 @@ _DEBUGGER = re.compile(r"(shell|python|py|pi)\s+(.*)", re.DOTALL)
 def _embedded(shell: Shell, invocation: Invocation) -> Text | None:
     """Programs with a way to start a shell: ``tar --checkpoint-action=exec=``, ``vim -c ':!'``."""
     for word in invocation.arguments[1:]:
-        code = _DEBUGGER.match(word.text) if invocation.name == "gdb" else None
-        if code:
-            language = "bash" if code[1] == "shell" else "python"
-            shell.judgement.runs(Text(code[2], word.tags), language, invocation.place)
+        command = _DEBUGGER.match(word.text) if invocation.name == "gdb" else None
+        if command:
+            language = "bash" if command[1] == "shell" else "python"
+            shell.judgement.runs(Text(command[2], word.tags), language, invocation.place)
         match = _EMBEDDED.match(word.text[:4096])
         if match:
             code = match[1].partition(",pty")[0].partition(",stderr")[0]

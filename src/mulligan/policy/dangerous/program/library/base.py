@@ -207,14 +207,17 @@ class Library:
         return None
 
 
-def _as_argument(value: Val) -> Text:
+def _as_argument(value: Val, levels: int = 3) -> Text:
+    """A value as rules see it: lists joined by blanks, entries as ``key=value``."""
+    if not levels:
+        return Text(UNKNOWN, value.tags)
     if value.items is not None:
-        return Text(
-            " ".join(_as_argument(item).text for item in value.items[:32]), value.all_tags()
-        )
+        shown = [_as_argument(item, levels - 1).text for item in value.items[:32]]
+        return Text(" ".join(shown), value.all_tags())
     if value.fields is not None and value.ref is None:
-        pairs = [f"{key}={_as_argument(v).text}" for key, v in list(value.fields.items())[:16]]
-        return Text(" ".join(pairs), value.all_tags())
+        pairs = list(value.fields.items())[:16]
+        shown = [f"{key}={_as_argument(inner, levels - 1).text}" for key, inner in pairs]
+        return Text(" ".join(shown), value.all_tags())
     if value.ref is not None and value.text is None:
         return Text(f"{value.ref}{value.path or ''}", value.all_tags())
     return value.as_text()
