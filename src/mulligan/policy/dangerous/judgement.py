@@ -31,6 +31,7 @@ class Judgement:
         self.findings: dict[tuple[str, int, int], Finding] = {}
         self.files: dict[str, Text] = {}
         self._seen: set[tuple[str, str]] = set()
+        self._running: list[tuple[str, str]] = []
 
     def emit(self, event: Event, language: str = "bash") -> None:
         """Holds an event against the rules."""
@@ -78,16 +79,18 @@ class Judgement:
         if not code.text.strip(UNKNOWN + " \t\n;"):
             return Text(UNKNOWN, code.tags)
         key = (language, code.text)
-        if state is None and key in self._seen:
+        if key in self._running or (state is None and key in self._seen):
             return Text(UNKNOWN, code.tags)
         self._seen.add(key)
         self.budget.nest(len(code.text))
         self.budget.enter()
         self.budget.depth += _NESTED_LEVELS
+        self._running.append(key)
         try:
             source = Source(without_nulls(code.text).encode(errors="replace"), place)
             return languages.walk(self, source, language, state)
         finally:
+            self._running.pop()
             self.budget.depth -= _NESTED_LEVELS
             self.budget.leave()
 

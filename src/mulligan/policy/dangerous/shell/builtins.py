@@ -51,7 +51,7 @@ def _alias(shell: Shell, invocation: Invocation) -> Text | None:
 def _trap(shell: Shell, invocation: Invocation) -> Text | None:
     words = [a for a in invocation.arguments[1:] if a.text not in ("--", "-", "-p", "-l")]
     if words and words[0].text:
-        shell.judgement.runs(words[0], "bash", invocation.place, shell.state.child())
+        shell.state.traps.append((words[0], invocation.place))
     return EMPTY
 
 

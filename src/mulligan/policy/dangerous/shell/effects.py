@@ -140,6 +140,8 @@ def _sends(shell: Shell, invocation: Invocation, name: str) -> None:
 
 def _deleted(shell: Shell, invocation: Invocation, words: list[Text], *flags: str) -> None:
     for word in words:
+        if not word.text:
+            continue
         path = shell.canonical(word)
         given = frozenset(flags)
         if not path.strip("?/*"):

@@ -51,7 +51,7 @@ def multiplies(shell: Shell, node: Node, name: str) -> None:
 def _doubles(assignment: str) -> bool:
     """Whether an assignment makes a variable out of itself more than once."""
     name, sign, value = assignment.partition("=")
-    own = value.count(f"${name.rstrip('+')}") + value.count(f"${{{name.rstrip('+')}}}")
+    own = re.findall(r"\$\{?(\w+)", value[:4096]).count(name.rstrip("+"))
     return bool(sign) and own + name.endswith("+") > 1
 
 
@@ -79,13 +79,13 @@ def endless(shell: Shell, node: Node) -> None:
     head = shell.raw(node)[:80]
     if not _ALWAYS.match(head):
         return
-    background = False
+    background = grows = False
     for child, _ in _below(node):
         if child.type == "command_name" and shell.raw(child) in _SLOW and not _aside(child):
             return
-        if child.type == "&":
-            background = True
-        if child.type == "variable_assignment" and _doubles(shell.raw(child)):
-            shell.judgement.effect("memory-bomb", shell.place(node))
+        background = background or child.type == "&"
+        grows = grows or (child.type == "variable_assignment" and _doubles(shell.raw(child)))
     if background:
         shell.judgement.effect("fork-bomb", shell.place(node))
+    if grows:
+        shell.judgement.effect("memory-bomb", shell.place(node))

@@ -65,7 +65,7 @@ def words_of(text: str) -> list[str]:
     at = start = 0
     while at < len(text) and len(found) < _MOST_WORDS:
         character = text[at]
-        if character in "'\"`" or text.startswith(("$(", "${", "<(", ">("), at):
+        if character in "'\"`" or text.startswith(("$(", "${", "<(", ">(", "=("), at):
             at = _skipped(text, at)
             continue
         if character == "\\" and not text.startswith("\\\n", at):

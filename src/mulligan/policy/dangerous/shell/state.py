@@ -11,7 +11,7 @@ from mulligan.policy.dangerous.values import HOME, Text
 if TYPE_CHECKING:
     from tree_sitter import Node
 
-    from mulligan.policy.dangerous.findings import Source
+    from mulligan.policy.dangerous.findings import Place, Source
 
 # Variables every shell has; their letters are used to spell names that nobody is to see.
 _STANDARD: Final[dict[str, list[Text]]] = {
@@ -35,6 +35,7 @@ class State:
         stdin: what ``read`` and commands without a redirection read.
         positional: ``$1`` and on; None where they cannot be known.
         calls: functions that are being called, innermost last.
+        traps: what is run at its end.
         turns: how often what is being read is read because of loops around it.
     """
 
@@ -47,6 +48,7 @@ class State:
     positional: list[Text] | None = None
     calls: list[str] = field(default_factory=list)
     turns: int = 1
+    traps: list[tuple[Text, Place]] = field(default_factory=list)
 
     def child(self) -> State:
         """A subshell's copy."""
@@ -60,4 +62,5 @@ class State:
             self.positional,
             list(self.calls),
             self.turns,
+            self.traps,
         )

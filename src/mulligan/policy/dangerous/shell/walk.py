@@ -274,7 +274,7 @@ class Shell:
         return EMPTY
 
     def finish(self) -> None:
-        """Runs the functions nobody called, with arguments that are not known."""
+        """Runs the functions nobody called, with arguments that are not known, and the traps."""
         while self.uncalled:
             name, body = self.uncalled.popitem()
             state = self.state.child()
@@ -282,6 +282,9 @@ class Shell:
             inner = Shell(self.judgement, self.source, state)
             inner.uncalled = self.uncalled
             inner.run(body, None)
+        while self.state.traps:
+            code, place = self.state.traps.pop()
+            self.judgement.runs(code, "bash", place, self.state)
 
     def call(self, name: str, invocation: Invocation) -> Text | None:
         """Runs a function of the script; None where it was not followed."""
