@@ -26,6 +26,7 @@ from mulligan.models import (
     ApprovalAnswer,
     HistoryQueryRequest,
     ParseExecuteRequest,
+    RollbackTo,
     VmExecuteRequest,
     VmExecuteResponse,
 )
@@ -82,6 +83,32 @@ async def test_what_is_dangerous_or_no_code_is_refused_and_remembered() -> None:
             "output_sanitizer",
             "execution_logger",
         }
+
+
+async def test_what_was_refused_does_not_stand_in_the_way_of_undo() -> None:
+    async with opened() as engine:
+        await run(engine, "echo one > note")
+        vm_id = (await run(engine, "echo two > note; exit 3")).vm_id
+        with pytest.raises(ValidationFailed):
+            await run(engine, "rm -rf /")
+        (entry,) = (await engine.past.diff(vm_id)).entries
+        assert entry.path == "/workspace/note"
+        await engine.past.rollback(vm_id, RollbackTo())
+        assert (await run(engine, "cat note")).stdout == "one\n"
+        with pytest.raises(ValidationFailed):
+            await run(engine, "rm -rf /")
+        await engine.past.rollback(vm_id, RollbackTo(last_success=True))
+        assert (await run(engine, "cat note")).stdout == "one\n"
+
+
+async def test_what_was_refused_counts_as_history() -> None:
+    async with opened(history={"max_history_entries": 3}) as engine:
+        vm_id = (await run(engine, "echo one > note")).vm_id
+        for _ in range(3):
+            with pytest.raises(ValidationFailed):
+                await run(engine, "rm -rf /")
+        assert [outcome for outcome, _ in await rows(engine)] == 3 * ["refused"]
+        assert await engine.past.snapshots(vm_id) == []
 
 
 class Rewrites(Hook):

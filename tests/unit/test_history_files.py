@@ -249,7 +249,6 @@ def test_a_full_disk(tmp_path: Path) -> None:
         assert "free some space" in str(caught.value.remedy)
         with pytest.raises(HistoryError, match="the disk is full"):
             fill_the_log()
-        store.health()
         assert store.get(done.id) == done
         assert not list(disk.rglob("*.new-*"))
         filler.unlink()

@@ -12,11 +12,13 @@ from mulligan.engine.gates import Judged
 from mulligan.engine.maintenance import Maintenance
 from mulligan.engine.timemachine import TimeMachine
 from mulligan.engine.vm import Vm
-from mulligan.errors import ExecutionFailed, VmExecutionError
-from mulligan.history import HistoryStore
+from mulligan.errors import ExecutionFailed, VmExecutionError, VmNotAvailable
+from mulligan.history import Dropped, HistoryStore
+from mulligan.history.records import REFUSED
 from mulligan.log import get_logger
 from mulligan.models import (
     CommandHistoryEntry,
+    Snapshot,
     VmExecuteResponse,
     utc_now,
 )
@@ -113,25 +115,33 @@ class Recording:
                 "approval": self._approval,
             }
         )
-        begin = functools.partial(
-            self._history.begin,
-            self._entry,
-            max_entries=self._settings.max_history_entries,
-            snapshot=unrecorded,
-        )
         try:
-            dropped = await asyncio.to_thread(begin)
+            dropped = await self._add(self._entry, unrecorded)
         except VmExecutionError:
             if unrecorded is not None:
                 await self._machine.let_go(self._vm, [unrecorded[0].id])
             raise
         self._begun = True
-        if dropped.snapshots:
-            await self._machine.let_go(self._vm, list(dropped.snapshots))
-            self._maintenance.look_at(self._vm.record.agent_id)
+        await self._let_go(dropped)
         if self._failed is not None:  # meanwhile: the row is complete only now
             await self.fail(self._failed)
             self._still_wanted()
+
+    async def _add(
+        self, entry: CommandHistoryEntry, snapshot: tuple[Snapshot, str | None] | None = None
+    ) -> Dropped:
+        begin = functools.partial(
+            self._history.begin,
+            entry,
+            max_entries=self._settings.max_history_entries,
+            snapshot=snapshot,
+        )
+        return await asyncio.to_thread(begin)
+
+    async def _let_go(self, dropped: Dropped) -> None:
+        if dropped.snapshots:
+            await self._machine.let_go(self._vm, list(dropped.snapshots))
+            self._maintenance.look_at(self._vm.record.agent_id)
 
     def _still_wanted(self) -> None:
         if self._failed is not None:
@@ -146,13 +156,16 @@ class Recording:
         if not self._settings.enabled:
             return
         update = {
-            "outcome": "refused",
+            "outcome": REFUSED,
             "error": str(refusal)[:2000],
             "completed_at": utc_now(),
             "exit_code": -1,
         }
-        entry = self._entry.model_copy(update=update)
-        await asyncio.to_thread(self._history.finish, entry)
+        try:
+            async with self._vm.steady():
+                await self._let_go(await self._add(self._entry.model_copy(update=update)))
+        except VmNotAvailable:
+            return  # it is gone, and its history with it
 
     async def fail(self, error: BaseException) -> None:
         """It has no answer: it was cancelled, or the VM failed under it.

@@ -27,6 +27,7 @@ from mulligan.errors import (
 )
 from mulligan.guest.root import IMAGE, LAYERS
 from mulligan.history import HistoryStore
+from mulligan.history.records import REFUSED
 from mulligan.models import (
     CommandHistoryEntry,
     DiffEntry,
@@ -258,7 +259,8 @@ class TimeMachine:
         if to.execution_id is not None:
             return await self.before(vm, to.execution_id)
         request = HistoryQueryRequest(vm_id=vm.record.id, limit=LOOK_BACK)
-        entries = (await asyncio.to_thread(self._history.query, request)).entries
+        found = await asyncio.to_thread(self._history.query, request)
+        entries = [each for each in found.entries if each.outcome != REFUSED]
         if to.last_success:
             return _after_last_success(entries)
         return await self._before_last_change(vm, entries)

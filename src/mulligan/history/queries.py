@@ -12,7 +12,7 @@ from sqlalchemy import ColumnElement, Connection, FromClause, func, select
 from mulligan.history import blocks as counted
 from mulligan.history import words as full_text
 from mulligan.history.columns import microseconds
-from mulligan.history.records import FAILED
+from mulligan.history.records import FAILED, REFUSED
 from mulligan.history.schema import blocks, executions, words
 from mulligan.history.sequence import span, vm_number
 from mulligan.models import HistoryQueryRequest
@@ -104,6 +104,16 @@ def find(
         select(executions).where(executions.c.seq.in_(numbers)).order_by(executions.c.seq.desc())
     )
     return list(rows.mappings()), total
+
+
+def newest(connection: Connection, vm_id: str) -> Any:
+    """A VM's newest row of an execution that was let run; None if there is none."""
+    vm = vm_number(connection, vm_id)
+    if vm is None:
+        return None
+    wanted = [executions.c.seq.between(*span(vm)), executions.c.outcome != REFUSED]
+    statement = select(executions).where(*wanted).order_by(executions.c.seq.desc()).limit(1)
+    return connection.execute(statement).mappings().one_or_none()
 
 
 def _all(connection: Connection, vm: int, page: _Page) -> tuple[Sequence[int], int]:

@@ -10,6 +10,7 @@ from mulligan.history.outputs import STREAMS
 from mulligan.models import CommandHistoryEntry, KernelState, Snapshot, Verdict
 
 RUNNING = "running"
+REFUSED = "refused"  # it was asked for, and a gate or a person did not let it run
 OK = "ok"
 FAILED = "failed"
 Row = Mapping[Any, Any]

@@ -127,16 +127,6 @@ class HistoryStore(Costs):
                 database.close()
         self._memory = self._disk = None
 
-    def health(self) -> None:
-        """Returns if the database answers.
-
-        Raises:
-            HistoryError: it does not.
-        """
-        for database in self._databases():
-            with database.read() as connection:
-                rows.get(connection, "")
-
     def approvals(self, *, expires_after: timedelta, use_within: timedelta) -> ApprovalStore:
         """The approvals in this database, kept on the disk whatever ``persist`` says."""
         return ApprovalStore(self._snapshots, expires_after=expires_after, use_within=use_within)
@@ -196,18 +186,11 @@ class HistoryStore(Costs):
             found = rows.get(connection, execution_id)
         return None if found is None else self._whole(found)
 
-    def last(self, vm_id: str, *, success: bool | None = None) -> CommandHistoryEntry | None:
-        """A VM's newest execution, outputs whole; None if there is none.
-
-        Args:
-            vm_id: the VM's.
-            success: True: the newest that succeeded; False: the newest that failed; None: the
-                newest of all, running ones too.
-        """
-        status = {None: None, True: records.OK, False: records.FAILED}[success]
+    def last(self, vm_id: str) -> CommandHistoryEntry | None:
+        """A VM's newest execution that was let run, outputs whole; None if there is none."""
         with self._executions().read() as connection:
-            found, _ = queries.find(connection, queries.Wanted(vm_id, status), 1, 0)
-        return self._whole(found[0]) if found else None
+            found = queries.newest(connection, vm_id)
+        return self._whole(found) if found else None
 
     def query(self, request: HistoryQueryRequest) -> HistoryQueryResponse:
         """A VM's executions, newest first: in the order they began, whatever the clock said.
