@@ -55,6 +55,17 @@ async def test_an_execution_is_undone(engine) -> None:
     assert await text(engine, "cat file d/x; stat -c %a file") == "one\nx\n644\n"
 
 
+async def test_a_snapshot_that_is_gone_still_led_to_the_present(engine) -> None:
+    vm_id = (await bash(engine, "echo 1 > a")).vm_id
+    newest = await engine.past.snapshot(vm_id, SnapshotCreateRequest())
+    await engine.past.delete_snapshot(vm_id, newest.id)
+    await bash(engine, "echo 2 > a")
+    await engine.past.rollback(vm_id, RollbackTo())
+    assert await text(engine, "cat a") == "1\n"
+    await engine.past.rollback(vm_id, RollbackTo())
+    assert await text(engine, "ls") == ""
+
+
 async def test_going_back_twice_goes_back_two_changes(engine) -> None:
     vm_id = (await bash(engine, "echo 1 > a")).vm_id
     await bash(engine, "echo 2 > b")

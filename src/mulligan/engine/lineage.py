@@ -11,11 +11,15 @@ MOST_PARENTS = 1000
 
 
 class Standing(NamedTuple):
-    """The snapshot a VM was last seen in the state of, its layer, and ``Kernels.changes`` then."""
+    """The snapshot a VM was last seen in the state of, its layer, and ``Kernels.changes`` then.
+
+    ``gone``: nobody can go back to it any more, but what comes next came of it.
+    """
 
     layer: str | None
     kernel_changes: int
     snapshot_id: str
+    gone: bool = False
 
 
 class Lineage:
@@ -44,7 +48,7 @@ class Lineage:
     def present(self, vm: Vm) -> str | None:
         """The snapshot of the state of a VM whose disk has just been frozen, if there is one."""
         known = self._standing.get(vm.record.id)
-        if known is None or known[:2] != (vm.state.base, vm.kernels.changes):
+        if known is None or known.gone or known[:2] != (vm.state.base, vm.kernels.changes):
             return None
         return known.snapshot_id
 
@@ -70,8 +74,10 @@ class Lineage:
 
     def forget(self, vm_id: str, snapshots: list[str] | None = None) -> None:
         """Snapshots are gone: those named, or all of a VM."""
-        known = self._standing.get(vm_id)
-        if known is not None and (snapshots is None or known.snapshot_id in snapshots):
-            del self._standing[vm_id]
         if snapshots is None:
+            self._standing.pop(vm_id, None)
             self._parents.pop(vm_id, None)
+            return
+        known = self._standing.get(vm_id)
+        if known is not None and known.snapshot_id in snapshots:
+            self._standing[vm_id] = known._replace(gone=True)
