@@ -179,7 +179,7 @@ async def restore(vm: Vm, layer: str | None) -> list[str]:
         stack = stack_of(layer)
         await asyncio.to_thread(_prepare_restore, vm, state)
         vm.state = state
-        vm.writing.frozen()
+        vm.writing.restored()
         if vm.connection is not None:
             vm.stack_in_use = [*vm.stack_in_use, *stack]
     cancelled = await vm.cancel_all("the VM was rolled back")

@@ -61,6 +61,7 @@ class Recording:
         self._maintenance = maintenance
         self._vm = vm
         self._begun = False
+        self._turn = 0
         self._approval: str | None = None
         self._failed: BaseException | None = None
         request = judged.request
@@ -122,6 +123,7 @@ class Recording:
                 await self._machine.let_go(self._vm, [unrecorded[0].id])
             raise
         self._begun = True
+        self._turn = self._vm.writing.turns + 1
         await self._let_go(dropped)
         if self._failed is not None:  # meanwhile: the row is complete only now
             await self.fail(self._failed)
@@ -225,11 +227,15 @@ class Recording:
         await asyncio.to_thread(self._history.finish, self._row(answer))
         return answer
 
+    def _is_last(self) -> bool:
+        """Whether nothing has started since it did, and the VM went to no other state."""
+        return not self._vm.running and self._vm.writing.turns == self._turn
+
     async def _keep(self, response: VmExecuteResponse, notes: list[str]) -> str | None:
         """The snapshot after it; none where another execution runs, whose work would be in it."""
         try:
             async with self._vm.steady():
-                if self._vm.running or response.outcome == "cancelled":
+                if not self._is_last() or response.outcome == "cancelled":
                     notes.append("no snapshot after it: another execution ran")
                     return None
                 kept = await self._machine.snapshot(
@@ -246,8 +252,8 @@ class Recording:
             return None
         try:
             async with self._vm.steady():
-                if self._vm.running:
-                    notes.append("not rolled back: another execution was running")
+                if not self._is_last():
+                    notes.append("not rolled back: another execution ran, or a rollback came first")
                     return None
                 found = await self._machine.find(self._vm, point)
                 await self._machine.go_to(self._vm, *found)

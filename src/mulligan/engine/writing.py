@@ -13,12 +13,14 @@ class Writing:
         recalled: whether it is known who wrote before this server started.
         execution: the only one that may have written; None where there were several, or none.
         size: bytes that were written; None where nobody counted, or it may have become more.
+        turns: grows whenever an execution starts, and when the VM goes to another state.
     """
 
     def __init__(self) -> None:
         self.recalled = False
         self.execution: str | None = None
         self.size: int | None = None
+        self.turns = 0
         self._first = False  # something was frozen, or begun on a fresh disk, and nothing ran since
         self._kernels = False
         self._background = False
@@ -32,6 +34,7 @@ class Writing:
     def began(self, execution_id: str, *, alone: bool) -> None:
         """An execution started; ``alone`` where no other runs."""
         self.recalled = True
+        self.turns += 1
         alone = alone and not self._background
         self.execution = execution_id if self._first and alone else None
         self._first = False
@@ -55,9 +58,14 @@ class Writing:
         self.execution, self.size, self._first = None, None, True
 
     def frozen(self) -> None:
-        """What was written is a layer, or was thrown away, and nothing runs that could write."""
+        """What was written is a layer, and nothing runs that could write."""
         self.unchanged()
         self._background = False
+
+    def restored(self) -> None:
+        """What was written was thrown away, and nothing runs that could write."""
+        self.frozen()
+        self.turns += 1
 
     def stopped(self) -> None:
         """The VM's processes are gone, and kernels with them."""
