@@ -9,9 +9,11 @@ import pytest
 
 from mulligan import settings
 from mulligan.engine.engine import Engine
+from mulligan.engine.outflow import IDLE_S
+from mulligan.errors import ExecutionFailed
 from mulligan.hooks.approver import Approver
 from mulligan.hooks.interface import Hook
-from mulligan.models import RollbackTo, VmExecuteRequest, VmExecuteResponse
+from mulligan.models import HistoryQueryRequest, RollbackTo, VmExecuteRequest, VmExecuteResponse
 from mulligan.models.hooks import Allow, HookDecision, PostToolContext
 from support import host
 
@@ -76,3 +78,47 @@ async def test_a_failure_is_not_rolled_back_over_a_rollback() -> None:
         lingers.lets_go.set()
         assert (await failing).rolled_back_to is None
         assert (await bash(engine, "cat note")).exit_code != 0
+
+
+async def outcomes(engine: Engine) -> list[str]:
+    (vm,) = engine.list_vms()
+    found = await engine.past.history(HistoryQueryRequest(vm_id=vm.id))
+    return [each.outcome for each in found.entries]
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        pytest.param("echo one", id="while it runs"),
+        pytest.param("printf hk-; exec >&-; sleep 0.3", id="what is held back for a moment"),
+        pytest.param("printf hk-", id="what is held back to the end"),
+    ],
+)
+async def test_who_cannot_take_output_gets_his_error_and_a_row(code: str) -> None:
+    def broken(*_: object) -> None:
+        raise BrokenPipeError("nobody reads")
+
+    async with opened() as engine:
+        with pytest.raises(BrokenPipeError, match="nobody reads"):
+            await bash(engine, code, broken)
+        assert await outcomes(engine) == ["error"]
+
+
+async def test_no_output_comes_after_a_failure() -> None:
+    heard: list[bytes] = []
+    async with opened() as engine:
+        vm_id = (await bash(engine, "true")).vm_id
+        took = asyncio.Event()
+
+        def takes(_: str, data: bytes) -> None:
+            heard.append(data)
+            took.set()
+
+        task = asyncio.create_task(bash(engine, "echo one; printf hk-; sleep 30", takes))
+        await took.wait()
+        await engine.delete_vm(vm_id)
+        with pytest.raises(ExecutionFailed):
+            await task
+        before = list(heard)
+        await asyncio.sleep(2 * IDLE_S)
+        assert heard == before

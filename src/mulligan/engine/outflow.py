@@ -26,11 +26,14 @@ class Outflow:
         self._live = live
         self._redactors: dict[str, StreamRedactor] = {}
         self._idle: asyncio.TimerHandle | None = None
+        self._failure: Exception | None = None
 
     def write(self, stream: str, data: bytes) -> None:
-        """Takes a piece of output."""
+        """Takes a piece of output; raises what ``on_output`` raises, or raised since the last."""
         if not self._live:
             return
+        if self._failure is not None:
+            raise self._failure
         if self._sanitizer is None:
             self._on_output(stream, data)
             return
@@ -44,17 +47,26 @@ class Outflow:
         self._idle = asyncio.get_running_loop().call_later(IDLE_S, self._flush)
 
     def _flush(self) -> None:
-        for stream, redactor in self._redactors.items():
-            self._pass_on(stream, redactor.flush_idle())
+        try:
+            for stream, redactor in self._redactors.items():
+                self._pass_on(stream, redactor.flush_idle())
+        except Exception as error:  # noqa: BLE001  (the caller's; nobody would get it from here)
+            self._failure = error
 
     def finish(self, *, truncated: bool) -> None:
-        """The program has ended."""
-        if self._idle is not None:
-            self._idle.cancel()
-            self._idle = None
+        """The program has ended. See ``write``."""
+        self.stop()
+        if self._failure is not None:
+            raise self._failure
         for stream, redactor in self._redactors.items():
             self._pass_on(stream, redactor.finish(truncated=truncated))
         self._redactors = {}
+
+    def stop(self) -> None:
+        """Nothing goes out any more by itself."""
+        if self._idle is not None:
+            self._idle.cancel()
+            self._idle = None
 
     def release(self, stdout: str, stderr: str) -> None:
         """What the gates let go at the end, where nothing went before."""

@@ -133,13 +133,15 @@ class Runner:
             watcher.over()
             duration_ms = int((time.monotonic() - start) * 1000)
             raise_setup_failure(result)
+            if outflow is not None:
+                outflow.finish(truncated=result.truncated)
         except BaseException as error:
             watcher.over()
+            if outflow is not None:
+                outflow.stop()
             vm.cancelled_for.pop(execution_id, None)
             await self._owned(recording.fail(error))
             raise
-        if outflow is not None:
-            outflow.finish(truncated=result.truncated)
         response = response_of(execution_id, vm.record.id, program, result, started_at, duration_ms)
         why = vm.cancelled_for.pop(execution_id, None)
         if why and response.outcome == "cancelled":
