@@ -58,6 +58,12 @@ def ids(value: object) -> str:
         ),
         ({"env": {"OK": "", "A": "x\0"}}, "env.A", "env.A has a NUL character at position 1"),
         ({"env": {"A": "\ud800"}}, "env.A", "half a surrogate pair at position 0"),
+        ({"secrets": {"A": "secret\ud800"}}, "secrets.A", "half a surrogate pair at position 6"),
+        (
+            {"secrets": {"A": "secret\0"}},
+            "secrets.A",
+            "secrets.A has a NUL character at position 6",
+        ),
         ({"stdin": "ok\udc80"}, "stdin", "half a surrogate pair at position 2"),
         ({"requirements": ["numpy"]}, "requirements", "not supported by this version"),
     ],

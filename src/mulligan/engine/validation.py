@@ -50,6 +50,8 @@ def check_request(request: VmExecuteRequest, settings: Settings) -> str:
     _check_timeout(request.timeout_seconds, settings.max_timeout_seconds)
     _check_working_dir(request.working_dir)
     _check_env(request.env or {})
+    for name, value in (request.secrets or {}).items():
+        _check_text(value, f"secrets.{name[:100]}")
     if request.stdin is not None:
         _check_text(request.stdin, "stdin")
     if request.requirements:

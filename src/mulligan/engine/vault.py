@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from mulligan.errors import ConfigError, ValidationFailed
 from mulligan.policy.secrets import InjectedSecret, Mode, Sanitizer
+from mulligan.policy.secrets.injected import MOST_BYTES
 
 MOST_KEPT = 256
 
@@ -14,7 +15,8 @@ class Vault:
     """Every secret an agent's programs have been given, and a sanitizer that knows them.
 
     A secret stays known after the execution it was for: the program may have written it into a
-    file, or a kernel may hold it. It is in memory alone, and is forgotten with the process.
+    file, or a kernel may hold it. It is in memory alone, and is forgotten with the process; the
+    oldest are forgotten earlier, where an agent has had ``MOST_KEPT``, or ``MOST_BYTES`` of them.
 
     Args:
         common: name to value, given to every execution of every agent.
@@ -35,7 +37,7 @@ class Vault:
         """Keeps what an execution of an agent is given.
 
         Raises:
-            ValidationFailed: a value cannot be kept secret, being too short.
+            ValidationFailed: a value cannot be kept secret, being too short or too long.
         """
         if not secrets:
             return
@@ -43,7 +45,8 @@ class Vault:
         for name, value in secrets.items():
             own.pop(value, None)
             own[value] = InjectedSecret(name, value)
-        while len(own) > MOST_KEPT:
+        fewest = len(set(secrets.values()))
+        while len(own) > MOST_KEPT or (len(own) > fewest and self._size(own) > MOST_BYTES):
             del own[next(iter(own))]
         try:
             sanitizer = Sanitizer([*self._common, *own.values()], mode=self._mode)
@@ -53,6 +56,10 @@ class Vault:
             ) from None
         self._of_agents[agent_id] = own
         self._sanitizers[agent_id] = sanitizer
+
+    def _size(self, own: Mapping[str, InjectedSecret]) -> int:
+        values = {each.value for each in (*self._common, *own.values())}
+        return sum(len(value.encode("utf-8", "surrogatepass")) for value in values)
 
     def sanitizer(self, agent_id: str) -> Sanitizer:
         """Takes out every secret an agent's programs may know, and what looks like one."""
