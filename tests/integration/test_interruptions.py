@@ -1,6 +1,7 @@
 """What comes in between: other executions, cancels and ends, while something is half done."""
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -10,10 +11,17 @@ import pytest
 from mulligan import settings
 from mulligan.engine.engine import Engine
 from mulligan.engine.outflow import IDLE_S
-from mulligan.errors import ExecutionFailed
+from mulligan.errors import ExecutionFailed, SnapshotNotFound
+from mulligan.history import HistoryStore
 from mulligan.hooks.approver import Approver
 from mulligan.hooks.interface import Hook
-from mulligan.models import HistoryQueryRequest, RollbackTo, VmExecuteRequest, VmExecuteResponse
+from mulligan.models import (
+    HistoryQueryRequest,
+    RollbackTo,
+    SnapshotCreateRequest,
+    VmExecuteRequest,
+    VmExecuteResponse,
+)
 from mulligan.models.hooks import Allow, HookDecision, PostToolContext
 from support import host
 
@@ -122,3 +130,28 @@ async def test_no_output_comes_after_a_failure() -> None:
         before = list(heard)
         await asyncio.sleep(2 * IDLE_S)
         assert heard == before
+
+
+async def test_a_snapshot_is_gone_also_for_who_was_cancelled_meanwhile(monkeypatch) -> None:
+    async with opened() as engine:
+        vm_id = (await bash(engine, "echo one > note")).vm_id
+        made = await engine.past.snapshot(vm_id, SnapshotCreateRequest())
+        deleted, goes_on = threading.Event(), threading.Event()
+        delete = HistoryStore.delete_snapshot
+
+        def slow(store: HistoryStore, snapshot_id: str) -> bool:
+            found = delete(store, snapshot_id)
+            deleted.set()
+            goes_on.wait()
+            return found
+
+        monkeypatch.setattr(HistoryStore, "delete_snapshot", slow)
+        task = asyncio.create_task(engine.past.delete_snapshot(vm_id, made.id))
+        await asyncio.to_thread(deleted.wait)
+        task.cancel()
+        next_one = asyncio.create_task(bash(engine, "echo two > note"))
+        await asyncio.wait({task})
+        goes_on.set()
+        assert (await next_one).snapshot_before not in (None, made.id)
+        with pytest.raises(SnapshotNotFound):
+            await engine.past.rollback(vm_id, RollbackTo(snapshot_id=made.id))

@@ -130,9 +130,13 @@ class Past:
             VmNotAvailable, SnapshotNotFound: there is no such VM, or no such snapshot of it.
         """
         vm = self._find(vm_id, agent_id)
-        snapshot, _ = await self._machine.find(vm, snapshot_id)
-        await asyncio.to_thread(self._history.delete_snapshot, snapshot.id)
-        await self._machine.let_go(vm, [snapshot.id])
+        await self._owned(self._delete_snapshot(vm, snapshot_id))
+
+    async def _delete_snapshot(self, vm: Vm, snapshot_id: str) -> None:
+        async with vm.steady():  # nothing is about to start from it, or to go back to it
+            snapshot, _ = await self._machine.find(vm, snapshot_id)
+            await asyncio.to_thread(self._history.delete_snapshot, snapshot.id)
+            await self._machine.let_go(vm, [snapshot.id])
         self._maintenance.look_at(vm.record.agent_id)
 
     async def rollback(
