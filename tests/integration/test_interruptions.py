@@ -11,18 +11,19 @@ import pytest
 from mulligan import settings
 from mulligan.engine.engine import Engine
 from mulligan.engine.outflow import IDLE_S
-from mulligan.errors import ExecutionFailed, SnapshotNotFound
+from mulligan.errors import ExecutionFailed, SnapshotNotFound, VmExecutionError
 from mulligan.history import HistoryStore
 from mulligan.hooks.approver import Approver
 from mulligan.hooks.interface import Hook
 from mulligan.models import (
+    Approval,
     HistoryQueryRequest,
     RollbackTo,
     SnapshotCreateRequest,
     VmExecuteRequest,
     VmExecuteResponse,
 )
-from mulligan.models.hooks import Allow, HookDecision, PostToolContext
+from mulligan.models.hooks import Allow, AskUser, HookDecision, PostToolContext, PreToolContext
 from support import host
 
 pytestmark = pytest.mark.anyio
@@ -155,3 +156,39 @@ async def test_a_snapshot_is_gone_also_for_who_was_cancelled_meanwhile(monkeypat
         assert (await next_one).snapshot_before not in (None, made.id)
         with pytest.raises(SnapshotNotFound):
             await engine.past.rollback(vm_id, RollbackTo(snapshot_id=made.id))
+
+
+class Asks(Hook):
+    """Has a person asked before ASK runs, and about what PRINT prints."""
+
+    name = "asks"
+
+    def pre_tool(self, context: PreToolContext) -> HookDecision:
+        return AskUser(prompt="run it?") if "ASK" in context.code else Allow()
+
+    def post_tool(self, context: PostToolContext) -> HookDecision:
+        return AskUser(prompt="show it?") if "PRINT" in context.original_code else Allow()
+
+
+async def test_the_end_waits_for_no_approver() -> None:
+    shown = asyncio.Queue[Approval]()
+
+    async def never_answers(approval: Approval) -> bool:
+        shown.put_nowait(approval)
+        return await asyncio.Event().wait()
+
+    with host.data_directory() as directory:
+        chosen = settings.load(data_dir=directory / "data")
+        async with Engine(chosen, approver=never_answers) as engine:
+            engine.gates.hooks.add_hook(Asks())
+            asked = asyncio.create_task(bash(engine, "echo ASK"))
+            printed = asyncio.create_task(bash(engine, "echo PRINT"))
+            both = {(await shown.get()).prompt, (await shown.get()).prompt}
+            assert both == {"asks: run it?", "asks: show it?"}
+        response = await printed
+        assert (response.outcome, response.stdout) == ("success", "")
+        assert "Output withheld: Approval required" in str(response.error)
+        with pytest.raises(VmExecutionError):
+            await asked
+        async with Engine(chosen) as engine:
+            assert await outcomes(engine) == ["success"]

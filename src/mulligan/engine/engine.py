@@ -169,6 +169,8 @@ class Engine:
         await self._owned(self._close())
 
     async def _close(self) -> None:
+        if self._gates is not None:
+            self._gates.stop_asking()
         if self._maintenance is not None:
             await self._maintenance.close()
         if self._fleet is not None:

@@ -111,6 +111,10 @@ class Gates:
             if not each.observer and "post_tool" in each.stages
         ]
 
+    def stop_asking(self) -> None:
+        """Waits for no approver any more: what he was asked about does not run, or go back."""
+        self._permits.stop()
+
     def close(self) -> None:
         """Ends what checks syntax."""
         self._syntax.close()

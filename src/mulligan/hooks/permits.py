@@ -47,6 +47,14 @@ class Permits:
         self._mode = mode
         self._approver = approver
         self._calls = Calls()
+        self._asking: set[asyncio.Task[Answer | None]] = set()
+        self._stopped = False
+
+    def stop(self) -> None:
+        """Asks the approver nothing any more, and waits no longer for what it was asked."""
+        self._stopped = True
+        for task in self._asking:
+            task.cancel()
 
     async def obtain(
         self,
@@ -156,6 +164,15 @@ class Permits:
         return outcome.on_yes
 
     async def _said(self, question: Approval) -> Answer | None:
-        """What the approver says to a question; None where it failed."""
+        """What the approver says to a question; None where it failed, or nobody waits any more."""
         assert self._approver is not None
-        return await asked(self._approver, question, self._calls)
+        if self._stopped:
+            return None
+        task = asyncio.create_task(asked(self._approver, question, self._calls))
+        self._asking.add(task)
+        task.add_done_callback(self._asking.discard)
+        try:
+            await asyncio.wait({task})
+        finally:
+            task.cancel()
+        return None if task.cancelled() else task.result()
