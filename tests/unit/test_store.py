@@ -109,6 +109,21 @@ def test_delete(data_dir: Path, store: VmStore, layers: LayerStore) -> None:
     assert loaded(store, layers) == ([record("vm-b")], [])
 
 
+def test_a_state_that_could_not_be_written_is_written_by_nobody_later(
+    data_dir: Path, store: VmStore
+) -> None:
+    store.create(record("vm-a"))
+    store.follow("vm-a", VmState(generation=1))  # its settle may come late
+    file = data_dir / "vms" / "vm-a" / "state.json"
+    file.rename(file.with_name("aside"))
+    file.mkdir()
+    with pytest.raises(OSError, match="directory"):
+        store.set_state("vm-a", VmState(base="layer", generation=2))
+    file.rmdir()
+    store.settle("vm-a", 0)
+    assert VmState.model_validate_json(file.read_bytes()) == VmState(generation=1)
+
+
 def test_load_finishes_what_was_interrupted(
     data_dir: Path, store: VmStore, layers: LayerStore
 ) -> None:

@@ -154,10 +154,10 @@ class VmStore:
         return state
 
     def set_state(self, vm_id: str, state: VmState) -> None:
-        """Has a VM be in another state from now on."""
+        """Has a VM be in another state from now on; where that fails, in the one it was in."""
         with self._writing:
+            self._write_state(vm_id, state)
             self._states[vm_id] = state
-            self._write_state(vm_id)
 
     def follow(self, vm_id: str, state: VmState) -> None:
         """Has a VM be in the state that ``load`` would roll it forward to; ``settle`` writes it."""
@@ -174,12 +174,12 @@ class VmStore:
             OSError: it could not be done; the next start does it.
         """
         with self._writing:
-            self._write_state(vm_id)
+            self._write_state(vm_id, self._states[vm_id])
         self.discard_generation(vm_id, generation)
 
-    def _write_state(self, vm_id: str) -> None:
+    def _write_state(self, vm_id: str, state: VmState) -> None:
         path = self._directory / vm_id / "state.json"
-        replace_file(path, self._states[vm_id].model_dump_json(), durable=self._durable)
+        replace_file(path, state.model_dump_json(), durable=self._durable)
 
     def disk(self, vm_id: str) -> Path:
         """The directory a VM's agent sees as its disk."""
