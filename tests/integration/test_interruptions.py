@@ -11,12 +11,14 @@ import pytest
 from mulligan import settings
 from mulligan.engine.engine import Engine
 from mulligan.engine.outflow import IDLE_S
-from mulligan.errors import ExecutionFailed, SnapshotNotFound, VmExecutionError
+from mulligan.engine.store import VmStore
+from mulligan.errors import ApprovalRequired, ExecutionFailed, SnapshotNotFound, VmExecutionError
 from mulligan.history import HistoryStore
 from mulligan.hooks.approver import Approver
 from mulligan.hooks.interface import Hook
 from mulligan.models import (
     Approval,
+    ApprovalAnswer,
     HistoryQueryRequest,
     RollbackTo,
     SnapshotCreateRequest,
@@ -192,3 +194,31 @@ async def test_the_end_waits_for_no_approver() -> None:
             await asked
         async with Engine(chosen) as engine:
             assert await outcomes(engine) == ["success"]
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+async def test_who_is_cancelled_before_it_starts_uses_no_yes_up(monkeypatch, enabled: bool) -> None:
+    async with opened(history={"enabled": enabled}) as engine:
+        engine.gates.hooks.add_hook(Asks())
+        vm_id = (await bash(engine, "echo one > note")).vm_id
+        with pytest.raises(ApprovalRequired) as waits:
+            await bash(engine, "echo ASK")
+        await engine.gates.answer(waits.value.approval_id, ApprovalAnswer(approve=True, who="ann"))
+        frozen, goes_on = threading.Event(), threading.Event()
+        changed = VmStore.changed
+
+        def slow(*arguments) -> bool:
+            frozen.set()
+            goes_on.wait()
+            return changed(*arguments)
+
+        monkeypatch.setattr(VmStore, "changed", slow)
+        task = asyncio.create_task(bash(engine, "echo ASK"))
+        await asyncio.to_thread(frozen.wait)
+        task.cancel()
+        await asyncio.wait({task})
+        goes_on.set()
+        async with engine.fleet.find(vm_id).steady():
+            pass
+        assert (await engine.gates.question(waits.value.approval_id)).state == "approved"
+        assert (await bash(engine, "echo ASK")).stdout == "ASK\n"

@@ -100,11 +100,13 @@ class Recording:
         self._still_wanted()
         if not self._settings.enabled:
             pinned = await self._machine.pin(self._vm)
+            self._still_wanted()
             self._approval = await permit(pinned=pinned)
             return
         point = await self._machine.restore_point(self._vm)
         unrecorded = point.unrecorded if point is not None else None
         try:
+            self._still_wanted()
             self._approval = await permit(pinned=point is not None)
         except BaseException:
             if unrecorded is not None:
