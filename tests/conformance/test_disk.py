@@ -1,5 +1,7 @@
 """A VM's disk: frozen, gone back to, copied under running programs."""
 
+import asyncio
+
 import pytest
 
 from mulligan.engine import disk
@@ -71,3 +73,41 @@ async def test_a_layer_that_is_not_there_changes_nothing(machine, layer) -> None
         with pytest.raises(Exception, match="missing or damaged"):
             await disk.restore(vm, layer)
     assert await machine.text("cat here") == "here\n"
+
+
+REACH = """
+import os, pathlib, time
+while not (found := list(pathlib.Path('/tmp/beside').glob('*'))): time.sleep(0.01)
+at = os.open(f'/proc/{found[0].name}/root/workspace', os.O_PATH)
+os.chdir('/')
+"""
+WRITE = """
+def write():
+    try: descriptor = os.open('frozen', os.O_WRONLY | os.O_CREAT, dir_fd=at)
+    except OSError as error: return error.strerror
+    os.write(descriptor, b'changed')
+    return 'written'
+write()
+"""
+
+
+async def test_a_frozen_disk_is_not_written_through_the_mounts_of_executions(
+    machine, python
+) -> None:
+    """Those live as long as a descriptor that a kernel keeps."""
+    vm = machine.vm
+    await machine.text("rm -rf /tmp/beside; mkdir /tmp/beside; echo as it was > frozen")
+    beside = asyncio.create_task(
+        machine.text("touch /tmp/beside/$$; while [ -e /tmp/beside ]; do sleep 0.01; done")
+    )
+    await python.run(REACH)
+    await machine.text("rm -r /tmp/beside")
+    await beside
+    async with vm.steady():
+        assert await disk.freeze(vm)
+    assert await python.value(WRITE) == "'Read-only file system'"
+    first = vm.state.base
+    await machine.text("echo later > frozen")
+    async with vm.steady():
+        assert await disk.restore(vm, first) == []
+    assert await machine.text("cat frozen") == "as it was\n"

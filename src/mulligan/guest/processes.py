@@ -17,19 +17,23 @@ SHORTEST_PAUSE_S = 0.0001
 _PF_EXITING = 4  # linux/sched.h
 
 
-def members(namespace: int) -> list[int]:
+def members(namespace: int, over: set[int] | None = None) -> list[int]:
     """The living processes of the execution whose mount namespace has this inode number.
 
     A process that cannot be looked into counts as a member: ending too much of one VM is better
     than leaving something behind.
+
+    Args:
+        namespace: the inode number.
+        over: takes those that were listed and of which nothing runs any more.
     """
-    own = os.getpid()
     found = []
-    for name in os.listdir("/proc"):
-        if not name.isdigit() or int(name) == own:
-            continue
-        if _namespace(f"/proc/{name}", namespace) == namespace:
-            found.append(int(name))
+    for pid in everything():
+        its = _namespace(f"/proc/{pid}", namespace)
+        if its == namespace:
+            found.append(pid)
+        elif its is None and over is not None:
+            over.add(pid)
     return found
 
 
@@ -89,17 +93,29 @@ def stragglers(namespace: int, session: int) -> tuple[list[int], list[int]]:
 
 
 def conclusive(namespace: int) -> list[int]:
-    """``members``, looked at again while processes were made during the look.
+    """``members``, as sure as can be. After too many looks the last one has to do."""
+    return _look(lambda over: members(namespace, over))[0]
+
+
+def _look(find: Callable[[set[int]], list[int]]) -> tuple[list[int], bool]:
+    """Looks for processes until a look was not disturbed; what it found, and whether one was not.
 
     A process that does nothing but fork and exit is gone from where the look comes to and not yet
-    where it has been. After too many looks the last one has to do; ``end_all`` makes sure.
+    where it has been. Either a number was given out meanwhile, or (a process has its number before
+    it is to be seen) one that was listed is over when it is looked into, and was not before.
+
+    Args:
+        find: makes one look, and adds to the set it is given what it found to be over.
     """
+    known: set[int] = set()
     for _ in range(LOOKS):
         last = _last_pid()
-        found = members(namespace)
-        if _last_pid() == last:
-            break
-    return found
+        over: set[int] = set()
+        found = find(over)
+        if _last_pid() == last and over <= known:
+            return found, True
+        known |= over
+    return found, False
 
 
 def _last_pid() -> bytes:
@@ -168,15 +184,14 @@ def end_all(
         session: where given, what was detached from it on purpose is spared.
         spared: processes that are spared, too.
     """
-    last = _last_pid()
-    if not _doomed(namespace, session, spared) and _last_pid() == last:
+    if _look(lambda over: _doomed(namespace, session, spared, over)) == ([], True):
         return True
     return _end(lambda: _doomed(namespace, session, spared))
 
 
 def end_everything(spared: set[int]) -> bool:
     """Ends every process of the VM but this one and ``spared``; true where none is left."""
-    if not others(spared):
+    if not any_others(spared):
         return True
     return _end(lambda: others(spared))
 
@@ -240,9 +255,22 @@ def end_outside(own: set[int]) -> bool:
     return _end(lambda: outside(own))
 
 
-def others(spared: set[int]) -> list[int]:
-    """The living processes of the VM but this one and ``spared``."""
-    return [pid for pid in everything() if pid not in spared and not _is_over(pid)]
+def others(spared: set[int], over: set[int] | None = None) -> list[int]:
+    """The living processes of the VM but this one and ``spared``; ``over`` takes what has ended."""
+    found = []
+    for pid in everything():
+        if pid in spared:
+            continue
+        if not _is_over(pid):
+            found.append(pid)
+        elif over is not None:
+            over.add(pid)
+    return found
+
+
+def any_others(spared: set[int]) -> bool:
+    """Whether there are ``others``, or that cannot be told."""
+    return _look(lambda over: others(spared, over)) != ([], True)
 
 
 class Pause:
@@ -268,8 +296,10 @@ class Pause:
         send([pid for pid in everything() if pid not in self._before], SIGCONT)
 
 
-def _doomed(namespace: int, session: int | None, spared: frozenset[int]) -> list[int]:
-    found = [pid for pid in members(namespace) if pid not in spared]
+def _doomed(
+    namespace: int, session: int | None, spared: frozenset[int], over: set[int] | None = None
+) -> list[int]:
+    found = [pid for pid in members(namespace, over) if pid not in spared]
     return found if session is None else [p for p in found if not is_detached(p, session)]
 
 

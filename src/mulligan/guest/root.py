@@ -84,19 +84,17 @@ class Roots:
             self._return()
 
     def seal(self, namespace: int) -> bool:
-        """Makes the root of a mount namespace read-only; false where a file is open for writing.
+        """Makes a root read-only for everybody; false where a file is open for writing.
 
-        The kernel sees to both in one step: after it nobody there can write to the old root, by
-        whatever descriptor.
+        The file system is, not the mount: programs also reach it through mounts of executions that
+        are over, by descriptors they kept of them. The kernel sees to all in one step: after it
+        nobody can write to the root, by whatever descriptor or mapping. A file that was removed
+        and is still open counts as one open for writing.
+
+        Args:
+            namespace: descriptor of a mount namespace in which it is the root.
         """
-        flags = kernel.MS_REMOUNT | kernel.MS_BIND | kernel.MS_RDONLY | MOUNT_FLAGS
-        return self._remount(namespace, flags)
-
-    def unseal(self, namespace: int) -> None:
-        """Takes ``seal`` back."""
-        self._remount(namespace, kernel.MS_REMOUNT | kernel.MS_BIND | MOUNT_FLAGS)
-
-    def _remount(self, namespace: int, flags: int) -> bool:
+        flags = kernel.MS_REMOUNT | kernel.MS_RDONLY | MOUNT_FLAGS
         try:
             kernel.setns(namespace, kernel.CLONE_NEWNS)
             kernel.mount(None, "/", None, flags)

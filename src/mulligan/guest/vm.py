@@ -117,7 +117,7 @@ class Vm:
         private: list[int] = []
         try:
             inside = [] if kernels is None else kernels.open_namespaces()
-            if not body["end"] and not self._seal(inside):
+            if not self._roots.seal(self.root) and not body["end"]:
                 self._send(frames.ROOT_DONE, channel, {"busy": True, "error": None})
                 return
             # Nobody is in the old root any more, if it could be helped: the kernel minds a
@@ -149,17 +149,7 @@ class Vm:
             if kernels.busy():
                 return False
             spared = spared | kernels.pids()
-        return not processes.others(spared)
-
-    def _seal(self, namespaces: list[int]) -> bool:
-        """Has no kernel write to its root any more; false where one has a file open for that."""
-        assert self._roots is not None
-        for number, namespace in enumerate(namespaces):
-            if not self._roots.seal(namespace):
-                for sealed in namespaces[:number]:
-                    self._roots.unseal(sealed)
-                return False
-        return True
+        return not processes.any_others(spared)
 
     def _assemble(self, body: dict[str, Any]) -> None:
         assert self._roots is not None
