@@ -2,6 +2,7 @@
 
 import pytest
 
+from mulligan.engine import disk
 from support.kernels import Kernel
 
 pytestmark = pytest.mark.anyio
@@ -279,3 +280,69 @@ async def test_node_that_ends_says_so_and_its_memory_is_not_kept(node) -> None:
     assert (await node.memory("checkpoint", "a")).memory == "not kept"
     assert (await node.memory("revive", "a")).memory == "not kept"
     assert "rolled back" in (await node.run("1")).notes[0]
+
+
+RUNNER = """
+import array, gc, os, socket, time
+runner, = (each for each in gc.get_objects() if type(each).__name__ == 'Kernel')
+"""
+HANDED_ON = """
+def checkpoint(frozen):
+    with socket.socket(socket.AF_UNIX) as to:
+        to.connect('/tmp/handed-on')
+        socket.send_fds(to, [b'.'], [frozen.fileno()])
+    frozen.close()
+runner._checkpoint = checkpoint
+"""
+STRANGER = """
+import os, signal, socket, time
+if os.fork(): os._exit(0)
+os.setsid()
+with socket.socket(socket.AF_UNIX) as listening:
+    listening.bind('/tmp/handed-on'); listening.listen()
+    open('/tmp/listens', 'w').close()
+    _, (frozen,), _, _ = socket.recv_fds(listening.accept()[0], 1, 1)
+socket.socket(fileno=frozen).send(b'.{"op":"frozen"}')
+open('/tmp/spoke', 'w').write(str(os.getpid()))
+time.sleep(60)
+"""
+
+
+async def test_only_a_process_of_the_kernel_is_taken_for_its_image(machine, python) -> None:
+    """What is taken for one is left alone by a rollback."""
+    vm = machine.vm
+    await python.run(RUNNER + HANDED_ON)
+    await machine.run(STRANGER, "python")
+    await machine.text("until [ -e /tmp/listens ]; do sleep 0.01; done")
+    assert (await python.memory("checkpoint", "a")).memory == "not kept"
+    spoke = await machine.text("until [ -s /tmp/spoke ]; do sleep 0.01; done; cat /tmp/spoke")
+    assert (await machine.run(f"kill -0 {spoke}")).status == 0
+    async with vm.steady():
+        await disk.restore(vm, vm.state.base)
+    assert (await machine.run(f"kill -0 {spoke}")).status != 0
+
+
+RUNS_WHEN_FROZEN = """
+def wait(frozen, notes):
+    with open('/dev/shm/image', 'w') as file: print(os.getpid(), file=file)
+    frozen.send(b'.{"op":"frozen"}')
+    while True:
+        open('/dev/shm/beat', 'a').write('.')
+        time.sleep(0.01)
+runner._wait = wait
+"""
+
+
+async def test_an_image_that_was_set_going_stands_still_after_a_rollback(machine, python) -> None:
+    vm = machine.vm
+    await python.run(RUNNER + RUNS_WHEN_FROZEN)
+    await python.memory("checkpoint", "a")
+    going = (
+        "read pid < /dev/shm/image; echo > /dev/shm/beat; kill -CONT $pid\n"
+        "until [ $(stat -c %s /dev/shm/beat) -gt 3 ]; do sleep 0.01; done; echo $pid"
+    )
+    pid = (await machine.text(going)).strip()
+    async with vm.steady():
+        await disk.restore(vm, vm.state.base)
+    assert "T (stopped)" in await machine.text(f"grep State: /proc/{pid}/status")
+    await machine.text("rm /dev/shm/beat /dev/shm/image")

@@ -98,6 +98,8 @@ class Vm:
             busy: whether an execution runs.
         """
         self.quota.rest()
+        if kernels is not None:
+            kernels.snapshots.stop()
         if body["end"]:
             self._end_programs(spared, kernels)
             self._switch(channel, body, kernels)
@@ -143,6 +145,8 @@ class Vm:
             spared = spared | kernels.snapshots.frozen_pids()
         if not processes.end_everything(spared):
             os._exit(UNENDABLE)
+        if kernels is not None:
+            kernels.snapshots.stop()  # again: nobody is left who could set them going
 
     def _is_quiet(self, spared: set[int], kernels: Kernels | None) -> bool:
         if kernels is not None:

@@ -41,6 +41,10 @@ class Frozen(Memory):
         self.pid = 0
         self.listen: Callable[[], None] = lambda: None
 
+    def owns(self, pid: int) -> bool:
+        """Whether a process is one of its kernel's, as only those are stopped, moved and ended."""
+        return bool(self.namespace) and processes.mounts_of(pid) == self.namespace
+
     def stop(self) -> None:
         """Has it stand still."""
         processes.send_member(self.pid, self.namespace, SIGSTOP)

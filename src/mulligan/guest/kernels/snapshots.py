@@ -94,6 +94,11 @@ class Snapshots:
         """Their processes."""
         return frozenset(each.pid for each in self.frozen())
 
+    def stop(self) -> None:
+        """Has all images stand still: any program of the VM can have set them going."""
+        for each in self.frozen():
+            each.stop()
+
     def due(self) -> float | None:
         """When a kernel will have been waited for long enough."""
         return min((request.deadline for request in self._requests), default=None)
@@ -160,7 +165,8 @@ class Snapshots:
         except LinkError:
             self._bad_image(kernel, image, request)
             return
-        if image.pid or message.op != "frozen":
+        taken = image.pid or message.pid in self._all.pids()
+        if taken or message.op != "frozen" or not image.owns(message.pid):
             self._bad_image(kernel, image, request)
             return
         image.notes = notes
@@ -295,6 +301,10 @@ class Snapshots:
                 request.tell(kernel, kernel.language, LOST, [why])
                 kernel.saving = False
                 self._settle(request)
+        for memory in set(kernel.memories.values()):
+            if isinstance(memory, Frozen) and not memory.pid:  # who was to take its place is gone
+                self._forget_all(kernel, memory)
+                self._ask_again()
 
     # Letting go
 
