@@ -95,6 +95,25 @@ async def test_a_full_disk_is_an_error_and_deleting_makes_room(small: Engine) ->
     assert (again.stdout, again.notes) == ("more\n", [])
 
 
+@pytest.mark.parametrize("kernel", [None, "main"])
+@pytest.mark.parametrize("removed", ["", "os.unlink('big')", "file = removed()"])
+async def test_kernels_and_files_without_a_name_count(
+    small: Engine, kernel: str | None, removed: str
+) -> None:
+    code = f"""
+import errno, os
+def removed(): return open(os.open("/workspace", os.O_RDWR | os.O_TMPFILE), "wb", buffering=0)
+file = open("big", "wb", buffering=0); {removed or "pass"}
+try:
+    for _ in range(600): file.write(b"x" * (1 << 20))
+except OSError as error: print(errno.errorcode[error.errno])
+print(os.fstat(file.fileno()).st_blocks * 512 >> 20)
+"""
+    error, written = (await run(small, code, kernel=kernel)).stdout.split()
+    assert error == "EFBIG"
+    assert LIMIT_MB - 1 <= int(written) < LIMIT_MB + SLACK_MB
+
+
 async def test_a_program_can_make_room_for_itself(small: Engine) -> None:
     code = (
         FILL

@@ -45,7 +45,7 @@ class Agent:
         self._zygote: zygotes.Zygote | None = zygote
         self._env = env
         self._nofile = resource.getrlimit(resource.RLIMIT_NOFILE)
-        self._vm = Vm(self._send, self._executions)
+        self._vm = Vm(self._send, self._running)
         self._kernels: Kernels | None = None
 
     def run(self) -> None:
@@ -78,6 +78,10 @@ class Agent:
             elif execution.deadline is not None:
                 due = min(due, max(0.0, execution.deadline - now))
         return due if self._kernels is None else min(due, self._kernels.timeout())
+
+    def _running(self) -> bool:
+        """Whether an execution runs, in a kernel or not."""
+        return bool(self._executions) or (self._kernels is not None and self._kernels.busy())
 
     # Frames
 

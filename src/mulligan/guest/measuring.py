@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 MOST_ANSWER = 65536
 GLANCE_ENTRIES = 32
+WRITER = 1 << 20  # who wrote less is not why the host's disk is full
 BLOCK = 512  # what st_blocks counts in
 
 
@@ -21,7 +22,8 @@ class Measuring:
     """A count under way.
 
     Args:
-        paths: directories to measure.
+        paths: directories to measure; the first is the one that is written to, and what was removed
+            from it and is still open counts with it.
         names: what the caller calls them; kept, not used.
     """
 
@@ -71,9 +73,12 @@ def _count(paths: list[str], answer: int) -> NoReturn:
     try:
         from mulligan.guest import launch
         from mulligan.guest.jobs.size import size
+        from mulligan.guest.removed import Removed
 
         launch.restore_signals()
         sizes = [int(str(size([path])["bytes"])) for path in paths]
+        removed = Removed(paths[0])
+        sizes[0] = max(sizes[0] + removed.size, WRITER if removed.in_flight else 0)
         os.write(answer, b" ".join(b"%d" % number for number in sizes))
     finally:
         os._exit(0)

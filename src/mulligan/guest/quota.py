@@ -17,11 +17,11 @@ from resource import RLIMIT_FSIZE, prlimit
 
 from mulligan.guest import frames, processes
 from mulligan.guest.execution import UNENDABLE
-from mulligan.guest.measuring import Measuring
+from mulligan.guest.measuring import WRITER, Measuring
 
 TYPE_CHECKING = False  # importing typing for it would cost every VM milliseconds
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection
+    from collections.abc import Callable
     from typing import Any
 
 IDLE_S = 3600.0
@@ -37,7 +37,6 @@ FULL_RECOUNT_S = 0.02
 FULL_PATIENCE = 5
 STALLED_S = 10.0  # measuring that takes longer, while programs run, may have been stopped by one
 GRACE = 8 << 20  # a full disk may grow by so much before what runs is ended
-WRITER = 1 << 20  # who wrote less is not why the host's disk is full
 FEWEST_FILES = 100  # one part in so many of the host's inodes stays free
 
 
@@ -57,18 +56,18 @@ class Quota:
     """Watches one disk.
 
     Args:
-        executions: what runs; watched closely while there is something.
+        running: whether an execution runs, in a kernel or not; the disk is watched closely then.
         send: sends a frame to the host.
         layers: directory the trees of ``Terms.unknown`` are in.
     """
 
     def __init__(
         self,
-        executions: Collection[int],
+        running: Callable[[], bool],
         send: Callable[[int, int, dict[str, object]], None],
         layers: str,
     ) -> None:
-        self._executions = executions
+        self._running = running
         self._send = send
         self._layers = layers
         self._own: set[int] = set()  # mount namespaces in which no program runs
@@ -166,7 +165,7 @@ class Quota:
         now = time.monotonic()
         if now < self._due or self._terms is None:
             return
-        if not self._executions and not self._programs():
+        if not self._running() and not self._programs():
             self._due = float("inf")  # until the next program starts
             return
         self._look(now)
@@ -180,7 +179,7 @@ class Quota:
         elif self._suspicious() and now >= self._pardon:
             self._pause = processes.Pause()
             self._measure()
-        elif now >= self._recount or (self._missing() and self._executions):
+        elif now >= self._recount or (self._missing() and self._running()):
             self._measure()
 
     def _free(self) -> int:
@@ -215,9 +214,9 @@ class Quota:
 
     def _interval(self) -> float:
         """Seconds in which nothing can happen, or what may happen is little."""
-        longest = LONGEST_S if self._executions else BACKGROUND_S
+        longest = LONGEST_S if self._running() else BACKGROUND_S
         if self.full:
-            return FULL_S if self._executions else FULL_BACKGROUND_S
+            return FULL_S if self._running() else FULL_BACKGROUND_S
         return min(longest, max(SHORTEST_S, self._left() / FASTEST))
 
     def _suspicious(self) -> bool:

@@ -14,7 +14,7 @@ from mulligan.guest.root import DISK, LAYERS, Roots
 
 TYPE_CHECKING = False  # importing typing for it would cost every VM milliseconds
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection
+    from collections.abc import Callable
     from typing import Any
 
     from mulligan.guest.kernels.manager import Kernels
@@ -29,16 +29,16 @@ class Vm:
 
     Args:
         send: sends a frame to the host.
-        executions: what runs, by channel.
+        running: whether an execution runs.
     """
 
     def __init__(
         self,
         send: Callable[[int, int, dict[str, object]], None],
-        executions: Collection[int],
+        running: Callable[[], bool],
     ) -> None:
         self.root = -1
-        self.quota = Quota(executions, send, LAYERS)
+        self.quota = Quota(running, send, LAYERS)
         self._upper = ""
         self._send = send
         self._roots: Roots | None = None
