@@ -1,5 +1,7 @@
 """Whatever the text, extraction ends, raises nothing, and its places are right."""
 
+import time
+
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -47,3 +49,11 @@ def test_code_comes_back_as_it_was(lines: list[str]) -> None:
         inside = "".join(f"{prefix}{line}\n" for line in lines)
         (block,) = extract(f"a\n\n{prefix}```cobol\n{inside}{prefix}```\n\nb\n")
         assert block.code == code
+
+
+def test_deep_quotes_are_done_at_once() -> None:
+    text = ("> " * 300 + "\n") * 50 + "- " * 300 + ">" * 3000 + "x\n```py\n1\n```\n"
+    start = time.process_time()
+    extract(text)
+    detect_execution_intent(text)
+    assert time.process_time() - start < 60  # it took forever

@@ -234,7 +234,9 @@ def _next_line(flat: str, at: int) -> int:
 
 
 _MARKED = re.compile(
-    r"^[ \t>]*(?:[-+*>][ \t>]*|\d{1,9}[.)][ \t]+){0,8}(`{3,}|~{3,})(.*)$", re.MULTILINE
+    # No character has two places to go to: a line of marks could else be split in n**8 ways.
+    r"^[ \t>]*(?:[-+*][ \t>]*|\d{1,9}[.)][ \t][ \t>]*){0,8}(`{3,}|~{3,})(.*)$",
+    re.MULTILINE,
 )
 
 
