@@ -67,5 +67,5 @@ def test_descriptors_in_a_socket_are_noticed(tmp_path) -> None:
 
 def test_there_is_an_end_to_looking(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(removed, "MOST_DESCRIPTORS", 2)
-    with pytest.raises(removed.TooMany):
+    with pytest.raises(removed.TooManyError):
         removed.Removed(str(tmp_path))

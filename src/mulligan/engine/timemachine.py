@@ -204,7 +204,7 @@ class TimeMachine:
                 del self._recent[each]
 
     async def let_go(self, vm: Vm, snapshots: list[str]) -> None:
-        """*Steady.* Snapshots of a VM are gone, and the memory of its kernels that was kept for them."""
+        """*Steady.* Snapshots of a VM are gone, and the memory of kernels kept for them."""
         self._lineage.forget(vm.record.id, snapshots)
         for each in snapshots:
             self._recent.pop(each, None)

@@ -15,7 +15,7 @@ BLOCK = 512  # what st_blocks counts in
 MOST_DESCRIPTORS = 100_000
 
 
-class TooMany(Exception):
+class TooManyError(Exception):
     """There are more descriptors than are looked at."""
 
 
@@ -30,7 +30,7 @@ class Removed:
         in_flight: whether descriptors are on their way in a socket.
 
     Raises:
-        TooMany: there are more descriptors than ``MOST_DESCRIPTORS``.
+        TooManyError: there are more descriptors than ``MOST_DESCRIPTORS``.
     """
 
     def __init__(self, disk: str) -> None:
@@ -49,7 +49,7 @@ class Removed:
         for name in os.listdir(f"{process}/fd"):
             self._looked_at += 1
             if self._looked_at > MOST_DESCRIPTORS:
-                raise TooMany
+                raise TooManyError
             try:
                 self._open(process, name)
             except (FileNotFoundError, ProcessLookupError):
@@ -90,6 +90,6 @@ def _shape(path: str) -> tuple[int, int, int]:
 
 
 def _carries(information: str) -> bool:
-    """Whether descriptors wait in a socket to be received; what /proc says of it since Linux 5.18."""
+    """Whether descriptors wait in a socket to be received; since Linux 5.18 /proc says so."""
     with open(information, encoding="ascii", errors="replace") as file:
         return any(line.startswith("scm_fds:") and int(line.split()[1]) > 0 for line in file)
