@@ -36,6 +36,11 @@ SEED = [
 RULES = load_rules()
 HARMLESS = ("lookalike", "benign")
 ROUNDS = 30
+TABLES = {
+    "first table": ("dangerous_malicious.txt", "dangerous_harmless.txt"),
+    "second table": ("dangerous_malicious_2.txt", "dangerous_harmless_2.txt"),
+    "third table": ("dangerous_3.txt",),
+}
 
 
 def ours(case: Case) -> bool:
@@ -96,8 +101,7 @@ def main() -> None:
     if sys.argv[1:]:
         table(" ".join(sys.argv[1:]), [case for name in sys.argv[1:] for case in cases(name)])
     else:
-        for title, part in (("tuned on", ""), ("written after the judge", "held_")):
-            names = [f"dangerous_{part}malicious.txt", f"dangerous_{part}harmless.txt"]
+        for title, names in TABLES.items():
             table(title, [case for name in names for case in cases(name)])
     speed()
 

@@ -12,18 +12,23 @@ def blocked(case: Case) -> bool:
     return any(f.decision == "block" for f in judge(case.code, case.language, RULES))
 
 
-@pytest.mark.parametrize("case", cases("dangerous_malicious.txt"), ids=lambda case: case.group)
+MALICIOUS = cases("dangerous_malicious.txt") + cases("dangerous_malicious_2.txt")
+HARMLESS = cases("dangerous_harmless.txt") + cases("dangerous_harmless_2.txt")
+
+
+@pytest.mark.parametrize("case", MALICIOUS, ids=lambda case: case.group)
 def test_malicious_code_is_blocked(case: Case) -> None:
     assert blocked(case)
 
 
-@pytest.mark.parametrize("case", cases("dangerous_harmless.txt"), ids=lambda case: case.group)
+@pytest.mark.parametrize("case", HARMLESS, ids=lambda case: case.group)
 def test_harmless_code_is_let_through(case: Case) -> None:
     assert judge(case.code, case.language, RULES) == []
 
 
-def test_code_that_was_not_tuned_on() -> None:
-    malicious = cases("dangerous_held_malicious.txt")
-    harmless = cases("dangerous_held_harmless.txt")
-    assert sum(map(blocked, malicious)) >= 0.92 * len(malicious)
-    assert sum(map(blocked, harmless)) <= 0.003 * len(harmless)
+def test_shares_of_the_last_table() -> None:
+    found = cases("dangerous_3.txt")
+    malicious = [case for case in found if case.kind == "malicious"]
+    harmless = [case for case in found if case.kind != "malicious"]
+    assert sum(map(blocked, malicious)) >= 0.98 * len(malicious)
+    assert not any(map(blocked, harmless))

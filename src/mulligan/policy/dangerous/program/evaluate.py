@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 from mulligan.policy.dangerous.findings import Place
 from mulligan.policy.dangerous.program import bombs, fold, ir, library
 from mulligan.policy.dangerous.program.binding import bind
+from mulligan.policy.dangerous.program.calling import construct
 from mulligan.policy.dangerous.program.scope import Scope
 from mulligan.policy.dangerous.program.value import Val, merged, of_constant, tags_of, unknown
 from mulligan.policy.dangerous.values import NO_TAGS, UNKNOWN
@@ -64,7 +65,7 @@ class Follower:
         """Follows statements in order."""
         self.judgement.budget.step(len(body))
         for statement in body:
-            _KINDS[type(statement)](self, statement, scope)
+            KINDS[type(statement)](self, statement, scope)
             while self._pending:
                 function, given = self._pending.pop(0)
                 self.call_function(function, [given] * 3, {})
@@ -128,7 +129,7 @@ class Follower:
 
     def value(self, node: ir.Node, scope: Scope) -> Val:
         """The value of an expression; what it calls is judged on the way."""
-        return _KINDS[type(node)](self, node, scope)
+        return KINDS[type(node)](self, node, scope)
 
     def attribute(self, base: Val, name: str) -> Val:
         """``base.name``."""
@@ -198,7 +199,7 @@ class Follower:
                 inner = self.value(item.value, scope)
                 items.extend(inner.items if inner.items is not None else [unknown(inner.tags)])
             else:
-                items.append(_KINDS[type(item)](self, item, scope))
+                items.append(KINDS[type(item)](self, item, scope))
         return items
 
     def _map(self, node: ir.Map, scope: Scope) -> Val:
@@ -325,7 +326,7 @@ class Follower:
         arguments = self._values(node.arguments, scope)
         keywords = {key: self.value(part, scope) for key, part in node.keywords}
         if function.function is None and function.ref is None and function.fields is not None:
-            return self._construct(function, arguments, keywords)
+            return construct(self, function, arguments, keywords)
         if function.function is not None:
             given = arguments
             first = function.function[0].parameters[:1]
@@ -336,27 +337,6 @@ class Follower:
         result = self.library.call(call)
         self._callbacks(arguments, keywords, result, receiver)
         return result
-
-    def _construct(self, made: Val, arguments: list[Val], keywords: dict[str, Val]) -> Val:
-        """An object of one of the program's classes."""
-        fields = made.fields or {}
-        for name, given in (("__init__", [made, *arguments]), ("constructor", arguments)):
-            function = fields[name].function if name in fields else None
-            if function is not None:
-                self.call_function(function, given, keywords)
-        return made
-
-    def apply(self, function: Val, item: Val) -> Val:
-        """What a function handed to ``map`` makes of one element."""
-        if function.function is None:
-            return unknown(item.tags)
-        node, scope = function.function
-        if len(node.body) == 1 and isinstance(node.body[0], ir.Return) and node.parameters:
-            self.judgement.budget.step(4)
-            inner = Scope(scope)
-            bind(self, node.parameters[0], item, inner)
-            return self.value(node.body[0].value, inner)
-        return self.call_function(function.function, [item], {})
 
     def _callbacks(
         self, arguments: list[Val], keywords: dict[str, Val], result: Val, receiver: Val | None
@@ -373,7 +353,7 @@ class Follower:
                 self._pending.append((value.function, given))
 
 
-_KINDS: Final[dict[type[ir.Node], Callable[[Follower, Any, Scope], Val]]] = {
+KINDS: Final[dict[type[ir.Node], Callable[[Follower, Any, Scope], Val]]] = {
     ir.Const: Follower._const,
     ir.Name: Follower._name,
     ir.Attr: Follower._attr,

@@ -106,7 +106,7 @@ class _Reader:
 
     def _annotated(self, node: ast.AnnAssign) -> list[ir.Node]:
         if node.value is None:
-            return []
+            return [ir.Assign(self.expression(node.target), ir.Other([]))]
         return [ir.Assign(self.expression(node.target), self.expression(node.value))]
 
     def _augmented(self, node: ast.AugAssign) -> list[ir.Node]:

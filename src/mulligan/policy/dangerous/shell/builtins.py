@@ -21,6 +21,7 @@ def _cd(shell: Shell, invocation: Invocation) -> Text | None:
     operands = [a for a in invocation.arguments[1:] if a.text[:1] != "-" or a.text == "-"]
     target = operands[0] if operands else shell.state.variables["HOME"][0]
     shell.state.cwd = shell.canonical(target)
+    shell.judgement.effect("enter", invocation.place, shell.state.cwd)
     shell.state.variables["PWD"] = [Text(shell.state.cwd.replace("?", UNKNOWN))]
     return EMPTY
 
@@ -80,7 +81,7 @@ def _read(shell: Shell, invocation: Invocation) -> Text | None:
         if descriptor and descriptor[1] in shell.state.descriptors:
             stdin = shell.state.descriptors[descriptor[1]]
     lines = stdin.text.splitlines()
-    known = stdin.known and len(lines) == 1
+    known = len(lines) == 1 and stdin.text.strip() != UNKNOWN
     words = lines[0].split(None, len(names) - 1) if known else []
     for at, name in enumerate(names):
         value = Text(words[at], stdin.tags) if at < len(words) else anything(stdin.tags)

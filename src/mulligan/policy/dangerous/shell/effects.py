@@ -74,6 +74,8 @@ def _reads(shell: Shell, invocation: Invocation, name: str) -> None:
     paths = operands(invocation.arguments, "io" if name in ("scp", "sftp", "curl") else "")
     if name in _PATTERN_FIRST:
         paths = paths[1:]
+    elif name == "tar":
+        paths = _below_directory(invocation.arguments)
     elif name in _COPIERS and len(paths) > 1:
         paths = paths[:-1]
     for word in paths:
@@ -81,6 +83,18 @@ def _reads(shell: Shell, invocation: Invocation, name: str) -> None:
         shell.judgement.effect("read", invocation.place, path)
     for word in _uploaded(invocation.arguments):
         shell.judgement.effect("read", invocation.place, shell.canonical(word))
+
+
+def _below_directory(words: list[Text]) -> list[Text]:
+    """What ``tar -C directory`` reads: names after it are below the directory."""
+    found: list[Text] = []
+    directory = ""
+    for at, word in enumerate(words[1:], 1):
+        if words[at - 1].text in ("-C", "--directory"):
+            directory = f"{word.text}/"
+        elif word.text[:1] != "-":
+            found.append(Text(directory + word.text, word.tags) if word.text[:1] != "/" else word)
+    return found
 
 
 def read_tags(shell: Shell, words: list[Text]) -> frozenset[str]:
@@ -95,7 +109,7 @@ def read_tags(shell: Shell, words: list[Text]) -> frozenset[str]:
     return tags
 
 
-FOLLOWED: Final = frozenset({"secret", "account-list"})
+FOLLOWED: Final = frozenset({"secret", "account-list", "zeros"})
 
 
 def _uploaded(words: list[Text]) -> list[Text]:
@@ -240,7 +254,7 @@ def _dd(shell: Shell, invocation: Invocation) -> None:
         path = shell.canonical(Text(value))
         if key == "if":
             shell.judgement.effect("read", invocation.place, path)
-            source = anything(read_tags(shell, [word, Text(value)]))
+            source = anything(read_tags(shell, [word, Text(value)]) - {"zeros"})
     for word in invocation.arguments[1:]:
         key, _, value = word.text.partition("=")
         if key == "of":
@@ -266,6 +280,18 @@ def _fetched(shell: Shell, invocation: Invocation) -> None:
     for word in named:
         if word.text not in ("-", "/dev/stdout", "/dev/null"):
             write(shell, shell.canonical(word), anything(NETWORK), invocation.place, append=False)
+
+
+def _copied_from(shell: Shell, invocation: Invocation) -> None:
+    """Files that come from another host: ``scp host:file .``."""
+    paths = operands(invocation.arguments, "ioPFcJlS")
+    if len(paths) < 2 or not any(_REMOTE.match(path.text) for path in paths[:-1]):
+        return
+    for path in paths[:-1]:
+        name = path.text.rpartition(":")[2].rpartition("/")[2]
+        whole = paths[-1].text in (".", "..") or paths[-1].text.endswith("/")
+        target = Text(f"{paths[-1].text}/{name}") if whole else paths[-1]
+        write(shell, shell.canonical(target), anything(NETWORK), invocation.place, append=False)
 
 
 def _named(words: list[Text], program: str) -> list[Text]:
@@ -309,4 +335,5 @@ _HANDLERS: Final = {
     "dcfldd": _dd,
     "truncate": _made,
     **dict.fromkeys(("curl", "wget", "aria2c", "axel", "fetch"), _fetched),
+    "scp": _copied_from,
 }  # fmt: skip

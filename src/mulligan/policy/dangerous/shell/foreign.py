@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 _SOCKETS = re.compile(
     r"fsockopen|pfsockopen|stream_socket_client|socket_create|socket_connect|IO::Socket|use Socket|"
     r"TCPSocket|TCPServer|UDPSocket|require\s*\(?['\"]socket|/inet/(?:tcp|udp)/|Net\.Sockets|"
-    r"socket\.tcp|luasocket|java\.net\.Socket|rsocket|sockaddr_in",
+    r"\[\s*socket\s+\S+\s+\d|socket\.tcp|luasocket|java\.net\.Socket|rsocket|sockaddr_in",
     re.IGNORECASE,
 )
 _STARTS = re.compile(

@@ -194,10 +194,10 @@ def _ssh(shell: Shell, invocation: Invocation) -> Text | None:
     while at < len(words) and words[at].text[:1] == "-":
         at += 2 if words[at].text[1:] and words[at].text[-1] in valued else 1
     if at + 1 < len(words):
-        return shell.judgement.runs(joined(words[at + 1 :], " "), "bash", invocation.place)
-    if invocation.stdin is not None and at < len(words):
-        return shell.judgement.runs(invocation.stdin, "bash", invocation.place)
-    return None
+        shell.judgement.runs(joined(words[at + 1 :], " "), "bash", invocation.place)
+    elif invocation.stdin is not None and at < len(words):
+        shell.judgement.runs(invocation.stdin, "bash", invocation.place)
+    return anything(frozenset({"network"}))
 
 
 def _find(shell: Shell, invocation: Invocation) -> Text | None:

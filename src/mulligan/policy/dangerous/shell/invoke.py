@@ -114,7 +114,9 @@ def _wrapped(shell: Shell, invocation: Invocation, name: str) -> Text:
     if name == "env":
         arguments = _split_string(invocation.arguments) or arguments
     if name == "xargs":
-        arguments = _with_input(arguments, values, invocation.stdin)
+        files = [shell.judgement.files.get(shell.canonical(value)) for value in values]
+        stdin = next((content for content in files if content is not None), invocation.stdin)
+        arguments = _with_input(arguments, values, stdin)
     if not arguments or len(shell.state.calls) > _MOST_WRAPPERS:
         if name in ("sudo", "su") and invocation.stdin is not None and _starts_shell(invocation):
             return shell.judgement.runs(invocation.stdin, "bash", invocation.place)

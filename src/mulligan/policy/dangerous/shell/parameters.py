@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from mulligan.policy.dangerous.paths import WORKSPACE
 from mulligan.policy.dangerous.patterns import compiled
 from mulligan.policy.dangerous.values import EMPTY, HOME, UNKNOWN, Text, anything, joined
 
@@ -79,8 +80,8 @@ def _default(
         return known
     if rest[0] == "=":
         state.variables[name] = [instead]
-    if rest[0] == "?":
-        return anything()
+    if rest[0] == "?":  # the script stops where it is not set, so it is some directory or other
+        return Text(f"{WORKSPACE}/{UNKNOWN}")
     return instead
 
 

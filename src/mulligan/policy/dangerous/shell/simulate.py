@@ -67,12 +67,12 @@ def _tags(shell: Shell, invocation: Invocation, name: str, words: list[str]) -> 
     for argument in invocation.arguments[1:]:
         if argument.tags:
             tags |= argument.tags
-    if name not in _MADE or name in ("head", "sed"):
-        tags -= {"endless-text"}
     if name in NETWORK and (name != "openssl" or "s_client" in words):
         tags |= {"network", "socket"} if name in _CONNECTIONS else {"network"}
     if name in effects.READERS:
         tags |= effects.read_tags(shell, invocation.arguments)
+    if name not in _MADE or name == "head":
+        tags -= {"endless-text", "zeros"}
     if _lists_environment(name, words):
         tags |= {"environment"}
     if name == "ps" and any(

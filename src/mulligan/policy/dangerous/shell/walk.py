@@ -172,7 +172,8 @@ class Shell:
                 redirects.add(self, child)
             elif kind == "subshell":
                 self.run(child, stdin)
-            else:
+            elif kind != "number" or not self.source.data.startswith((b"<", b">"), child.end_byte):
+                # a number right before < is the descriptor of what follows, as in 0< <(...)
                 arguments.extend(self.words.fields(self.raw(child)))
         if redirects is not None:
             stdin = redirects.apply(self, stdin)

@@ -152,7 +152,8 @@ class Library:
             names = Val(items=[Val(UNKNOWN)])
             return Val(items=[Val(below, path=below), names, names], tags=values.tags)
         if values.ref == "walk":
-            return Val(f"{below}/{UNKNOWN}", path=f"{below}/{UNKNOWN}", tags=values.tags)
+            path = f"{below}/{UNKNOWN}"
+            return Val(path, ref="pathlib.Path()", path=path, tags=values.tags)
         if values.ref == "glob":
             return Val(values.path, tags=values.tags)
         if values.ref == "walk-names":

@@ -9,6 +9,10 @@ from mulligan.policy.dangerous.program.library import common, nodejs
 if TYPE_CHECKING:
     from mulligan.policy.dangerous.program.library.base import Handler
 
+_MODULES: Final = (
+    "fs", "os", "path", "http", "https", "net", "child_process", "vm", "dns", "util", "zlib",
+    "cluster", "dgram", "tls", "axios", "shelljs",
+)  # fmt: skip
 NAMES: Final[dict[str, str]] = {
     name: name
     for name in [
@@ -45,6 +49,8 @@ NAMES: Final[dict[str, str]] = {
         "navigator",
     ]
 } | {
+    # Node has its modules as names where code is given to it, as on its command line.
+    **dict(zip(_MODULES, _MODULES, strict=True)),
     "global": "globalThis",
     "window": "globalThis",
     "self": "globalThis",

@@ -6,6 +6,7 @@ import posixpath
 from typing import TYPE_CHECKING
 
 from mulligan.policy.dangerous.program import fold
+from mulligan.policy.dangerous.program.calling import apply
 from mulligan.policy.dangerous.program.library import common
 from mulligan.policy.dangerous.program.value import Val, unknown
 from mulligan.policy.dangerous.values import LONGEST, UNKNOWN
@@ -28,11 +29,15 @@ def spawn(called: Called) -> Val:
     if items and items[0].items is not None:
         items = list(items[0].items)
     options = None
-    for value in arguments[1:]:
-        if value.items is not None:
+    for value in arguments:
+        if value.items is not None and value is not arguments[0]:
             items.extend(value.items)
         elif value.fields is not None:
             options = value.fields
+    for name in ("cmd", "args"):  # as Deno has it
+        if options is not None and name in options:
+            items.extend(options[name].items or [])
+    items = [item for item in items if item.fields is None]
     take_options(called, options)
     if options is not None and "shell" in options:
         parts = [Val(" "), *items]
@@ -210,7 +215,7 @@ def map_(called: Called) -> Val | None:
             one = type(called)(called.follower, called.node, name, function, None, [item], {})
             made.append(called.follower.library.call(one))
         else:
-            made.append(called.follower.apply(function, item))
+            made.append(apply(called.follower, function, item))
     return Val(items=made)
 
 

@@ -15,10 +15,18 @@ _BUILTINS: Final = (
     "format dict set "
     "repr isinstance hasattr iter next zip enumerate filter min max sum any all delattr breakpoint"
 )
+_MODULES: Final = (
+    "os", "sys", "subprocess", "shutil", "socket", "pathlib", "requests", "urllib", "base64", "pty",
+    "ctypes", "glob", "importlib", "builtins", "codecs", "pickle", "asyncio", "threading",
+    "multiprocessing", "zlib", "tempfile", "httpx", "signal",
+)  # fmt: skip
 NAMES: Final[dict[str, str]] = {name: name for name in _BUILTINS.split()} | {
     "__builtins__": "builtins",
     "get_ipython": "get_ipython",
     "__file__": "__file__",
+    "Path": "pathlib.Path",
+    # Modules another cell of the same kernel may have imported.
+    **dict(zip(_MODULES, _MODULES, strict=True)),
     "unicode": "str",
 }
 MODULES: Final[dict[str, str]] = {
@@ -51,7 +59,9 @@ FUNCTIONS: Final[dict[str, Handler]] = {
     **dict.fromkeys(
         ("os.system", "os.popen", "os.popen2", "os.popen3", "os.popen4", "subprocess.getoutput",
          "subprocess.getstatusoutput", "asyncio.create_subprocess_shell", "pexpect.run",
-         "pexpect.spawn", "pexpect.spawnu", "platform.popen", "pty.spawn", "popen2.popen2",
+         "pexpect.spawn", "pexpect.spawnu", "platform.popen", "fabric.Connection().run",
+         "fabric.Connection().sudo",
+         "invoke.Context().run", "paramiko.SSHClient().exec_command", "pty.spawn", "popen2.popen2",
          "popen2.popen3", "ctypes.CDLL().system", "ctypes.cdll.LoadLibrary().system", "cd.system",
          "get_ipython().system", "get_ipython().getoutput", "get_ipython().run_cell_magic",
          "os.posix_spawnp_", "invoke.run", "fabric.run", "plumbum.local", "sh.Command"),
@@ -81,7 +91,7 @@ FUNCTIONS: Final[dict[str, Handler]] = {
     "importlib.import_module": pythonic.import_,
     "importlib.__import__": pythonic.import_,
     "getattr": pythonic.getattr_,
-    "operator.attrgetter_": pythonic.getattr_,
+    "operator.methodcaller": pythonic.method_caller,
     "globals": pythonic.globals_,
     "locals": pythonic.globals_,
     "vars": pythonic.globals_,

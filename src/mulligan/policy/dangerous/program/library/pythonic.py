@@ -6,6 +6,7 @@ import posixpath
 from typing import TYPE_CHECKING
 
 from mulligan.policy.dangerous.program import fold
+from mulligan.policy.dangerous.program.calling import apply
 from mulligan.policy.dangerous.program.library import common
 from mulligan.policy.dangerous.program.value import Val, unknown
 from mulligan.policy.dangerous.values import HOME, LONGEST, UNKNOWN
@@ -99,7 +100,7 @@ def map_(called: Called) -> Val | None:
     made = []
     for item in values.items[:4096]:
         if function.function is not None:
-            made.append(called.follower.apply(function, item))
+            made.append(apply(called.follower, function, item))
         elif function.ref == "chr" and isinstance(item.number, int):
             made.append(Val(chr(item.number % 0x110000)))
         else:
@@ -293,6 +294,13 @@ def method_shell(called: Called) -> Val | None:
     if value is None or (value.text is None and value.items is None and not value.tags):
         return None
     return common.shell(called, value)
+
+
+def method_caller(called: Called) -> Val | None:
+    """``methodcaller("system", text)`` is taken as the call it will be."""
+    if len(called.arguments) > 1 and called.arguments[0].text in ("system", "popen", "run"):
+        return common.shell(called, called.arguments[1])
+    return None
 
 
 def partial(called: Called) -> Val | None:
