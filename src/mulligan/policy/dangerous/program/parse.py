@@ -12,6 +12,10 @@ from mulligan.policy.dangerous.budget import TooHardError
 if TYPE_CHECKING:
     from mulligan.policy.dangerous.budget import Budget
 
+_FILE: Final = "<judged code>"
+# What the parser has to say about the style of judged code is nobody's to hear. Once and for all:
+# filters set for the time of a call are those of all threads.
+warnings.filterwarnings("ignore", module="<judged")
 _MOST_BRACKETS: Final = 80
 _BRACKETS: Final = b"()[]{}"
 _NO_BRACKETS: Final = bytes(set(range(256)) - set(_BRACKETS))
@@ -47,9 +51,7 @@ def parsed(text: str, budget: Budget) -> ast.Module:
     for number in range(_MOST_ATTEMPTS):
         budget.step(len(attempt) // 64 + 1)
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                return ast.parse(attempt)
+            return ast.parse(attempt, _FILE)
         except (RecursionError, MemoryError):
             raise TooHardError("is nested too deep to judge") from None
         except (SyntaxError, ValueError) as error:
@@ -90,7 +92,7 @@ def _lines_alone(text: str) -> list[ast.stmt]:
     found: list[ast.stmt] = []
     for number, line in enumerate(text.split("\n")[:2000]):
         try:
-            statements = ast.parse(line.strip()).body
+            statements = ast.parse(line.strip(), _FILE).body
         except (SyntaxError, ValueError, RecursionError, MemoryError):
             continue
         for statement in statements:

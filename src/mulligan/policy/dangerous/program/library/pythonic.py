@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import posixpath
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
-from mulligan.policy.dangerous.program import fold
+from mulligan.policy.dangerous.program import bombs, fold, ir
 from mulligan.policy.dangerous.program.calling import apply
 from mulligan.policy.dangerous.program.library import common
 from mulligan.policy.dangerous.program.value import Val, unknown
@@ -13,6 +13,8 @@ from mulligan.policy.dangerous.values import HOME, LONGEST, UNKNOWN
 
 if TYPE_CHECKING:
     from mulligan.policy.dangerous.program.library.base import Called, Handler
+
+_WRITING: Final = frozenset({"O_WRONLY", "O_RDWR", "O_CREAT", "O_TRUNC", "O_APPEND"})
 
 
 def subprocess(called: Called) -> Val:
@@ -148,9 +150,12 @@ def temporary(_called: Called) -> Val:
 
 
 def os_open(called: Called) -> Val:
-    flags = called.argument(1)
-    writes = flags is not None and (flags.ref is None or "RDONLY" not in flags.ref)
-    return common.opened(called, called.argument(0), "w" if writes else "r")
+    """``os.open``: its flags are looked for by name, put together as they may be."""
+    names = {
+        part.name if isinstance(part, ir.Attr | ir.Name) else ""
+        for part in bombs.below(list(called.node.arguments[1:2]))
+    }
+    return common.opened(called, called.argument(0), "w" if _WRITING & names else "r")
 
 
 def path(called: Called) -> Val:
