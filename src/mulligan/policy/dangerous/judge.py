@@ -24,13 +24,15 @@ def judge(code: str, language: str, rules: RuleSet) -> list[Finding]:
     Args:
         language: a name or alias of ``mulligan.languages``; an unknown one is read as Bash.
     """
+    name = canonical(language)
+    name = name if name in languages.KNOWN else "bash"
+    languages.load(name)
     judgement = Judgement(rules)
     source = outermost(code)
     try:
         if len(source.data) > LONGEST_CODE:
             raise TooHardError(f"is too large to judge (over {LONGEST_CODE} bytes)")  # noqa: TRY301
-        name = canonical(language)
-        languages.walk(judgement, source, name if name in languages.KNOWN else "bash")
+        languages.walk(judgement, source, name)
     except (TooHardError, RecursionError, MemoryError) as error:
         reason = str(error) if isinstance(error, TooHardError) else "is nested too deep to judge"
         judgement.findings[TOO_HARD, 1, 1] = Finding(

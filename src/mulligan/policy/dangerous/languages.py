@@ -16,6 +16,14 @@ _PROGRAMS = frozenset({"python", "javascript", "rust"})
 KNOWN = frozenset({*_PROGRAMS, "bash"})
 
 
+def load(language: str) -> None:
+    """Imports a language's reader, so that no judgement's time goes into that."""
+    name = f"program.{language}" if language in _PROGRAMS else "shell.walk"
+    import_module(f"mulligan.policy.dangerous.{name}")
+    if language in _PROGRAMS:
+        import_module("mulligan.policy.dangerous.program.evaluate")
+
+
 def walk(judgement: Judgement, source: Source, language: str, state: State | None = None) -> Text:
     """Judges a text in a language; gives what is known of the output of a shell's.
 
