@@ -13,6 +13,7 @@ from sqlalchemy import (
     Connection,
     bindparam,
     delete,
+    exists,
     insert,
     select,
     union_all,
@@ -61,12 +62,16 @@ _REFERENCES = [
 ]
 _REFERRED = union_all(*_REFERENCES)
 _LIVING = select(_c.id).where(_c.id.in_(_IDS))
-_AUTOMATIC = (
+_AUTOMATIC_OF = (
     select(snapshots.c.id, snapshots.c.execution_id)
-    .where(snapshots.c.kind.in_(AUTOMATIC))
+    .where(snapshots.c.kind.in_(AUTOMATIC), snapshots.c.id.in_(_IDS))
     .order_by(snapshots.c.seq)
 )
-_AUTOMATIC_OF = _AUTOMATIC.where(snapshots.c.id.in_(_IDS))
+_DELETE_UNREFERENCED = delete(snapshots).where(
+    snapshots.c.kind.in_(AUTOMATIC),
+    ~exists().where(_c.id == snapshots.c.execution_id),
+    *(~exists().where(reference == snapshots.c.id) for reference in SNAPSHOT_COLUMNS),
+)
 
 
 def excess(connection: Connection, most: int, keep: int) -> Gone:
@@ -161,19 +166,22 @@ def referenced(connection: Connection, candidates: Sequence[Any]) -> set[str]:
     return found
 
 
-def automatic(connection: Connection, ids: Sequence[str] | None) -> list[Any]:
-    """Rows with ``id`` and ``execution_id`` of those snapshots nobody asked for by hand.
+def automatic(connection: Connection, ids: Sequence[str]) -> list[Any]:
+    """Rows with ``id`` and ``execution_id`` of those of some snapshots nobody asked for by hand.
 
     Args:
         connection: to the database with the snapshots.
-        ids: those to choose from; None: all.
+        ids: those to choose from.
     """
-    if ids is None:
-        return list(connection.execute(_AUTOMATIC))
     rows: list[Any] = []
     for batch in _batches(ids):
         rows += connection.execute(_AUTOMATIC_OF, {"ids": batch})
     return rows
+
+
+def remove_unreferenced(connection: Connection) -> None:
+    """Removes those of all snapshots that nobody asked for by hand and no execution refers to."""
+    connection.execute(_DELETE_UNREFERENCED)
 
 
 def remove_snapshots(connection: Connection, ids: Sequence[str]) -> None:

@@ -96,6 +96,9 @@ class HistoryStore(Costs):
     def open(self) -> list[str]:
         """Opens the database, makes or updates its tables, and ends what a dead server left.
 
+        Snapshots nobody asked for by hand go where no execution refers to them, as it is where
+        executions did not persist.
+
         Returns:
             Ids of the executions that ran when that server died, oldest first; their outcome is
             "lost" now.
@@ -240,20 +243,6 @@ class HistoryStore(Costs):
         with self._snapshots().write() as connection:
             return snapshots.remove(connection, snapshot_id)
 
-    def unreferenced_snapshots(self) -> list[str]:
-        """Ids of snapshots nobody asked for by hand and no execution refers to, oldest first.
-
-        `begin` releases such ones itself; they are left where executions that did not persist
-        referred to them before a restart.
-        """
-        with self._snapshots().read() as connection:
-            found = pruning.automatic(connection, None)
-        kept: set[str] = set()
-        for database in self._databases():
-            with database.read() as connection:
-                kept |= pruning.referenced(connection, found)
-        return [row.id for row in found if row.id not in kept]
-
     def referenced_layers(self) -> set[tuple[str, str]]:
         """(agent id, layer id) of every layer a snapshot begins with."""
         with self._snapshots().read() as connection:
@@ -306,6 +295,7 @@ class HistoryStore(Costs):
     def _end_leftovers(self, database: Database) -> list[str]:
         with database.write() as connection:
             lost, doomed = rows.end_leftovers(connection)
+            pruning.remove_unreferenced(connection)
         self._remove_outputs(doomed, half_written=True)
         return lost
 
