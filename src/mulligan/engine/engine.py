@@ -137,8 +137,8 @@ class Engine:
         """Puts together what requests go through."""
         kept = functools.partial(layers_of, history)
         maintenance = Maintenance(driver, fleet.image, fleet.stores, kept, fleet.layers_used)
-        machine = TimeMachine(history, maintenance)
         gates = Gates(self.settings, history, self._approver)
+        machine = TimeMachine(history, maintenance, gates.clean)
         record = functools.partial(
             Recording, self.settings.history, history, machine, maintenance, gates.clean
         )
@@ -152,6 +152,7 @@ class Engine:
             owned=self._owned,
             add=fleet.fork,
             clean=gates.clean,
+            clean_path=gates.clean_path,
             enabled=lambda: self.settings.history.enabled,
             vms=fleet.vms.values,
         )

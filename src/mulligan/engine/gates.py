@@ -126,6 +126,13 @@ class Gates:
         """A text without secrets, for what is kept or shown beside an execution's own output."""
         return self._redact(agent_id, text, False) if self._sanitized else text
 
+    def clean_path(self, agent_id: str, path: str) -> str:
+        """A path without injected secrets. What only looks like one stays: names of files do."""
+        if not self._sanitized:
+            return path
+        done = self.vault.sanitizer(agent_id).redact(path)
+        return done.text if any(each.kind.startswith("secret ") for each in done.findings) else path
+
     def outflow(self, agent_id: str, on_output: OutputCallback) -> Outflow:
         """Where the output of a running program goes, so that no gate is passed by."""
         others = [each for each in self._after_gates if each != SANITIZER]

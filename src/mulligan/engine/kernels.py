@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from mulligan.engine.connection import AgentConnection
 from mulligan.engine.replies import KernelMemory
 from mulligan.errors import ExecutionFailed
@@ -95,6 +97,16 @@ class Kernels:
             )
             for snapshot in snapshots
         ]
+
+
+def without_secrets(
+    agent_id: str, states: list[KernelState], clean: Callable[[str, str], str]
+) -> list[KernelState]:
+    """The same, where notes quote what programs named: threads, files, directories."""
+    return [
+        each.model_copy(update={"notes": [clean(agent_id, note) for note in each.notes]})
+        for each in states
+    ]
 
 
 def _state(memory: KernelMemory) -> KernelState:

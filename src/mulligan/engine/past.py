@@ -51,6 +51,7 @@ class Past:
         owned: Owner,
         add: Callable[[Vm, str, str | None], Coroutine[Any, Any, Vm]],
         clean: Callable[[str, str], str],
+        clean_path: Callable[[str, str], str],
         enabled: Callable[[], bool],
         vms: Callable[[], Iterable[Vm]],
     ) -> None:
@@ -61,6 +62,7 @@ class Past:
         self._owned = owned
         self._add = add
         self._clean = clean
+        self._clean_path = clean_path
         self._enabled = enabled
         self._sizes = Sizes(history, maintenance, vms)
 
@@ -240,10 +242,10 @@ class Past:
 
     def _cleaned(self, agent_id: str, found: DiffResponse) -> DiffResponse:
         """A diff without the secrets that may be in the files."""
-        entries = [
-            each.model_copy(update={"text_diff": self._clean(agent_id, each.text_diff)})
-            if each.text_diff
-            else each
-            for each in found.entries
-        ]
+        entries = []
+        for each in found.entries:
+            update = {"path": self._clean_path(agent_id, each.path)}
+            if each.text_diff:
+                update["text_diff"] = self._clean(agent_id, each.text_diff)
+            entries.append(each.model_copy(update=update))
         return found.model_copy(update={"entries": entries})

@@ -58,6 +58,7 @@ class Recording:
         self._settings = settings
         self._history = history
         self._machine = machine
+        self._clean = clean
         self._maintenance = maintenance
         self._vm = vm
         self._begun = False
@@ -161,7 +162,7 @@ class Recording:
             return
         update = {
             "outcome": REFUSED,
-            "error": str(refusal)[:2000],
+            "error": self._clean(self._entry.agent_id, str(refusal))[:2000],
             "completed_at": utc_now(),
             "exit_code": -1,
         }
@@ -182,7 +183,7 @@ class Recording:
         cancelled = isinstance(error, asyncio.CancelledError)
         update = {
             "outcome": "cancelled" if cancelled else "error",
-            "error": None if cancelled else str(error)[:2000],
+            "error": None if cancelled else self._clean(self._entry.agent_id, str(error))[:2000],
             "completed_at": utc_now(),
             "exit_code": -1,
         }

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+from collections.abc import Callable
 from typing import NamedTuple
 
 from pydantic import ValidationError
 
 from mulligan.engine import disk
+from mulligan.engine.kernels import without_secrets
 from mulligan.engine.lineage import Lineage
 from mulligan.engine.maintenance import Maintenance
 from mulligan.engine.room import make_room, recall_writer
@@ -41,8 +43,7 @@ from mulligan.models import (
 )
 
 LOOK_BACK = 1000
-DEEPEST = 64
-MOST_RECENT = 256
+DEEPEST, MOST_RECENT = 64, 256
 MANUAL, EXECUTION = "manual", "execution"
 RESTORE_POINT, PRE_ROLLBACK = "restore_point", "pre_rollback"
 
@@ -62,10 +63,14 @@ class TimeMachine:
     Args:
         history: where snapshots are listed.
         maintenance: told of stacks that grow.
+        clean: takes an agent's secrets out of a text.
     """
 
-    def __init__(self, history: HistoryStore, maintenance: Maintenance) -> None:
+    def __init__(
+        self, history: HistoryStore, maintenance: Maintenance, clean: Callable[[str, str], str]
+    ) -> None:
         self._history = history
+        self._clean = clean
         self._maintenance = maintenance
         self._lineage = Lineage()
         self._recent: dict[str, tuple[Snapshot, str | None]] = {}  # as they are in the history
@@ -179,7 +184,7 @@ class TimeMachine:
             kind=kind,
             created_at=utc_now(),
             execution_id=execution_id,
-            kernels=kernels,
+            kernels=without_secrets(vm.record.agent_id, kernels, self._clean),
         )
         self._recent[snapshot_id] = (snapshot, layer)
         if len(self._recent) > MOST_RECENT:
@@ -324,7 +329,7 @@ class TimeMachine:
             pre_rollback_snapshot_id=before,
             rolled_back_at=utc_now(),
             success=True,
-            kernels=kernels,
+            kernels=without_secrets(vm.record.agent_id, kernels, self._clean),
             cancelled_executions=cancelled,
         )
 

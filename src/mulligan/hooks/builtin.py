@@ -150,8 +150,10 @@ class OutputSanitizerHook(Hook):
             error=None if texts.error is None else redact(texts.error),
             result=None if texts.result is None else redact(texts.result),
             results=[
-                each.model_copy(update={"data": redact(each.data)})  # of whatever type
-                for each in texts.results
+                each.model_copy(
+                    update={"data": redact(each.data), "mime_type": redact(each.mime_type)}
+                )
+                for each in texts.results  # of whatever type
             ],
         )
         changed = [name for name, text in clean if text != getattr(texts, name)]
