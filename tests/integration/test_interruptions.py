@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 
 from mulligan import settings
+from mulligan.engine import connection, disk
+from mulligan.engine.connection import AgentConnection
 from mulligan.engine.engine import Engine
 from mulligan.engine.outflow import IDLE_S
 from mulligan.engine.store import VmStore
@@ -222,3 +224,49 @@ async def test_who_is_cancelled_before_it_starts_uses_no_yes_up(monkeypatch, ena
             pass
         assert (await engine.gates.question(waits.value.approval_id)).state == "approved"
         assert (await bash(engine, "echo ASK")).stdout == "ASK\n"
+
+
+@pytest.fixture
+def slow_copies(monkeypatch) -> asyncio.Event:
+    """Set when a copy is under way, which takes longer than a VM is given to end a program."""
+    copying = asyncio.Event()
+    job = disk.run_job
+
+    async def slow(given: AgentConnection, arguments: dict[str, object]) -> bytes:
+        copying.set()
+        await asyncio.sleep(8 * connection.BACKSTOP_S)
+        return await job(given, arguments)
+
+    monkeypatch.setattr(connection, "BACKSTOP_S", 0.4)
+    monkeypatch.setattr(disk, "run_job", slow)
+    return copying
+
+
+@pytest.mark.parametrize("how", ["cancel", "leave", "timeout"])
+async def test_a_vm_outlives_what_ends_while_it_is_copied(how: str, slow_copies) -> None:
+    async with opened() as engine:
+        vm_id = (await bash(engine, "echo one > note")).vm_id
+        before = await bash(engine, "setsid sleep 300 > /dev/null 2>&1 & disown")
+        assert before.background_processes == 1
+        seconds = 1 if how == "timeout" else 60
+        wrote = asyncio.Event()
+        running = asyncio.create_task(
+            bash(
+                engine,
+                "echo two > note; echo on; sleep 300",
+                lambda *_: wrote.set(),
+                timeout_seconds=seconds,
+            )
+        )
+        await wrote.wait()
+        vm = engine.fleet.find(vm_id)
+        snapshot = asyncio.create_task(engine.past.snapshot(vm_id, SnapshotCreateRequest()))
+        await slow_copies.wait()
+        if how == "cancel":
+            assert await vm.cancel(vm.running[0])
+        elif how == "leave":
+            running.cancel()
+        assert (await snapshot).id
+        await asyncio.wait({running})
+        alive = await bash(engine, "pgrep -c sleep")
+        assert alive.stdout == "1\n"

@@ -116,6 +116,8 @@ class AgentConnection(asyncio.Protocol):
         self._last_channel = 0
         self._can_write = asyncio.Event()
         self._can_write.set()
+        self._goes_on = asyncio.Event()  # nothing can be ended during a pause
+        self._goes_on.set()
         self._lost: str | None = None
         self.counted: dict[str, int] = {}  # trees the agent found the size of
 
@@ -168,6 +170,7 @@ class AgentConnection(asyncio.Protocol):
             return
         self._lost = why
         self._can_write.set()
+        self._goes_on.set()
         if self._transport is not None:
             self._transport.abort()
         if not self._ready.done():
@@ -228,11 +231,13 @@ class AgentConnection(asyncio.Protocol):
                     await self._feed(channel, program.stdin, done)
                 await asyncio.wait({done})
         except TimeoutError:
+            if program.runtime != "job" and not self._goes_on.is_set():
+                await self._wait({done})
             await asyncio.sleep(UNREAD_S)  # what has come may not have been read yet
             if not done.done():
                 self.give_up("it did not end an execution that was over its time")
         except asyncio.CancelledError:
-            await self._cancel(channel, done)
+            await self.end([running])  # or the VM, if it will not
             raise
         finally:
             self._running.pop(channel, None)
@@ -240,14 +245,10 @@ class AgentConnection(asyncio.Protocol):
             raise running.failure
         return done.result()
 
-    async def _cancel(self, channel: int, done: asyncio.Future[ProgramResult]) -> None:
-        """Ends an execution nobody waits for, or the VM if it will not end."""
-        if done.done():
-            return
-        self._write(frames.encode(frames.KILL, channel))
-        await asyncio.wait({done}, timeout=BACKSTOP_S)
-        if not done.done():
-            self.give_up("it did not end a cancelled execution")
+    async def _wait(self, ending: set[asyncio.Future[ProgramResult]]) -> bool:
+        """Gives what should end its time, which a pause does not count for; whether it did not."""
+        await self._goes_on.wait()
+        return bool((await asyncio.wait(ending, timeout=BACKSTOP_S))[1])
 
     async def _feed(self, channel: int, data: bytes, done: asyncio.Future[ProgramResult]) -> None:
         """Sends a program its input, no faster than the agent takes it."""
@@ -268,8 +269,8 @@ class AgentConnection(asyncio.Protocol):
         for each in running:
             if not each.done.done():
                 self._write(frames.encode(frames.KILL, each.channel))
-        pending = [each.done for each in running if not each.done.done()]
-        if pending and (await asyncio.wait(pending, timeout=BACKSTOP_S))[1]:
+        pending = {each.done for each in running if not each.done.done()}
+        if pending and await self._wait(pending):
             self.give_up("it did not end a cancelled execution")
 
     # The VM's disk
@@ -298,10 +299,12 @@ class AgentConnection(asyncio.Protocol):
 
     async def pause(self) -> bool:
         """Brings every process of the VM to a halt; false where one would not."""
+        self._goes_on.clear()
         return (await self._ask(frames.PAUSE, {})).get("holds") is True
 
     def resume(self) -> None:
         """Ends a pause."""
+        self._goes_on.set()
         self._write(frames.encode(frames.RESUME))
 
     async def kernels(self, op: str, key: str, keep: int = 16) -> list[KernelMemory]:
