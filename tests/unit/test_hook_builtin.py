@@ -123,6 +123,24 @@ def test_danger_names_the_rule_and_the_place() -> None:
     assert found.reason.endswith("; and 2 more")
 
 
+@pytest.mark.parametrize(
+    ("env", "blocked"),
+    [
+        ({"BASH_ENV": "$(rm -rf /x)"}, True),
+        ({"PS4": "`rm -rf /x`"}, True),
+        ({"ENV": "/workspace/rm -rf /x"}, False),
+        ({"NODE_OPTIONS": "--import data:text/javascript,rm%20-rf%20/x"}, True),
+        ({"NODE_OPTIONS": "--import=data:text/javascript;base64,cm0gLXJmIC94"}, True),
+        ({"NODE_OPTIONS": "--max-old-space-size=100"}, False),
+        ({"NOTE": "$(rm -rf /x)"}, False),
+    ],
+)
+def test_what_variables_have_interpreters_run_is_judged(env, blocked) -> None:
+    hook = DangerousPatternHook(lambda text, language: judge(text, language, RULES))
+    decision = hook.pre_tool(code("ls", "bash").model_copy(update={"env": env}))
+    assert isinstance(decision, Block) == blocked
+
+
 async def test_a_rule_that_decides_nonsense_blocks() -> None:
     manager = HookManager()
     odd = Finding("odd", "shrug", "", 1, 1, "")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from base64 import b64decode
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Literal, Protocol
+from urllib.parse import unquote
 
 from mulligan.errors import ConfigError
 from mulligan.hooks.interface import Hook
@@ -91,7 +93,9 @@ class DangerousPatternHook(Hook):
 
     def pre_tool(self, context: PreToolContext) -> HookDecision:
         """The strongest decision of all findings, naming rules and places."""
-        findings = self._judge(context.code, context.language)
+        findings = list(self._judge(context.code, context.language))
+        for code, language in _run_from_variables(context.env):
+            findings += self._judge(code, language)
         for finding in findings:
             if finding.decision not in {"block", "ask", "allow"}:
                 raise ValueError(f"rule {finding.rule} decides {finding.decision!r:.50}")
@@ -100,6 +104,23 @@ class DangerousPatternHook(Hook):
         if asking := [each for each in findings if each.decision == "ask"]:
             return AskUser(prompt=_places(asking))
         return Allow()
+
+
+def _run_from_variables(env: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    """What interpreters run because a variable says so, as (code, language).
+
+    Bash expands three variables, substitutions of commands included, before or while it runs a
+    program; Node.js imports what its options name, also if that is a URL with the code in it.
+    """
+    for name in ("BASH_ENV", "ENV", "PS4"):
+        if "$" in (value := env.get(name, "")) or "`" in value:
+            yield f': "{value}"', "bash"
+    for url in env.get("NODE_OPTIONS", "").split("data:")[1:]:
+        kind, _, text = url.partition(",")
+        code = unquote(text)
+        if kind.endswith(";base64"):
+            code = b64decode(code + "==", altchars=b"-_").decode("utf-8", "replace")
+        yield code, "javascript"
 
 
 def _places(findings: Sequence[Finding]) -> str:
