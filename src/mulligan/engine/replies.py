@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import os
 from dataclasses import dataclass
 from typing import Any
 
+from pydantic import ValidationError
+
 from mulligan.guest import frames
+from mulligan.models import DiffEntry
 
 MOST_ITEMS = 64
 MOST_KEYS = 256
@@ -131,6 +135,23 @@ def kernel_memories(body: dict[str, Any]) -> list[KernelMemory]:
         keys = _texts(each, "keys", MOST_KEYS)
         found.append(KernelMemory(name, language, memory, _texts(each, "notes"), keys))
     return found
+
+
+def read_diff(printed: bytes) -> tuple[list[DiffEntry], bool]:
+    """Reads what the job "diff" printed: entries, and whether there are more.
+
+    Raises:
+        ValueError: it is not complete, or none.
+    """
+    lines = printed.decode().splitlines()
+    end = json.loads(lines.pop()) if lines else None
+    if not isinstance(end, dict) or end.get("end") is not True:
+        raise ValueError("it is not complete")
+    try:
+        entries = [DiffEntry.model_validate_json(line) for line in lines]
+    except ValidationError as error:
+        raise ValueError(str(error).splitlines()[0]) from None
+    return entries, end.get("truncated") is True
 
 
 def _number(body: dict[str, Any], name: str, most: int = 2**63 - 1) -> int:

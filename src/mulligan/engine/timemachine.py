@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 from collections.abc import Callable
 from typing import NamedTuple
-
-from pydantic import ValidationError
 
 from mulligan.engine import disk
 from mulligan.engine.kernels import without_secrets
 from mulligan.engine.lineage import Lineage
 from mulligan.engine.maintenance import Maintenance
+from mulligan.engine.replies import read_diff
 from mulligan.engine.room import make_room, recall_writer
 from mulligan.engine.store import new_id
 from mulligan.engine.vm import Vm
@@ -32,7 +30,6 @@ from mulligan.history import HistoryStore
 from mulligan.history.records import REFUSED
 from mulligan.models import (
     CommandHistoryEntry,
-    DiffEntry,
     DiffResponse,
     HistoryQueryRequest,
     RollbackResponse,
@@ -353,7 +350,7 @@ class TimeMachine:
                     "image": IMAGE,
                 }
                 printed = await disk.run_job(await vm.up(), arguments)
-            entries, truncated = _read_diff(printed)
+            entries, truncated = read_diff(printed)
         except (ExecutionFailed, ValueError) as error:
             raise HistoryError(f"what changed could not be found out: {error}") from None
         return DiffResponse(
@@ -363,19 +360,6 @@ class TimeMachine:
             entries=entries,
             truncated=truncated,
         )
-
-
-def _read_diff(printed: bytes) -> tuple[list[DiffEntry], bool]:
-    """Reads what the job printed, trusting none of it."""
-    lines = printed.decode().splitlines()
-    end = json.loads(lines.pop()) if lines else None
-    if not isinstance(end, dict) or end.get("end") is not True:
-        raise ValueError("it is not complete")
-    try:
-        entries = [DiffEntry.model_validate_json(line) for line in lines]
-    except ValidationError as error:
-        raise ValueError(str(error).splitlines()[0]) from None
-    return entries, end.get("truncated") is True
 
 
 def _start_of(entry: CommandHistoryEntry) -> str:
