@@ -21,6 +21,7 @@ from mulligan.models.hooks import (
     OUTPUT_FIELDS,
     Allow,
     AskUser,
+    Block,
     HookDecision,
     ModifyOutput,
     PostToolContext,
@@ -69,7 +70,8 @@ class Guarded:
     async def run(self, code: str) -> VmExecuteResponse:
         vm = {"agent_id": "ada", "vm_id": self.vm_id}
         before = await self.manager.run_pre_tool(PreToolContext(code=code, language="bash", **vm))
-        before.raise_if_blocked()
+        if isinstance(before.decision, Block):
+            raise ValidationFailed(before.decision.reason, field="code")
         if isinstance(before.decision, AskUser):
             rows = await self.engine.past.history(HistoryQueryRequest(vm_id=self.vm_id, limit=1))
             state = rows.entries[0].id  # whatever ran meanwhile, it is another state

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mulligan.errors import ConfigError, ValidationFailed
+from mulligan.errors import ConfigError
 from mulligan.hooks.calls import MOST_STUCK
 from mulligan.hooks.interface import Hook
 from mulligan.hooks.manager import HookManager
@@ -91,8 +91,6 @@ async def test_gates_run_in_order_and_the_first_block_ends_it() -> None:
         ("two", "block", "no", "pre_tool"),
     ]
     assert all(verdict.duration_ms >= 0 for verdict in outcome.verdicts)
-    with pytest.raises(ValidationFailed, match="two: no"):
-        outcome.raise_if_blocked()
 
 
 SAYS = {

@@ -10,7 +10,7 @@ from typing import Any, Generic, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from mulligan.errors import ConfigError, ValidationFailed
+from mulligan.errors import ConfigError
 from mulligan.hooks.calls import CallFailed, Calls
 from mulligan.hooks.interface import Hook, stages_of
 from mulligan.log import get_logger
@@ -56,11 +56,6 @@ class Outcome(Generic[Text]):
     on_yes: Text
     verdicts: tuple[Verdict, ...] = ()
     rollback: str | None = None
-
-    def raise_if_blocked(self) -> None:
-        """Raises ValidationFailed, as the wire format has it, if the decision is Block."""
-        if isinstance(self.decision, Block):
-            raise ValidationFailed(self.decision.reason, field="code")
 
 
 @dataclass(frozen=True)

@@ -136,14 +136,6 @@ class LayerStore(Stacks):
                 if hold.family == family_of(agent_id):
                     hold.tops.add(layer)
 
-    def take_back(self, agent_id: str, layer: str, upper: Path) -> None:
-        """Undoes ``freeze`` for a layer nothing refers to yet."""
-        path = self.family(agent_id) / layer
-        (path / TREE).rename(upper)
-        with self._lock:
-            del self._layers[family_of(agent_id), layer]
-        remove_tree(path)
-
     def has(self, agent_id: str, layer: str) -> bool:
         """Whether there is such a layer."""
         with self._lock:
