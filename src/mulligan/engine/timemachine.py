@@ -343,12 +343,8 @@ class TimeMachine:
         try:
             with vm.stores.layers.held(vm.record.agent_id) as stack_of:
                 stacks = [[f"{LAYERS}/{tree}" for tree in stack_of(each[1])] for each in (old, new)]
-                arguments: dict[str, object] = {
-                    "op": "diff",
-                    "old": stacks[0],
-                    "new": stacks[1],
-                    "image": IMAGE,
-                }
+                arguments: dict[str, object] = {"op": "diff", "image": IMAGE}
+                arguments |= {"old": stacks[0], "new": stacks[1]}
                 printed = await disk.run_job(await vm.up(), arguments)
             entries, truncated = read_diff(printed)
         except (ExecutionFailed, ValueError) as error:
