@@ -135,7 +135,10 @@ async def play(seconds: float, capsys: pytest.CaptureFixture[str]) -> None:
         with host.data_directory() as directory:
             before = left_over(directory)
             done = await load(directory / "data", seconds)
-            assert left_over(directory) == before
+            after = left_over(directory)
+            # What other tests had running may have ended meanwhile.
+            assert (after[0] - before[0], after[1]) == (set(), before[1])
+            assert (after[2] <= before[2], after[3]) == (True, before[3])
     with capsys.disabled():
         told = ", ".join(f"{name} {count}" for name, count in sorted(done.items()))
         print(f"\n{AGENTS} agents with {VMS} VMs each, {seconds:g} s: {told}")
