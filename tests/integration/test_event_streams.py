@@ -124,8 +124,9 @@ def test_a_client_that_goes_away_and_comes_back(http: httpx.Client) -> None:
     assert state(http, execution_id)["state"] == "running"
     go(http, "back")
     whole = listen(http, execution_id)
-    assert [each.event for each in whole] == ["started", "stdout", "stdout", "result"]
-    for seen in range(1, 4):
+    first, *middle, last = [each.event for each in whole]
+    assert (first, set(middle), last) == ("started", {"stdout"}, "result")
+    for seen in range(1, len(whole)):
         again = listen(http, execution_id, **{"Last-Event-ID": str(seen)})
         assert plain(again) == plain(whole[seen:])
     assert listen(http, execution_id, **{"Last-Event-ID": "3"})[0].event == "result"

@@ -37,6 +37,7 @@ log = get_logger()
 POLL_S = 0.02
 END_S = 10.0  # a cancelled execution has ended by then, or its VM has
 CLOSE_S = 1.0
+JUDGED_S = 30.0  # a person may have been asked whether its output goes back
 
 
 class Execute(Protocol):
@@ -174,7 +175,9 @@ class Executions:
             execution.task.cancel()
         await asyncio.wait({execution.task}, timeout=END_S)
         if execution.is_over:  # and its row is written, or its VM taken back
-            await asyncio.wait({execution.task})
+            await asyncio.wait({execution.task}, timeout=JUDGED_S)
+        if execution.events.end is None and execution.is_over:
+            raise ExecutionFailed(f"{execution_id} has ended; its output is still being judged")
         if execution.events.end is None:
             raise ExecutionFailed(f"{execution_id} does not end; stop its VM")
         return execution.status()
