@@ -338,11 +338,11 @@ class Agent:
                 self._end(execution, "timeout")
 
     def _end(self, execution: Execution, reason: str) -> None:
-        """Ends an execution; one that its zygote has not answered for is given a moment first."""
+        """Ends an execution; where its zygote does not answer for it in a moment, that, too."""
         if not execution.pid and not execution.namespace:
             self._on_zygote()
         execution.end(reason)
-        if execution.pid or execution.namespace or execution.channel not in self._executions:
+        if execution.status is not None or execution.channel not in self._executions:
             return
         if execution.patience:
             execution.patience = False
