@@ -146,3 +146,24 @@ def test_on_the_command_line(server: Server, tmp_path) -> None:
     answer.write_text("Run this:\n\n```bash\necho from an answer\n```\n")
     done = mulligan("parse", str(answer), "--execute", "--agent", "cli")
     assert (done.returncode, "from an answer" in done.stdout) == (0, True)
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("GET", ""),
+        ("DELETE", ""),
+        ("GET", "/snapshots"),
+        ("POST", "/snapshots"),
+        ("DELETE", "/snapshots/snap-1"),
+        ("POST", "/rollback"),
+        ("POST", "/rollback/snap-1"),
+        ("POST", "/fork"),
+        ("GET", "/diff"),
+    ],
+)
+def test_a_vm_of_another_agent_is_nobody_s(http: httpx.Client, method: str, path: str) -> None:
+    vm_id = execute(http, "true", agent_id="alice").json()["vm_id"]
+    answer = http.request(method, f"/api/vms/{vm_id}{path}", params={"agent_id": "bob"})
+    assert (answer.status_code, list(answer.json()["error"])) == (404, ["VmNotAvailable"])
+    assert http.get(f"/api/vms/{vm_id}", params={"agent_id": "alice"}).status_code == 200

@@ -114,11 +114,15 @@ def _add_routes(app: FastAPI) -> None:
         return engine.list_vms(agent_id)
 
     @app.get("/api/vms/{vm_id}", response_model=VmInstance, summary="Look at a VM")
-    async def get_vm(vm_id: str, engine: EngineDependency) -> VmInstance:
-        return await engine.past.vm(vm_id)
+    async def get_vm(
+        vm_id: str, engine: EngineDependency, agent_id: Annotated[str | None, Query()] = None
+    ) -> VmInstance:
+        return await engine.past.vm(vm_id, agent_id)
 
     @app.delete(
         "/api/vms/{vm_id}", status_code=204, summary="Stop a VM and remove all that it wrote"
     )
-    async def delete_vm(vm_id: str, engine: EngineDependency) -> None:
-        await engine.delete_vm(vm_id)
+    async def delete_vm(
+        vm_id: str, engine: EngineDependency, agent_id: Annotated[str | None, Query()] = None
+    ) -> None:
+        await engine.delete_vm(vm_id, agent_id)

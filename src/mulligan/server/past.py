@@ -23,6 +23,7 @@ from mulligan.server.engines import EngineDependency
 Text = Annotated[str | None, Query()]
 Time = Annotated[UtcTime | None, Query()]
 Count = Annotated[int | None, Query(ge=0)]
+Owner = Annotated[str | None, Query(alias="agent_id", description="If given, the VM is its.")]
 
 
 def add_routes(app: FastAPI) -> None:
@@ -72,25 +73,30 @@ def _add_snapshots(app: FastAPI) -> None:
         summary="Keep the state a VM is in",
     )
     async def create(
-        vm_id: str, engine: EngineDependency, request: SnapshotCreateRequest | None = None
+        vm_id: str,
+        engine: EngineDependency,
+        request: SnapshotCreateRequest | None = None,
+        owner: Owner = None,
     ) -> Snapshot:
-        return await engine.past.snapshot(vm_id, request or SnapshotCreateRequest())
+        return await engine.past.snapshot(vm_id, request or SnapshotCreateRequest(), owner)
 
     @app.get(
         "/api/vms/{vm_id}/snapshots",
         response_model=list[Snapshot],
         summary="Snapshots of a VM, newest first",
     )
-    async def list_all(vm_id: str, engine: EngineDependency) -> list[Snapshot]:
-        return await engine.past.snapshots(vm_id)
+    async def list_all(vm_id: str, engine: EngineDependency, owner: Owner = None) -> list[Snapshot]:
+        return await engine.past.snapshots(vm_id, owner)
 
     @app.delete(
         "/api/vms/{vm_id}/snapshots/{snapshot_id}",
         status_code=204,
         summary="Forget a snapshot; what others are built on stays",
     )
-    async def delete(vm_id: str, snapshot_id: str, engine: EngineDependency) -> None:
-        await engine.past.delete_snapshot(vm_id, snapshot_id)
+    async def delete(
+        vm_id: str, snapshot_id: str, engine: EngineDependency, owner: Owner = None
+    ) -> None:
+        await engine.past.delete_snapshot(vm_id, snapshot_id, owner)
 
 
 def _add_changes(app: FastAPI) -> None:
@@ -100,9 +106,9 @@ def _add_changes(app: FastAPI) -> None:
         summary="Take a VM back: to a snapshot, to before an execution, to the last success",
     )
     async def rollback(
-        vm_id: str, engine: EngineDependency, to: RollbackTo | None = None
+        vm_id: str, engine: EngineDependency, to: RollbackTo | None = None, owner: Owner = None
     ) -> RollbackResponse:
-        return await engine.past.rollback(vm_id, to or RollbackTo())
+        return await engine.past.rollback(vm_id, to or RollbackTo(), owner)
 
     @app.post(
         "/api/vms/{vm_id}/rollback/{snapshot_id}",
@@ -110,9 +116,9 @@ def _add_changes(app: FastAPI) -> None:
         summary="Take a VM back to a snapshot",
     )
     async def rollback_to(
-        vm_id: str, snapshot_id: str, engine: EngineDependency
+        vm_id: str, snapshot_id: str, engine: EngineDependency, owner: Owner = None
     ) -> RollbackResponse:
-        return await engine.past.rollback(vm_id, RollbackTo(snapshot_id=snapshot_id))
+        return await engine.past.rollback(vm_id, RollbackTo(snapshot_id=snapshot_id), owner)
 
     @app.post(
         "/api/vms/{vm_id}/fork",
@@ -121,9 +127,12 @@ def _add_changes(app: FastAPI) -> None:
         summary="Make VMs that go on from a VM's present, or from one of its past states",
     )
     async def fork(
-        vm_id: str, engine: EngineDependency, request: ForkRequest | None = None
+        vm_id: str,
+        engine: EngineDependency,
+        request: ForkRequest | None = None,
+        owner: Owner = None,
     ) -> ForkResponse:
-        return await engine.past.fork(vm_id, request or ForkRequest())
+        return await engine.past.fork(vm_id, request or ForkRequest(), owner)
 
     @app.get(
         "/api/vms/{vm_id}/diff",
@@ -135,5 +144,6 @@ def _add_changes(app: FastAPI) -> None:
         engine: EngineDependency,
         old: Annotated[str | None, Query(alias="from")] = None,
         new: Annotated[str | None, Query(alias="to")] = None,
+        owner: Owner = None,
     ) -> DiffResponse:
-        return await engine.past.diff(vm_id, old, new)
+        return await engine.past.diff(vm_id, old, new, owner)
