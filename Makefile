@@ -26,7 +26,7 @@ demo: install  ## See it work: isolation, a refused secret, a stopped runaway, t
 	@$(BIN)/mulligan demo
 
 test: install  ## Run the tests
-	$(BIN)/pytest -m 'not long'
+	$(BIN)/pytest -m "not long" -n 2 --dist loadfile
 
 test-long: install  ## Run the tests that take minutes, too
 	$(BIN)/pytest

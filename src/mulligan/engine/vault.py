@@ -8,7 +8,7 @@ from mulligan.errors import ConfigError, ValidationFailed
 from mulligan.policy.secrets import InjectedSecret, Mode, Sanitizer
 from mulligan.policy.secrets.injected import MOST_BYTES
 
-MOST_KEPT = 256
+MOST_KEPT = 32  # each takes milliseconds whenever there is a new one
 
 
 class Vault:

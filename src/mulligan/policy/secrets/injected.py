@@ -179,7 +179,7 @@ class _HeadSearch:
         return min(self._next)
 
 
-@lru_cache(maxsize=32)
+@lru_cache(maxsize=4)  # those of kilobytes of secrets are large
 def _matcher(secrets: tuple[InjectedSecret, ...]) -> _Matcher:
     return _Matcher(secrets)
 
