@@ -202,7 +202,7 @@ def test_a_server_streams_and_an_interrupt_cancels_there() -> None:
     with host.data_directory() as path, Server(path) as server:
         mulligan(path, "run", "-c", "1")
         idle = host.descendants(server.pid)
-        code = "echo started; echo e >&2; (setsid sleep 300 &); sleep 300"
+        code = "echo e >&2; sleep 0.5; echo started; (setsid sleep 300 &); sleep 300"
         process = interruptible(path, "run", "-l", "bash", "-c", code)
         assert process.stdout is not None
         assert process.stdout.readline() == "started\n"  # while it runs
