@@ -1,0 +1,25 @@
+"""What can be set. Sections stand in files of their own; ``settings`` puts them together."""
+
+from mulligan.settings.hooks import ApprovalSettings, HookCommand, HookSettings, known_languages
+from mulligan.settings.sections import (
+    AnswerSettings,
+    HistorySettings,
+    StreamSettings,
+    VmType,
+)
+from mulligan.settings.settings import Settings, config_file, default_data_dir, load
+
+__all__ = [
+    "AnswerSettings",
+    "ApprovalSettings",
+    "HistorySettings",
+    "HookCommand",
+    "HookSettings",
+    "Settings",
+    "StreamSettings",
+    "VmType",
+    "config_file",
+    "default_data_dir",
+    "known_languages",
+    "load",
+]
