@@ -33,8 +33,10 @@ def _become(job: dict[str, Any]) -> None:
     """Wipes the traces of the zygote off this child."""
     for name in [name for name in sys.modules if name.partition(".")[0] == "mulligan"]:
         del sys.modules[name]
+    gc.freeze()  # what serving made is no more to be touched than the rest
     main = sys.modules["__main__"] = type(sys)("__main__")
     main.__dict__.update(_MAIN.__dict__)  # a frozen one would never see its destructors run
+    _LEAVING.prepare(main.__dict__)
     os.environ.clear()
     os.environ.update(job["env"])
     sys.path.insert(0, job["cwd"])  # behind the script's own directory, which comes next
@@ -51,13 +53,16 @@ else:
     _ERROR = None  # type: ignore[assignment]
 _BEFORE = set(sys.modules)
 _MAIN = sys.modules["__main__"]
-gc.freeze()  # a program that ends does not touch, and so copy, what it never made
 sys.path.insert(0, _PACKAGE_DIR)
+from mulligan.guest.leaving import Leaving  # noqa: E402
+
+_LEAVING = Leaving()
+gc.freeze()  # a program that ends does not touch, and so copy, what it never made
 _JOB = _serve()
 sys.path.remove(_PACKAGE_DIR)
 sys.path_importer_cache.pop(_PACKAGE_DIR, None)
 for _name in set(sys.modules) - _BEFORE:
-    if _name.startswith("_") or _name in ("select", "resource"):
+    if _name.startswith("_") or _name in ("atexit", "gc", "resource", "select"):
         del sys.modules[_name]
 _become(_JOB)
 if _ERROR is not None:
