@@ -78,6 +78,35 @@ class ApiError(VmExecutionError):
     http_status = 502
 
 
+class Unauthorized(ApiError):  # noqa: N818
+    """The server wants a token that is good; "ApiError" on the wire, like the next two."""
+
+    http_status = 401
+
+
+class Forbidden(ApiError):  # noqa: N818
+    """The token is good, but not for this."""
+
+    http_status = 403
+
+
+class TooManyRequests(ApiError):  # noqa: N818
+    """An agent has, runs or asks for as much as it may."""
+
+    http_status = 429
+
+    def __init__(
+        self,
+        detail: str | int,
+        *,
+        field: str | None = None,
+        remedy: str | None = None,
+        retry_after_s: int = 1,
+    ) -> None:
+        super().__init__(detail, field=field, remedy=remedy)
+        self.retry_after_s = retry_after_s
+
+
 class InternalError(VmExecutionError):
     """A fault of Mulligan's own."""
 

@@ -242,13 +242,13 @@ class Gates:
         listed = functools.partial(self.approvals.list, state, agent_id, limit=limit)
         return list(await asyncio.to_thread(listed))
 
-    async def question(self, approval_id: str) -> Approval:
-        """One of them.
+    async def question(self, approval_id: str, agent_id: str | None = None) -> Approval:
+        """One of them; with ``agent_id``, only if it is that agent's.
 
         Raises:
             ApprovalNotFound: there is none.
         """
-        return await asyncio.to_thread(self.approvals.get, approval_id)
+        return await asyncio.to_thread(self.approvals.get, approval_id, agent_id)
 
     async def answer(self, approval_id: str, answer: ApprovalAnswer) -> Approval:
         """Writes down a person's answer.

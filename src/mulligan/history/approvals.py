@@ -180,14 +180,14 @@ class ApprovalStore:
             )
         raise refusal(found)
 
-    def get(self, approval_id: str) -> Approval:
-        """The approval with that id.
+    def get(self, approval_id: str, agent_id: str | None = None) -> Approval:
+        """The approval with that id; with ``agent_id``, only if it is that agent's.
 
         Raises:
             ApprovalNotFound: there is none.
         """
         with self._database().read() as connection:
-            return self._found(connection, approval_id)
+            return self._found(connection, approval_id, agent_id)
 
     def list(
         self,
@@ -273,10 +273,12 @@ class ApprovalStore:
             return and_(_c.state == state, ~due)
         return _c.state == state
 
-    def _found(self, connection: Connection, approval_id: str) -> Approval:
+    def _found(
+        self, connection: Connection, approval_id: str, agent_id: str | None = None
+    ) -> Approval:
         statement = select(approvals).where(_c.id == approval_id)
         row = connection.execute(statement).mappings().one_or_none()
-        if row is None:
+        if row is None or agent_id not in (None, row["agent_id"]):
             raise ApprovalNotFound(
                 approval_id[:100], field="approval_id", remedy="list them to see those there are"
             )

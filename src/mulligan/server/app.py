@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Annotated, Any
+from typing import Any
 
-from fastapi import FastAPI, Query, Response
+from fastapi import FastAPI, Response
 
 from mulligan.engine.engine import Engine
 from mulligan.engine.lock import DirectoryLock
@@ -14,13 +14,11 @@ from mulligan.errors import VmExecutionError
 from mulligan.models import (
     ParseExecuteRequest,
     ParseExecuteResponse,
-    VmCreateRequest,
     VmExecuteRequest,
     VmExecuteResponse,
-    VmInstance,
-    VmPoolResponse,
 )
-from mulligan.server import answers, approvals, executions, past
+from mulligan.server import answers, approvals, executions, past, vms
+from mulligan.server.access import CallerDependency
 from mulligan.server.engines import EngineDependency
 from mulligan.server.limits import BodyLimit, LocalOnly, TooLarge, refusal
 from mulligan.settings import Settings
@@ -64,6 +62,7 @@ def create_app(settings: Settings, lock: DirectoryLock | None = None) -> FastAPI
     app.add_middleware(BodyLimit, most=settings.max_request_bytes)
     app.add_middleware(LocalOnly, host=settings.host)
     _add_routes(app)
+    vms.add_routes(app)
     executions.add_routes(app)
     approvals.add_routes(app)
     past.add_routes(app)
@@ -80,7 +79,10 @@ def _add_routes(app: FastAPI) -> None:
         response_model=VmExecuteResponse,
         summary="Run code in a VM of an agent",
     )
-    async def execute(request: VmExecuteRequest, engine: EngineDependency) -> Response:
+    async def execute(
+        request: VmExecuteRequest, engine: EngineDependency, caller: CallerDependency
+    ) -> Response:
+        caller.agent(request.agent_id)
         result = await engine.execute(request)
         return Response(result.model_dump_json(), media_type=JSON)
 
@@ -89,40 +91,9 @@ def _add_routes(app: FastAPI) -> None:
         response_model=ParseExecuteResponse,
         summary="Find the code in a model's answer and, if asked, run what is sure enough",
     )
-    async def parse_execute(request: ParseExecuteRequest, engine: EngineDependency) -> Response:
+    async def parse_execute(
+        request: ParseExecuteRequest, engine: EngineDependency, caller: CallerDependency
+    ) -> Response:
+        caller.agent(request.agent_id)
         done = await engine.answers.parse_and_execute(request)
         return Response(done.model_dump_json(), media_type=JSON)
-
-    @app.get(
-        "/api/llm/vm-pool/{agent_id}",
-        response_model=VmPoolResponse,
-        summary="An agent's VMs: those that run something, and the others",
-    )
-    async def vm_pool(agent_id: str, engine: EngineDependency) -> VmPoolResponse:
-        return engine.vm_pool(agent_id)
-
-    @app.post(
-        "/api/vms", response_model=VmInstance, status_code=201, summary="Make a VM for an agent"
-    )
-    async def create_vm(request: VmCreateRequest, engine: EngineDependency) -> VmInstance:
-        return await engine.create_vm(request, boot=True)
-
-    @app.get("/api/vms", response_model=list[VmInstance], summary="List VMs, oldest first")
-    async def list_vms(
-        engine: EngineDependency, agent_id: Annotated[str | None, Query()] = None
-    ) -> list[VmInstance]:
-        return engine.list_vms(agent_id)
-
-    @app.get("/api/vms/{vm_id}", response_model=VmInstance, summary="Look at a VM")
-    async def get_vm(
-        vm_id: str, engine: EngineDependency, agent_id: Annotated[str | None, Query()] = None
-    ) -> VmInstance:
-        return await engine.past.vm(vm_id, agent_id)
-
-    @app.delete(
-        "/api/vms/{vm_id}", status_code=204, summary="Stop a VM and remove all that it wrote"
-    )
-    async def delete_vm(
-        vm_id: str, engine: EngineDependency, agent_id: Annotated[str | None, Query()] = None
-    ) -> None:
-        await engine.delete_vm(vm_id, agent_id)

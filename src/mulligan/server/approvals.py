@@ -7,6 +7,7 @@ from typing import Annotated
 from fastapi import FastAPI, Query
 
 from mulligan.models import Approval, ApprovalAnswer, ErrorAnswer
+from mulligan.server.access import CallerDependency
 from mulligan.server.engines import EngineDependency
 
 Text = Annotated[str | None, Query()]
@@ -22,12 +23,13 @@ def add_routes(app: FastAPI) -> None:
     )
     async def approvals(
         engine: EngineDependency,
+        caller: CallerDependency,
         state: Text = None,
         agent_id: Text = None,
         limit: Annotated[int, Query(ge=1, le=1000)] = 100,
     ) -> list[Approval]:
         """`state` is one of pending, approved, denied, expired and used."""
-        return await engine.gates.questions(state, agent_id, limit)
+        return await engine.gates.questions(state, caller.agent(agent_id), limit)
 
     @app.get(
         "/api/approvals/{approval_id}",
@@ -35,17 +37,28 @@ def add_routes(app: FastAPI) -> None:
         summary="A question, and what became of it",
         responses={404: {"model": ErrorAnswer}},
     )
-    async def approval(approval_id: str, engine: EngineDependency) -> Approval:
-        return await engine.gates.question(approval_id)
+    async def approval(
+        approval_id: str, engine: EngineDependency, caller: CallerDependency
+    ) -> Approval:
+        return await engine.gates.question(approval_id, caller.agent_id)
 
     @app.post(
         "/api/approvals/{approval_id}",
         response_model=Approval,
         summary="Answer a question",
-        responses={status: {"model": ErrorAnswer} for status in (404, 409, 410)},
+        responses={status: {"model": ErrorAnswer} for status in (403, 404, 409, 410)},
     )
     async def answer(
-        approval_id: str, answer: ApprovalAnswer, engine: EngineDependency
+        approval_id: str,
+        answer: ApprovalAnswer,
+        engine: EngineDependency,
+        caller: CallerDependency,
     ) -> Approval:
-        """A yes is used by one execution: run the same again, with this id as its `approval`."""
+        """A yes is used by one execution: run the same again, with this id as its `approval`.
+
+        An agent's token cannot answer, not even what was asked about its own code.
+        """
+        if caller.agent_id is not None:
+            await engine.gates.question(approval_id, caller.agent_id)
+        caller.require_admin("answers to approvals")
         return await engine.gates.answer(approval_id, answer)

@@ -16,7 +16,7 @@ from starlette.background import BackgroundTask
 from mulligan.engine.batch import Asked, run_batch
 from mulligan.engine.events import LINE_BREAKS, Event
 from mulligan.engine.executions import Executions
-from mulligan.errors import ValidationFailed
+from mulligan.errors import ValidationFailed, VmExecutionError
 from mulligan.models import (
     BatchRequest,
     BatchResponse,
@@ -24,6 +24,7 @@ from mulligan.models import (
     ExecutionStatus,
     VmExecuteRequest,
 )
+from mulligan.server.access import Caller, CallerDependency
 from mulligan.server.answers import of_invalid
 from mulligan.server.engines import EngineDependency
 
@@ -69,6 +70,7 @@ def add_routes(app: FastAPI) -> None:
     """Adds them."""
     _add_starts(app)
     _add_watching(app)
+    _add_cancelling(app)
 
 
 def _add_starts(app: FastAPI) -> None:
@@ -79,7 +81,10 @@ def _add_starts(app: FastAPI) -> None:
         responses=_described(400, 404, 422),
     )
     async def stream(
-        request: VmExecuteRequest, engine: EngineDependency, cancel_on_disconnect: Cancel = False
+        request: VmExecuteRequest,
+        engine: EngineDependency,
+        caller: CallerDependency,
+        cancel_on_disconnect: Cancel = False,
     ) -> Response:
         """The body is that of `/api/llm/execute`.
 
@@ -87,6 +92,7 @@ def _add_starts(app: FastAPI) -> None:
         `cancel_on_disconnect`; `/api/executions/{id}/events` with `Last-Event-ID` has what it
         missed.
         """
+        caller.agent(request.agent_id)
         executions = engine.executions
         execution = await executions.start(request)
         heartbeat = engine.settings.streams.heartbeat_seconds
@@ -102,13 +108,15 @@ def _add_starts(app: FastAPI) -> None:
         summary="Run several requests",
         responses={400: {"model": ErrorAnswer}},
     )
-    async def batch(request: BatchRequest, engine: EngineDependency) -> Response:
+    async def batch(
+        request: BatchRequest, engine: EngineDependency, caller: CallerDependency
+    ) -> Response:
         """Answers come in the order of the requests, each with a `result` or its own `error`.
 
         Up to 100 requests. Those to one VM run one after the other, in their order; those to
         different VMs beside each other, up to four at once.
         """
-        asked = [_read(each) for each in request.requests]
+        asked = [_read(each, caller) for each in request.requests]
         done = await run_batch(asked, engine.execute, engine.list_vms)
         return Response(done.model_dump_json(), media_type="application/json")
 
@@ -121,9 +129,12 @@ def _add_watching(app: FastAPI) -> None:
         responses={404: {"model": ErrorAnswer}},
     )
     async def status(
-        execution_id: str, engine: EngineDependency, agent_id: Agent = None
+        execution_id: str,
+        engine: EngineDependency,
+        caller: CallerDependency,
+        agent_id: Agent = None,
     ) -> Response:
-        found = await engine.executions.status(execution_id, agent_id)
+        found = await engine.executions.status(execution_id, caller.agent(agent_id))
         return Response(found.model_dump_json(), media_type="application/json")
 
     @app.get(
@@ -135,6 +146,7 @@ def _add_watching(app: FastAPI) -> None:
     async def events(
         execution_id: str,
         engine: EngineDependency,
+        caller: CallerDependency,
         after: Annotated[
             int, Query(ge=0, description="The last event that was seen; 0 for none.")
         ] = 0,
@@ -153,13 +165,15 @@ def _add_watching(app: FastAPI) -> None:
         seen = _number(last_event_id) if last_event_id is not None else after
         executions = engine.executions
         found = await executions.listen(
-            execution_id, seen, agent_id, engine.settings.streams.heartbeat_seconds
+            execution_id, seen, caller.agent(agent_id), engine.settings.streams.heartbeat_seconds
         )
         if executions.heard_all(execution_id, seen):
             return Response(status_code=204)
         gone = BackgroundTask(_on_gone, executions, execution_id) if cancel_on_disconnect else None
         return _answer(execution_id, found, gone)
 
+
+def _add_cancelling(app: FastAPI) -> None:
     @app.post(
         "/api/executions/{execution_id}/cancel",
         response_model=ExecutionStatus,
@@ -167,10 +181,13 @@ def _add_watching(app: FastAPI) -> None:
         responses={404: {"model": ErrorAnswer}},
     )
     async def cancel(
-        execution_id: str, engine: EngineDependency, agent_id: Agent = None
+        execution_id: str,
+        engine: EngineDependency,
+        caller: CallerDependency,
+        agent_id: Agent = None,
     ) -> Response:
         """The answer comes when nothing of it runs any more. May be repeated."""
-        found = await engine.executions.cancel(execution_id, agent_id)
+        found = await engine.executions.cancel(execution_id, caller.agent(agent_id))
         return Response(found.model_dump_json(), media_type="application/json")
 
 
@@ -178,11 +195,15 @@ async def _on_gone(executions: Executions, execution_id: str) -> None:
     executions.cancel_soon(execution_id, "its client went away")
 
 
-def _read(value: object) -> Asked:
+def _read(value: object, caller: Caller) -> Asked:
     try:
-        return VmExecuteRequest.model_validate(value)
+        request = VmExecuteRequest.model_validate(value)
+        caller.agent(request.agent_id)
     except ValidationError as error:
         return of_invalid(error.errors(include_url=False)[0])
+    except VmExecutionError as error:
+        return error
+    return request
 
 
 def _number(text: str) -> int:

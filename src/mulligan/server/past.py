@@ -18,6 +18,7 @@ from mulligan.models import (
     SnapshotCreateRequest,
     UtcTime,
 )
+from mulligan.server.access import CallerDependency
 from mulligan.server.engines import EngineDependency
 
 Text = Annotated[str | None, Query()]
@@ -42,6 +43,7 @@ def _add_history(app: FastAPI) -> None:
     async def history(
         vm_id: str,
         engine: EngineDependency,
+        caller: CallerDependency,
         agent_id: Text = None,
         limit: Count = None,
         offset: Annotated[int, Query(ge=0)] = 0,
@@ -53,7 +55,7 @@ def _add_history(app: FastAPI) -> None:
     ) -> HistoryQueryResponse:
         request = HistoryQueryRequest(
             vm_id=vm_id,
-            agent_id=agent_id,
+            agent_id=caller.agent(agent_id),
             limit=limit,
             offset=offset,
             failures_only=failures_only,
@@ -62,7 +64,7 @@ def _add_history(app: FastAPI) -> None:
             search=search,
             language=language,
         )
-        return await engine.past.history(request)
+        return await engine.past.history(request, caller.agent_id)
 
 
 def _add_snapshots(app: FastAPI) -> None:
@@ -75,18 +77,23 @@ def _add_snapshots(app: FastAPI) -> None:
     async def create(
         vm_id: str,
         engine: EngineDependency,
+        caller: CallerDependency,
         request: SnapshotCreateRequest | None = None,
         owner: Owner = None,
     ) -> Snapshot:
-        return await engine.past.snapshot(vm_id, request or SnapshotCreateRequest(), owner)
+        return await engine.past.snapshot(
+            vm_id, request or SnapshotCreateRequest(), caller.agent(owner)
+        )
 
     @app.get(
         "/api/vms/{vm_id}/snapshots",
         response_model=list[Snapshot],
         summary="Snapshots of a VM, newest first",
     )
-    async def list_all(vm_id: str, engine: EngineDependency, owner: Owner = None) -> list[Snapshot]:
-        return await engine.past.snapshots(vm_id, owner)
+    async def list_all(
+        vm_id: str, engine: EngineDependency, caller: CallerDependency, owner: Owner = None
+    ) -> list[Snapshot]:
+        return await engine.past.snapshots(vm_id, caller.agent(owner))
 
     @app.delete(
         "/api/vms/{vm_id}/snapshots/{snapshot_id}",
@@ -94,9 +101,13 @@ def _add_snapshots(app: FastAPI) -> None:
         summary="Forget a snapshot; what others are built on stays",
     )
     async def delete(
-        vm_id: str, snapshot_id: str, engine: EngineDependency, owner: Owner = None
+        vm_id: str,
+        snapshot_id: str,
+        engine: EngineDependency,
+        caller: CallerDependency,
+        owner: Owner = None,
     ) -> None:
-        await engine.past.delete_snapshot(vm_id, snapshot_id, owner)
+        await engine.past.delete_snapshot(vm_id, snapshot_id, caller.agent(owner))
 
 
 def _add_changes(app: FastAPI) -> None:
@@ -106,9 +117,13 @@ def _add_changes(app: FastAPI) -> None:
         summary="Take a VM back: to a snapshot, to before an execution, to the last success",
     )
     async def rollback(
-        vm_id: str, engine: EngineDependency, to: RollbackTo | None = None, owner: Owner = None
+        vm_id: str,
+        engine: EngineDependency,
+        caller: CallerDependency,
+        to: RollbackTo | None = None,
+        owner: Owner = None,
     ) -> RollbackResponse:
-        return await engine.past.rollback(vm_id, to or RollbackTo(), owner)
+        return await engine.past.rollback(vm_id, to or RollbackTo(), caller.agent(owner))
 
     @app.post(
         "/api/vms/{vm_id}/rollback/{snapshot_id}",
@@ -116,9 +131,15 @@ def _add_changes(app: FastAPI) -> None:
         summary="Take a VM back to a snapshot",
     )
     async def rollback_to(
-        vm_id: str, snapshot_id: str, engine: EngineDependency, owner: Owner = None
+        vm_id: str,
+        snapshot_id: str,
+        engine: EngineDependency,
+        caller: CallerDependency,
+        owner: Owner = None,
     ) -> RollbackResponse:
-        return await engine.past.rollback(vm_id, RollbackTo(snapshot_id=snapshot_id), owner)
+        return await engine.past.rollback(
+            vm_id, RollbackTo(snapshot_id=snapshot_id), caller.agent(owner)
+        )
 
     @app.post(
         "/api/vms/{vm_id}/fork",
@@ -129,10 +150,11 @@ def _add_changes(app: FastAPI) -> None:
     async def fork(
         vm_id: str,
         engine: EngineDependency,
+        caller: CallerDependency,
         request: ForkRequest | None = None,
         owner: Owner = None,
     ) -> ForkResponse:
-        return await engine.past.fork(vm_id, request or ForkRequest(), owner)
+        return await engine.past.fork(vm_id, request or ForkRequest(), caller.agent(owner))
 
     @app.get(
         "/api/vms/{vm_id}/diff",
@@ -142,8 +164,9 @@ def _add_changes(app: FastAPI) -> None:
     async def diff(
         vm_id: str,
         engine: EngineDependency,
+        caller: CallerDependency,
         old: Annotated[str | None, Query(alias="from")] = None,
         new: Annotated[str | None, Query(alias="to")] = None,
         owner: Owner = None,
     ) -> DiffResponse:
-        return await engine.past.diff(vm_id, old, new, owner)
+        return await engine.past.diff(vm_id, old, new, caller.agent(owner))

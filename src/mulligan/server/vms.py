@@ -1,0 +1,57 @@
+"""Routes of VMs: made, listed, looked at, removed."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import FastAPI, Query
+
+from mulligan.models import VmCreateRequest, VmInstance, VmPoolResponse
+from mulligan.server.access import CallerDependency
+from mulligan.server.engines import EngineDependency
+
+Agent = Annotated[str | None, Query(description="If given, VMs have to be this agent's.")]
+
+
+def add_routes(app: FastAPI) -> None:
+    """Adds them."""
+
+    @app.get(
+        "/api/llm/vm-pool/{agent_id}",
+        response_model=VmPoolResponse,
+        summary="An agent's VMs: those that run something, and the others",
+    )
+    async def vm_pool(
+        agent_id: str, engine: EngineDependency, caller: CallerDependency
+    ) -> VmPoolResponse:
+        return engine.vm_pool(caller.agent(agent_id))
+
+    @app.post(
+        "/api/vms", response_model=VmInstance, status_code=201, summary="Make a VM for an agent"
+    )
+    async def create_vm(
+        request: VmCreateRequest, engine: EngineDependency, caller: CallerDependency
+    ) -> VmInstance:
+        """Without `agent_id` the VM is for the token's agent, or for the one in `vm_name`."""
+        wanted = request.model_copy(update={"agent_id": caller.agent(request.agent_id)})
+        return await engine.create_vm(wanted, boot=True)
+
+    @app.get("/api/vms", response_model=list[VmInstance], summary="List VMs, oldest first")
+    async def list_vms(
+        engine: EngineDependency, caller: CallerDependency, agent_id: Agent = None
+    ) -> list[VmInstance]:
+        return engine.list_vms(caller.agent(agent_id))
+
+    @app.get("/api/vms/{vm_id}", response_model=VmInstance, summary="Look at a VM")
+    async def get_vm(
+        vm_id: str, engine: EngineDependency, caller: CallerDependency, agent_id: Agent = None
+    ) -> VmInstance:
+        return await engine.past.vm(vm_id, caller.agent(agent_id))
+
+    @app.delete(
+        "/api/vms/{vm_id}", status_code=204, summary="Stop a VM and remove all that it wrote"
+    )
+    async def delete_vm(
+        vm_id: str, engine: EngineDependency, caller: CallerDependency, agent_id: Agent = None
+    ) -> None:
+        await engine.delete_vm(vm_id, caller.agent(agent_id))
