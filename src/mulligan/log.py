@@ -50,6 +50,7 @@ def _structured(logger: logging.Logger) -> Any:
     return structlog.wrap_logger(
         logger,
         processors=[
+            structlog.contextvars.merge_contextvars,  # the id of the request it is done for
             structlog.stdlib.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             structlog.processors.format_exc_info,

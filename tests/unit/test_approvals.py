@@ -123,6 +123,7 @@ def test_a_history_of_before_approvals_gets_their_table(tmp_path: Path) -> None:
         history.finish(old)
     with sqlite3.connect(tmp_path / "history.db") as database:
         database.execute("DROP TABLE mulligan_approvals")
+        database.execute("DROP TABLE mulligan_tokens")
         database.execute("UPDATE mulligan_version SET version_num = '0001'")
     database.close()
     with open_approvals(tmp_path) as store:

@@ -33,7 +33,8 @@ INSTANCE = f"""{{"id": "vm-1", "name": "agent-a-vm", "vm_type": "focal-optimized
     "status": "ready", "ip_address": "10.0.0.2", "created_at": "{TIME}",
     "last_activity": "{TIME}", "agent_id": "a", "driver": "bubblewrap", "disk_mb": 1,
     "disk_bytes": 2, "kept_bytes": 4, "own_bytes": 3}}"""
-ERROR = """{"error": {"ValidationFailed": "no"}, "message": "m", "field": "f", "remedy": "r"}"""
+ERROR = """{"error": {"ValidationFailed": "no"}, "message": "m", "field": "f", "remedy": "r",
+    "request_id": "q"}"""
 ENTRY = f"""{{"id": "h-1", "vm_id": "vm-1", "agent_id": "a", "command": "ls", "language": "bash",
     "snapshot_id": "s-1", "success": true, "exit_code": 2147483647, "stdout": "", "stderr": "e",
     "executed_at": "{TIME}", "duration_ms": 0, "proposed_command": "ls -l", "outcome": "failed",
@@ -161,7 +162,7 @@ OPTIONS: dict[type[BaseModel], list[str]] = {
         *("vm_id", "vm_type", "timeout_seconds", "working_dir", "env", "kernel"),
         "stop_on_failure",
     ],
-    models.ErrorAnswer: ["field", "remedy"],
+    models.ErrorAnswer: ["field", "remedy", "request_id"],
     models.ExecutionEvent: ["vm_id", "text", "dropped_bytes", "result", "error"],
     models.ExecutionStatus: ["completed_at", "last_event", "result", "error"],
     models.BatchResult: ["result", "error"],

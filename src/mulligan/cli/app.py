@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from mulligan.cli import approvals, demo, doctor, parse, past, run, serve, vm
+from mulligan.cli import approvals, audit, demo, doctor, parse, past, run, serve, session, vm
+from mulligan.cli import token as token_commands
 from mulligan.cli.console import fail
 from mulligan.errors import VmExecutionError
 from mulligan.version import __version__
@@ -27,11 +29,13 @@ app.command("rollback")(past.rollback)
 app.command("diff")(past.diff)
 app.command("fork")(past.fork)
 app.command("serve")(serve.serve)
+app.command("audit")(audit.audit)
 app.command("doctor")(doctor.doctor)
 app.command("demo")(demo.demo)
 app.add_typer(past.snapshots, name="snapshot")
 app.add_typer(vm.app, name="vm")
 app.add_typer(approvals.app, name="approvals")
+app.add_typer(token_commands.app, name="token")
 
 
 def _version(wanted: bool) -> None:
@@ -42,12 +46,20 @@ def _version(wanted: bool) -> None:
 
 @app.callback()
 def _root(
-    version: Annotated[
+    token: Annotated[
+        Path | None,
+        typer.Option(
+            "--token-file",
+            metavar="FILE",
+            help="The token for a server (else MULLIGAN_TOKEN, or MULLIGAN_TOKEN_FILE).",
+        ),
+    ] = None,
+    _version_wanted: Annotated[
         bool,
         typer.Option("--version", callback=_version, is_eager=True, help="Print the version."),
     ] = False,
 ) -> None:
-    pass
+    session.token_file.set(token)
 
 
 def main() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ipaddress
 import logging
 import socket
 from typing import Annotated
@@ -14,7 +13,7 @@ from mulligan import settings as settings_module
 from mulligan.cli.console import err, fail
 from mulligan.cli.options import DataDirOption
 from mulligan.errors import ConfigError, VmExecutionError
-from mulligan.settings import Settings
+from mulligan.settings import Settings, is_loopback
 
 SHUTDOWN_TIMEOUT_S = 10
 
@@ -27,7 +26,7 @@ def serve(
     """Serve the HTTP API, on http://127.0.0.1:8080 by default."""
     try:
         settings = settings_module.load(host=host, port=port, data_dir=data_dir)
-        _check_loopback(settings.host)
+        _check_guarded(settings)
         listener = _listen(settings)
         with listener:
             _serve(settings, listener)
@@ -83,18 +82,25 @@ def _serve(settings: Settings, listener: socket.socket) -> None:
         raise ConfigError("the server could not start; see the lines above")
 
 
-def _check_loopback(host: str) -> None:
-    """Only this machine is let in as long as nobody is asked who they are."""
-    try:
-        loopback = ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        loopback = host == "localhost"
-    if not loopback:
+def _check_guarded(settings: Settings) -> None:
+    """Only this machine is let in as long as nobody can be asked who they are."""
+    if is_loopback(settings.host):
+        return
+    from mulligan.history.tokens import open_tokens
+    from mulligan.models import utc_now
+
+    directory = settings.data_dir / "history"
+    good = False
+    if settings.database_url is not None or (directory / "history.db").exists():
+        with open_tokens(directory, url=settings.database_url) as tokens:
+            good = any(token.state(utc_now()) == "good" for token in tokens.list())
+    if not good:
         raise ConfigError(
-            f"refusing to listen on {host}: this version has no access tokens, so anybody who "
+            f"refusing to listen on {settings.host}: there is no access token, so anybody who "
             "reaches the port could run code",
             field="host",
-            remedy="listen on 127.0.0.1 and put an authenticating proxy in front",
+            remedy="make one with: mulligan token create --admin (or --agent NAME), with the same "
+            "data directory; or listen on 127.0.0.1",
         )
 
 

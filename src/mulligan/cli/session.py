@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing, asynccontextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import TypeVar
 
@@ -16,6 +17,7 @@ from mulligan.errors import ApiError, VmExecutionError
 from mulligan.models import ExecutionEvent, VmExecuteRequest, VmExecuteResponse
 
 LOCK_WAIT_S = 60.0
+token_file: ContextVar[Path | None] = ContextVar("token_file", default=None)
 Result = TypeVar("Result")
 
 
@@ -97,7 +99,7 @@ async def open_session(server: str | None, data_dir: Path | None) -> AsyncIterat
     if server is not None:
         from mulligan.client.http import HttpBackend
 
-        backend = HttpBackend(server, settings.execution_timeout_ms)
+        backend = HttpBackend(server, settings.execution_timeout_ms, _token())
         try:
             yield Session(backend)
         finally:
@@ -105,6 +107,14 @@ async def open_session(server: str | None, data_dir: Path | None) -> AsyncIterat
         return
     async with _embedded(settings) as session:
         yield session
+
+
+def _token() -> str | None:
+    """What is in the file of ``--token-file``."""
+    from mulligan.client.tokens import read_token
+
+    path = token_file.get()
+    return None if path is None else read_token(path.expanduser(), "--token-file")
 
 
 @asynccontextmanager

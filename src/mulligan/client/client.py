@@ -50,7 +50,7 @@ class VmExecutionClient(Approvals):
         config: where and under which bounds. ``config.history.integration_mode`` chooses between
             "http" (a server at ``config.api_base_url``) and "direct" (an engine of its own, with
             the settings in force on this machine and the bounds of ``config``).
-        auth_token: for the server.
+        auth_token: for the server; by default that of MULLIGAN_TOKEN or MULLIGAN_TOKEN_FILE.
         settings: for direct mode, in place of the settings in force.
         approver: asked where a hook wants a person asked; see ``mulligan.hooks.approver``.
 

@@ -12,14 +12,18 @@ import httpx
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from mulligan.client import streaming
+from mulligan.client.tokens import token_in_force
 from mulligan.errors import (
     ApiError,
     ApprovalNotFound,
     ConnectionFailed,
     ExecutionNotFound,
     ExecutionTimeout,
+    Forbidden,
     HistoryError,
     SnapshotNotFound,
+    TooManyRequests,
+    Unauthorized,
     VmExecutionError,
     VmNotAvailable,
     from_wire,
@@ -58,6 +62,11 @@ _INSTANCES = TypeAdapter(list[VmInstance])
 _SNAPSHOTS = TypeAdapter(list[Snapshot])
 _APPROVALS = TypeAdapter(list[Approval])
 _ID = re.compile(r"[A-Za-z0-9_-]{1,128}")
+# Errors that have no name of their own on the wire, by that they go by and their status
+_KINDS: dict[tuple[type[VmExecutionError], int], type[VmExecutionError]] = {
+    (HistoryError, ExecutionNotFound.http_status): ExecutionNotFound,
+    **{(ApiError, kind.http_status): kind for kind in (Unauthorized, Forbidden, TooManyRequests)},
+}
 Model = TypeVar("Model", bound=BaseModel)
 
 
@@ -67,13 +76,15 @@ class HttpBackend:
     Args:
         base_url: such as ``http://localhost:8080``.
         timeout_ms: for executions that name no timeout of their own.
-        auth_token: sent as a bearer token.
+        auth_token: sent as a bearer token; None: the one in force (see ``client.tokens``), ""
+            for none.
     """
 
     def __init__(self, base_url: str, timeout_ms: int, auth_token: str | None = None) -> None:
         self._base_url = base_url.rstrip("/")
         self._timeout_ms = timeout_ms
-        headers = {"Authorization": f"Bearer {auth_token}"} if auth_token else {}
+        token = token_in_force() if auth_token is None else auth_token
+        headers = {"Authorization": f"Bearer {token}"} if token else {}
         self._http = httpx.AsyncClient(
             base_url=self._base_url,
             headers=headers,
@@ -348,8 +359,7 @@ def _error_of(response: httpx.Response) -> VmExecutionError:
     try:
         body = response.json()
         error = from_wire(body["error"])
-        if isinstance(error, HistoryError) and response.status_code == httpx.codes.NOT_FOUND:
-            error = ExecutionNotFound(error.detail)
-        return type(error)(error.detail, field=body.get("field"), remedy=body.get("remedy"))
+        kind = _KINDS.get((type(error), response.status_code), type(error))
+        return kind(error.detail, field=body.get("field"), remedy=body.get("remedy"))
     except (ValueError, KeyError, TypeError, AttributeError):
         return ApiError(f"HTTP {response.status_code}: {response.text[:500]}")

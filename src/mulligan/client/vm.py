@@ -48,7 +48,7 @@ class AsyncVm:
         server: URL of a Mulligan server; None for an engine in this process.
         settings: of that engine, in place of those in force on this machine.
         config: bounds, as of ``VmExecutionClient``; where it points to does not count.
-        auth_token: for the server.
+        auth_token: for the server; by default that of MULLIGAN_TOKEN or MULLIGAN_TOKEN_FILE.
         approver: asked where a hook wants a person asked; see ``mulligan.hooks.approver``.
 
     Raises:

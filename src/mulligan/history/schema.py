@@ -24,7 +24,7 @@ from sqlalchemy import (
 from mulligan.history.columns import AnyText, Time, Unsigned
 
 VERSION_TABLE = "mulligan_version"
-HEAD = "0002"  # the newest step in migrations/versions
+HEAD = "0003"  # the newest step in migrations/versions
 
 metadata = MetaData()
 _KEY = BigInteger().with_variant(Integer, "sqlite")  # SQLite counts up INTEGER alone
@@ -181,6 +181,25 @@ Index(
     sqlite_where=LIVE,
     postgresql_where=LIVE,
 )
+
+# Of a token its digest alone is kept; see tokens.py. No agent: an administrator's.
+tokens = Table(
+    "mulligan_tokens",
+    metadata,
+    Column("seq", _KEY, primary_key=True, autoincrement=True),
+    Column("id", Text, nullable=False),
+    Column("digest", Text, nullable=False),
+    Column("shown", Text, nullable=False),
+    Column("agent_id", AnyText),
+    Column("name", AnyText),
+    Column("created_at", Time, nullable=False),
+    Column("expires_at", Time),
+    Column("revoked_at", Time),
+    Column("last_used_at", Time),
+    sqlite_autoincrement=True,
+)
+Index("mulligan_tokens_id", tokens.c.id, unique=True)
+Index("mulligan_tokens_digest", tokens.c.digest, unique=True)
 
 # The full-text index: rowid is the execution's seq. A virtual table on SQLite, hence no Table.
 words = table("mulligan_words", column("rowid", BigInteger), column("words"))

@@ -116,12 +116,16 @@ class VmExecuteResponse(Struct):
 
 
 class ErrorAnswer(Struct):
-    """An error as an answer tells it: its wire form, and what a person needs to know."""
+    """An error as an answer tells it: its wire form, and what a person needs to know.
+
+    ``request_id`` is there where it is the whole answer to a request over HTTP.
+    """
 
     error: dict[StrictStr, StrictStr | StrictInt]
     message: StrictStr
     field: StrictStr | None = None
     remedy: StrictStr | None = None
+    request_id: StrictStr | None = None
 
     @classmethod
     def of(cls, error: VmExecutionError) -> ErrorAnswer:

@@ -7,7 +7,7 @@ exist is, so that nobody learns from an answer what others have.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, overload
 
 from fastapi import Depends
@@ -16,6 +16,8 @@ from starlette.requests import HTTPConnection
 from mulligan.errors import Forbidden, VmNotAvailable
 
 SCOPE_KEY = "mulligan.caller"
+MOST_ID = 128  # characters of an id in the audit log
+MOST_IDS = 200
 
 
 @dataclass(frozen=True)
@@ -26,10 +28,27 @@ class Caller:
         agent_id: the agent whose token came along; None for an administrator, and for anybody on
             a loopback address where there are no tokens.
         token_id: the token's name in lists and logs, or None where there was none.
+        noted: ids of what the request is about, for the audit log; see ``note``.
     """
 
     agent_id: str | None = None
     token_id: str | None = None
+    noted: dict[str, str | list[str]] = field(default_factory=dict, compare=False)
+
+    @property
+    def kind(self) -> str:
+        """In a word: "agent", "admin", or "anyone" where there are no tokens."""
+        if self.agent_id is not None:
+            return "agent"
+        return "admin" if self.token_id is not None else "anyone"
+
+    def note(self, **ids: str | list[str] | None) -> None:
+        """Has the audit log know what a request was about; ids in its path and query it knows."""
+        for name, value in ids.items():
+            if isinstance(value, str):
+                self.noted[name] = value[:MOST_ID]
+            elif value is not None:
+                self.noted[name] = [each[:MOST_ID] for each in value[:MOST_IDS]]
 
     @overload
     def agent(self, agent_id: str) -> str: ...
@@ -50,6 +69,7 @@ class Caller:
         Raises:
             VmNotAvailable: an agent named another, whether there is one of that name or not.
         """
+        self.note(agent_id=agent_id)
         if self.agent_id is None:
             return agent_id
         if agent_id not in (None, self.agent_id):
@@ -76,11 +96,8 @@ class Caller:
             )
 
 
-ANYBODY = Caller()
-
-
 def _caller(connection: HTTPConnection) -> Caller:
-    caller: Caller = connection.scope.get(SCOPE_KEY, ANYBODY)
+    caller: Caller = connection.scope[SCOPE_KEY]
     return caller
 
 

@@ -5,7 +5,8 @@
     {"error": {"UnsupportedLanguage": "cobol"},      the enum form of the wire format
      "message": "Language not supported: cobol",     one line for a person
      "field": "language",                            what was wrong, or null
-     "remedy": "use one of: python, bash"}           what to do about it, or null
+     "remedy": "use one of: python, bash",           what to do about it, or null
+     "request_id": "req-7d1f0c42a86b9e35"}           that of the answer's X-Request-Id
 """
 
 from __future__ import annotations
@@ -17,18 +18,53 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.types import Receive, Scope, Send
 
-from mulligan.errors import ApiError, InternalError, ValidationFailed, VmExecutionError
+from mulligan.errors import (
+    ApiError,
+    InternalError,
+    TooManyRequests,
+    Unauthorized,
+    ValidationFailed,
+    VmExecutionError,
+)
 from mulligan.log import get_logger
 from mulligan.models import ErrorAnswer
+from mulligan.server.request_ids import HEADER, request_id
 
 log = get_logger()
+
+POLICY_VIOLATION = 1008  # of RFC 6455
 
 
 def answer(error: VmExecutionError, status: int | None = None) -> JSONResponse:
     """The answer for an error."""
-    body = ErrorAnswer.of(error).model_dump()
-    return JSONResponse(body, status_code=status or error.http_status)
+    body = ErrorAnswer.of(error).model_copy(update={"request_id": request_id()})
+    headers = {}
+    if isinstance(error, TooManyRequests):
+        headers["Retry-After"] = str(error.retry_after_s)
+    if isinstance(error, Unauthorized):
+        headers["WWW-Authenticate"] = 'Bearer realm="mulligan"'
+    return JSONResponse(body.model_dump(), status or error.http_status, headers)
+
+
+async def refuse(
+    error: VmExecutionError, scope: Scope, receive: Receive, send: Send, status: int | None = None
+) -> None:
+    """Answers a request, or one for a WebSocket, before it gets to a route.
+
+    Args:
+        error: why.
+        scope, receive, send: see ASGI.
+        status: of the answer; that of the error by default.
+    """
+    if scope["type"] == "websocket" and "websocket.http.response" not in scope.get(
+        "extensions", {}
+    ):
+        await receive()
+        await send({"type": "websocket.close", "code": POLICY_VIOLATION})
+        return
+    await answer(error, status)(scope, receive, send)
 
 
 async def _on_error(_: Request, error: Exception) -> JSONResponse:
@@ -70,7 +106,10 @@ async def _on_http(_: Request, error: Exception) -> JSONResponse:
 async def _on_fault(request: Request, error: Exception) -> JSONResponse:
     """A fault of ours: the details go to the log, not to the client."""
     log.exception("fault", path=request.url.path, exc_info=error)
-    return answer(InternalError("the server failed; its log has the details"))
+    response = answer(InternalError("the server failed; its log has the details"))
+    if (known := request_id()) is not None:  # this answer passes nobody who would add it
+        response.headers[HEADER] = known
+    return response
 
 
 def install(app: FastAPI) -> None:

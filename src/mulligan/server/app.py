@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractContextManager, asynccontextmanager
 from typing import Any
 
 from fastapi import FastAPI, Response
+from fastapi.middleware.cors import CORSMiddleware
 
 from mulligan.engine.engine import Engine
 from mulligan.engine.lock import DirectoryLock
 from mulligan.errors import VmExecutionError
+from mulligan.history.tokens import TokenStore, open_tokens
 from mulligan.models import (
     ParseExecuteRequest,
     ParseExecuteResponse,
@@ -19,12 +21,19 @@ from mulligan.models import (
 )
 from mulligan.server import answers, approvals, executions, past, vms
 from mulligan.server.access import CallerDependency
+from mulligan.server.audit import Audit
+from mulligan.server.audit_log import AuditLog
+from mulligan.server.authentication import Authentication, Tokens
 from mulligan.server.engines import EngineDependency
 from mulligan.server.limits import BodyLimit, LocalOnly, TooLarge, refusal
-from mulligan.settings import Settings
+from mulligan.server.rates import RateLimit
+from mulligan.server.request_ids import RequestIds
+from mulligan.settings import Settings, is_loopback
 from mulligan.version import __version__
 
 JSON = "application/json"
+CORS_HEADERS = ["Authorization", "Idempotency-Key", "Last-Event-ID", "X-Request-Id"]
+CORS_ANSWERS = ["Retry-After", "X-Execution-Id", "X-Request-Id"]
 
 
 def create_app(settings: Settings, lock: DirectoryLock | None = None) -> FastAPI:
@@ -45,7 +54,15 @@ def create_app(settings: Settings, lock: DirectoryLock | None = None) -> FastAPI
             raise
         app.state.engine = engine
         try:
-            yield
+            with _tokens(settings) as store:
+                app.state.tokens = Tokens(store, required=not is_loopback(settings.host))
+                try:
+                    yield
+                finally:
+                    await app.state.tokens.close()
+        except VmExecutionError as error:
+            app.state.failure = error
+            raise
         finally:
             await engine.close()
 
@@ -59,8 +76,7 @@ def create_app(settings: Settings, lock: DirectoryLock | None = None) -> FastAPI
     )
     answers.install(app)
     app.add_exception_handler(TooLarge, lambda *_: refusal(settings.max_request_bytes))
-    app.add_middleware(BodyLimit, most=settings.max_request_bytes)
-    app.add_middleware(LocalOnly, host=settings.host)
+    _guard(app, settings)
     _add_routes(app)
     vms.add_routes(app)
     executions.add_routes(app)
@@ -69,10 +85,52 @@ def create_app(settings: Settings, lock: DirectoryLock | None = None) -> FastAPI
     return app
 
 
+def _tokens(settings: Settings) -> AbstractContextManager[TokenStore]:
+    return open_tokens(
+        settings.data_dir / "history", url=settings.database_url, durability=settings.durability
+    )
+
+
+def _guard(app: FastAPI, settings: Settings) -> None:
+    """What a request goes through on its way to a route; the last one added is the first."""
+    app.add_middleware(BodyLimit, most=settings.max_request_bytes)
+    app.add_middleware(RateLimit, limits=settings.limits)
+    app.add_middleware(Authentication)
+    if settings.cors_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=settings.cors_origins,
+            allow_methods=["GET", "POST", "PUT", "DELETE"],
+            allow_headers=CORS_HEADERS,
+            expose_headers=CORS_ANSWERS,
+        )
+    app.add_middleware(
+        LocalOnly,
+        host=settings.host,
+        allowed_hosts=settings.allowed_hosts,
+        origins=settings.cors_origins,
+    )
+    if settings.audit.enabled:
+        audit = settings.audit
+        log = AuditLog(settings.data_dir, file_mb=audit.file_mb, files=audit.files)
+        app.state.audit = log
+        app.add_middleware(Audit, log=log)
+    app.add_middleware(RequestIds)
+
+
 def _add_routes(app: FastAPI) -> None:
     @app.get("/health", summary="Whether the server is well")
     async def health(engine: EngineDependency) -> dict[str, Any]:
-        return {"status": "ok", "version": __version__, "languages": engine.languages()}
+        """`status` is "degraded" where `problems` names what does not work; needs no token."""
+        audit: AuditLog | None = getattr(app.state, "audit", None)
+        failure = audit.failure if audit is not None else None
+        problems = [f"the audit log cannot be written: {failure}"] if failure else []
+        return {
+            "status": "degraded" if problems else "ok",
+            "version": __version__,
+            "languages": engine.languages(),
+            "problems": problems,
+        }
 
     @app.post(
         "/api/llm/execute",
@@ -83,7 +141,9 @@ def _add_routes(app: FastAPI) -> None:
         request: VmExecuteRequest, engine: EngineDependency, caller: CallerDependency
     ) -> Response:
         caller.agent(request.agent_id)
+        caller.note(vm_id=request.vm_id, approval=request.approval)
         result = await engine.execute(request)
+        caller.note(vm_id=result.vm_id, execution_id=result.execution_id)
         return Response(result.model_dump_json(), media_type=JSON)
 
     @app.post(
@@ -96,4 +156,5 @@ def _add_routes(app: FastAPI) -> None:
     ) -> Response:
         caller.agent(request.agent_id)
         done = await engine.answers.parse_and_execute(request)
+        caller.note(execution_id=[each.execution_id for each in done.execution_results])
         return Response(done.model_dump_json(), media_type=JSON)

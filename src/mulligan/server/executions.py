@@ -94,7 +94,9 @@ def _add_starts(app: FastAPI) -> None:
         """
         caller.agent(request.agent_id)
         executions = engine.executions
+        caller.note(vm_id=request.vm_id, approval=request.approval)
         execution = await executions.start(request)
+        caller.note(execution_id=execution.execution_id)
         heartbeat = engine.settings.streams.heartbeat_seconds
         events = execution.events.listen(0, heartbeat)
         gone = None
@@ -118,6 +120,7 @@ def _add_starts(app: FastAPI) -> None:
         """
         asked = [_read(each, caller) for each in request.requests]
         done = await run_batch(asked, engine.execute, engine.list_vms)
+        caller.note(execution_id=[each.result.execution_id for each in done.results if each.result])
         return Response(done.model_dump_json(), media_type="application/json")
 
 

@@ -32,6 +32,7 @@ def add_routes(app: FastAPI) -> None:
     _add_history(app)
     _add_snapshots(app)
     _add_changes(app)
+    _add_forks(app)
 
 
 def _add_history(app: FastAPI) -> None:
@@ -81,9 +82,10 @@ def _add_snapshots(app: FastAPI) -> None:
         request: SnapshotCreateRequest | None = None,
         owner: Owner = None,
     ) -> Snapshot:
-        return await engine.past.snapshot(
-            vm_id, request or SnapshotCreateRequest(), caller.agent(owner)
-        )
+        wanted = request or SnapshotCreateRequest()
+        made = await engine.past.snapshot(vm_id, wanted, caller.agent(owner))
+        caller.note(snapshot_id=made.id)
+        return made
 
     @app.get(
         "/api/vms/{vm_id}/snapshots",
@@ -123,7 +125,9 @@ def _add_changes(app: FastAPI) -> None:
         to: RollbackTo | None = None,
         owner: Owner = None,
     ) -> RollbackResponse:
-        return await engine.past.rollback(vm_id, to or RollbackTo(), caller.agent(owner))
+        to = to or RollbackTo()
+        caller.note(snapshot_id=to.snapshot_id, execution_id=to.execution_id)
+        return await engine.past.rollback(vm_id, to, caller.agent(owner))
 
     @app.post(
         "/api/vms/{vm_id}/rollback/{snapshot_id}",
@@ -141,6 +145,8 @@ def _add_changes(app: FastAPI) -> None:
             vm_id, RollbackTo(snapshot_id=snapshot_id), caller.agent(owner)
         )
 
+
+def _add_forks(app: FastAPI) -> None:
     @app.post(
         "/api/vms/{vm_id}/fork",
         response_model=ForkResponse,
@@ -154,7 +160,11 @@ def _add_changes(app: FastAPI) -> None:
         request: ForkRequest | None = None,
         owner: Owner = None,
     ) -> ForkResponse:
-        return await engine.past.fork(vm_id, request or ForkRequest(), caller.agent(owner))
+        wanted = request or ForkRequest()
+        caller.note(snapshot_id=wanted.snapshot_id, execution_id=wanted.execution_id)
+        done = await engine.past.fork(vm_id, wanted, caller.agent(owner))
+        caller.note(forks=[each.id for each in done.vms])
+        return done
 
     @app.get(
         "/api/vms/{vm_id}/diff",

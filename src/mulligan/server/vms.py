@@ -34,7 +34,9 @@ def add_routes(app: FastAPI) -> None:
     ) -> VmInstance:
         """Without `agent_id` the VM is for the token's agent, or for the one in `vm_name`."""
         wanted = request.model_copy(update={"agent_id": caller.agent(request.agent_id)})
-        return await engine.create_vm(wanted, boot=True)
+        made = await engine.create_vm(wanted, boot=True)
+        caller.note(vm_id=made.id, agent_id=made.agent_id)
+        return made
 
     @app.get("/api/vms", response_model=list[VmInstance], summary="List VMs, oldest first")
     async def list_vms(

@@ -1,5 +1,6 @@
 """What can be set. Sections stand in files of their own; ``settings`` puts them together."""
 
+from mulligan.settings.access import AuditSettings, LimitSettings, is_loopback
 from mulligan.settings.hooks import ApprovalSettings, HookCommand, HookSettings, known_languages
 from mulligan.settings.sections import (
     AnswerSettings,
@@ -12,14 +13,17 @@ from mulligan.settings.settings import Settings, config_file, default_data_dir, 
 __all__ = [
     "AnswerSettings",
     "ApprovalSettings",
+    "AuditSettings",
     "HistorySettings",
     "HookCommand",
     "HookSettings",
+    "LimitSettings",
     "Settings",
     "StreamSettings",
     "VmType",
     "config_file",
     "default_data_dir",
+    "is_loopback",
     "known_languages",
     "load",
 ]

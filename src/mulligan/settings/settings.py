@@ -22,6 +22,7 @@ from pydantic_settings import (
 
 from mulligan.errors import ConfigError
 from mulligan.models import DEFAULT_LANGUAGES, DEFAULT_VM_TYPE
+from mulligan.settings.access import AuditSettings, LimitSettings, checked_origin
 from mulligan.settings.hooks import ApprovalSettings, HookSettings, known_languages
 from mulligan.settings.sections import (
     MIB,
@@ -86,6 +87,10 @@ class Settings(BaseSettings):
     secrets: dict[str, SecretStr] = Field(default_factory=dict)
     answers: AnswerSettings = Field(default_factory=AnswerSettings)
     streams: StreamSettings = Field(default_factory=StreamSettings)
+    limits: LimitSettings = Field(default_factory=LimitSettings)
+    audit: AuditSettings = Field(default_factory=AuditSettings)
+    allowed_hosts: list[str] = Field(default_factory=list)
+    cors_origins: list[str] = Field(default_factory=list)
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
     @field_validator("data_dir")
@@ -94,6 +99,11 @@ class Settings(BaseSettings):
         if value == Path():
             raise ValueError("must name a directory")
         return value.expanduser().absolute()
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _origins(cls, value: list[str]) -> list[str]:
+        return [checked_origin(each) for each in value]
 
     @field_validator("allowed_languages")
     @classmethod
