@@ -94,7 +94,13 @@ def redact(_agent_id: str, text: str, truncated: bool) -> str:
     return re.sub(rf"tok_(?:[0-9a-f]{{8}}|[0-9a-f]{{{least},8}}\Z)", "[redacted]", text)
 
 
-MAKERS = standard(check_syntax=check_syntax, load_rules=load_rules, judge=judge, redact=redact)
+MAKERS = standard(
+    check_syntax=check_syntax,
+    syntax_is_known=lambda *_: False,
+    load_rules=load_rules,
+    judge=judge,
+    redact=redact,
+)
 TOKEN = "tok_" + "0123abcd"
 
 
@@ -103,7 +109,7 @@ def code(text: str, language: str = "python") -> PreToolContext:
 
 
 def test_syntax_names_line_and_column() -> None:
-    hook = SyntaxValidationHook(check_syntax)
+    hook = SyntaxValidationHook(check_syntax, lambda *_: False)
     assert hook.pre_tool(BEFORE) == Allow()
     assert hook.pre_tool(code("x =\n")) == Block(
         reason="line 1, column 4: invalid syntax (and 1 more)"

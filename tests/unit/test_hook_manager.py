@@ -3,6 +3,7 @@
 import asyncio
 import functools
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -259,7 +260,6 @@ async def test_threads_that_do_not_come_back_are_left_and_bounded() -> None:
             release.wait()
             return Allow()
 
-    before = threading.active_count()
     hooks = manager(Stuck())
     try:
         for _ in range(MOST_STUCK):
@@ -270,7 +270,7 @@ async def test_threads_that_do_not_come_back_are_left_and_bounded() -> None:
         assert len(calls) == MOST_STUCK
     finally:
         release.set()
-    while threading.active_count() > before:
+    while hooks._entries[0].calls.stuck:
         await asyncio.sleep(0.001)
     assert (await hooks.run_pre_tool(BEFORE)).decision == Allow()
 
@@ -494,3 +494,54 @@ def test_whatever_gates_say_what_runs_was_allowed_by_each(tables: list[dict[str,
         assert isinstance(outcome.decision, AskUser) == ("ask" in final)
         if "ask" not in final:
             assert isinstance(outcome.decision, Modify) == (outcome.final != "a")
+
+
+@pytest.mark.parametrize("quick", [True, False])
+async def test_a_quick_hook_is_called_where_its_caller_is(quick: bool) -> None:
+    class Quick(Hook):
+        name = "quick"
+
+        def is_quick(self, context: object) -> bool:
+            return quick
+
+        def pre_tool(self, context: PreToolContext) -> Block | Allow:
+            return Block(reason=str(threading.current_thread() is threading.main_thread()))
+
+    outcome = await manager(Quick()).run_pre_tool(BEFORE)
+    assert outcome.decision == Block(reason=f"quick: {quick}")
+
+
+@pytest.mark.parametrize("where", ["is_quick", "pre_tool"])
+async def test_a_quick_hook_that_fails_blocks(where: str) -> None:
+    class Quick(Hook):
+        name = "quick"
+
+        def is_quick(self, context: object) -> bool:
+            if where == "is_quick":
+                raise KeyError("x")
+            return True
+
+        def pre_tool(self, context: PreToolContext) -> Block | Allow:
+            raise KeyError("x")
+
+    outcome = await manager(Quick()).run_pre_tool(BEFORE)
+    assert isinstance(outcome.decision, Block)
+    assert "KeyError" in outcome.decision.reason
+
+
+async def test_a_quick_hook_over_its_time_blocks() -> None:
+    class Quick(Hook):
+        name = "quick"
+        timeout_ms = 1
+
+        def is_quick(self, context: object) -> bool:
+            return True
+
+        def pre_tool(self, context: PreToolContext) -> Block | Allow:
+            end = time.monotonic() + 0.01
+            while time.monotonic() < end:
+                pass
+            return Allow()
+
+    outcome = await manager(Quick()).run_pre_tool(BEFORE)
+    assert outcome.decision == Block(reason="quick: the hook exceeded its time of 1 ms")

@@ -97,6 +97,7 @@ class Gates:
             settings.hooks,
             standard(
                 check_syntax=self._syntax.check,
+                syntax_is_known=self._syntax.knows,
                 load_rules=load_rules,
                 judge=judge,
                 redact=self._redact,

@@ -30,6 +30,8 @@ from mulligan.languages import LANGUAGES, canonical
 MOST_SECONDS = 1.0
 _START_SECONDS = 10.0
 MOST_BYTES = 4 * 1024 * 1024
+_REMEMBERED = 256  # valid programs, of so many characters at most
+_REMEMBERED_CHARS = 4096
 _CHECKER = Path(__file__).with_name("checker.py")
 _HEADER = struct.Struct("!I")
 
@@ -60,6 +62,11 @@ class SyntaxChecker:
         self._turn = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
         self._socket: socket.socket | None = None
+        self._valid: dict[tuple[str, str, bool], None] = {}
+
+    def knows(self, code: str, language: str, cell: bool = False) -> bool:
+        """Whether this code was found valid not long ago, so that ``check`` answers at once."""
+        return (code, canonical(language), cell) in self._valid
 
     def check(self, code: str, language: str, cell: bool = False) -> list[SyntaxProblem]:
         """The problems of ``code``, at most ten, none if it is valid.
@@ -77,12 +84,17 @@ class SyntaxChecker:
             raise UnsupportedLanguage(
                 language, field="language", remedy=f"use one of: {', '.join(LANGUAGES)}"
             )
+        if self.knows(code, name, cell):
+            return []
         source = code.encode("utf-8", "surrogatepass")
         if len(source) > MOST_BYTES:
             return [SyntaxProblem(1, 1, f"too long to be checked: over {MOST_BYTES} bytes")]
         with self._turn:
             try:
-                return self._ask(name, source, cell=cell)
+                problems = self._ask(name, source, cell=cell)
+                if not problems:
+                    self._remember((code, name, cell))
+                return problems
             except TimeoutError:
                 reason = f"too complex to be checked within {MOST_SECONDS:g} s"
             except (OSError, EOFError):
@@ -92,6 +104,12 @@ class SyntaxChecker:
                 raise
             self._end()
             return [SyntaxProblem(1, 1, reason)]
+
+    def _remember(self, valid: tuple[str, str, bool]) -> None:
+        if len(valid[0]) <= _REMEMBERED_CHARS:
+            self._valid[valid] = None
+            if len(self._valid) > _REMEMBERED:
+                del self._valid[next(iter(self._valid))]
 
     def close(self) -> None:
         """Ends the child."""

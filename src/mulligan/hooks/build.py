@@ -30,6 +30,7 @@ DEFAULT_LAST = ("execution_logger",)
 def standard(
     *,
     check_syntax: Callable[[str, str, bool], Sequence[Problem]],
+    syntax_is_known: Callable[[str, str, bool], bool],
     load_rules: Callable[[Mapping[str, Any]], Any],
     judge: Callable[[str, str, Any], Sequence[Finding]],
     redact: Callable[[str, str, bool], str],
@@ -37,7 +38,7 @@ def standard(
     """The built-in hooks by name.
 
     Args:
-        check_syntax: see `SyntaxValidationHook`.
+        check_syntax, syntax_is_known: see `SyntaxValidationHook`.
         load_rules: rules with a user's changes; may raise ConfigError.
         judge: findings of (code, language, rules).
         redact: see `OutputSanitizerHook`.
@@ -54,7 +55,7 @@ def standard(
 
     return {
         "dangerous_pattern": dangerous,
-        "syntax_validation": lambda _: SyntaxValidationHook(check_syntax),
+        "syntax_validation": lambda _: SyntaxValidationHook(check_syntax, syntax_is_known),
         "output_sanitizer": sanitizer,
         "execution_logger": lambda _: ExecutionLoggerHook(),
         "dependency_injector": lambda _: DependencyInjectorHook(),

@@ -24,6 +24,8 @@ from mulligan.models.hooks import (
 log = get_logger()
 
 _MOST_SHOWN = 5
+QUICK_CODE = 1000  # characters that are judged in a millisecond or so
+QUICK_TEXT = 8000  # and that are searched for secrets
 
 
 class Problem(Protocol):
@@ -60,12 +62,23 @@ class SyntaxValidationHook(Hook):
     Args:
         check: the problems of (code, language, whether it is a cell of a kernel), none where it is
             well formed.
+        is_known: whether it will know them at once.
     """
 
     name = "syntax_validation"
 
-    def __init__(self, check: Callable[[str, str, bool], Sequence[Problem]]) -> None:
+    def __init__(
+        self,
+        check: Callable[[str, str, bool], Sequence[Problem]],
+        is_known: Callable[[str, str, bool], bool],
+    ) -> None:
         self._check = check
+        self._is_known = is_known
+
+    def is_quick(self, context: object) -> bool:
+        """Where the checker has just had the very same code."""
+        assert isinstance(context, PreToolContext)
+        return self._is_known(context.code, context.language, context.kernel is not None)
 
     def pre_tool(self, context: PreToolContext) -> HookDecision:
         """Blocks with the first problem's line and column."""
@@ -90,6 +103,11 @@ class DangerousPatternHook(Hook):
 
     def __init__(self, judge: Callable[[str, str], Sequence[Finding]]) -> None:
         self._judge = judge
+
+    def is_quick(self, context: object) -> bool:
+        """Where there is little code."""
+        assert isinstance(context, PreToolContext)
+        return len(context.code) <= QUICK_CODE and not context.env
 
     def pre_tool(self, context: PreToolContext) -> HookDecision:
         """The strongest decision of all findings, naming rules and places."""
@@ -158,6 +176,13 @@ class OutputSanitizerHook(Hook):
         self._redact = redact
         self._mode = mode
 
+    def is_quick(self, context: object) -> bool:
+        """Where there is little text."""
+        assert isinstance(context, PostToolContext)
+        texts = context.texts
+        size = len(texts.stdout) + len(texts.stderr) + len(texts.error or "")
+        return size + len(texts.result or "") <= QUICK_TEXT and not texts.results
+
     def post_tool(self, context: PostToolContext) -> HookDecision:
         """ModifyOutput or Block where any text had a secret."""
         texts, agent_id = context.texts, context.agent_id
@@ -190,6 +215,10 @@ class ExecutionLoggerHook(Hook):
 
     name = "execution_logger"
     observer = True
+
+    def is_quick(self, context: object) -> bool:  # noqa: ARG002
+        """Always."""
+        return True
 
     async def pre_tool(self, context: PreToolContext) -> HookDecision:
         """What is about to run, or was refused."""

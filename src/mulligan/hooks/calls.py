@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import contextvars
+import functools
 import inspect
-import threading
 import time
 from collections.abc import Callable
 from typing import Any
+
+from mulligan.hooks import threads
 
 GRACE_SECONDS = 1.0  # for a cancelled call to end
 MOST_STUCK = 4
@@ -67,11 +69,28 @@ class Calls:
             raise CallFailed(limit)
         return task.result()
 
-    async def _guarded(self, function: Callable[[Any], Any], argument: object) -> Any:
+    async def call_here(
+        self, function: Callable[[Any], Any], argument: object, seconds: float
+    ) -> Any:
+        """The same for a function that is known to be quick, and is not given a thread.
+
+        Raises:
+            CallFailed: it raised, or took over ``seconds`` all the same.
+        """
+        start = time.monotonic()
+        value = await self._guarded(function, argument, here=True)
+        if time.monotonic() - start > seconds:
+            raise CallFailed(f"exceeded its time of {seconds * 1000:.0f} ms")
+        return value
+
+    async def _guarded(
+        self, function: Callable[[Any], Any], argument: object, *, here: bool = False
+    ) -> Any:
         try:
-            if inspect.iscoroutinefunction(function):
-                return await function(argument)
-            value = await self._in_thread(function, argument)
+            if here or inspect.iscoroutinefunction(function):
+                value = function(argument)
+            else:
+                value = await self._in_thread(function, argument)
             return await value if inspect.isawaitable(value) else value
         except (asyncio.CancelledError, KeyboardInterrupt, GeneratorExit, CallFailed):
             raise
@@ -96,12 +115,11 @@ class Calls:
                 loop.call_soon_threadsafe(deliver, value, error)
 
         context = contextvars.copy_context()
-        thread = threading.Thread(target=context.run, args=(work,), name="hook", daemon=True)
-        thread.start()
+        busy = threads.run(functools.partial(context.run, work))
         try:
             value, error = await future
         except asyncio.CancelledError:
-            self._left.append(thread.is_alive)
+            self._left.append(busy)
             raise
         if error is not None:
             raise CallFailed(f"failed: {described(error)}")

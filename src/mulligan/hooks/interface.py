@@ -22,7 +22,7 @@ class Hook:
     """Base of hooks; a subclass overrides the stages it has something to say to.
 
     An ``async def`` runs in the event loop and must not block it. A plain ``def`` runs in a thread
-    of its own and may. A gate (``observer`` is False) decides; whatever it does wrong blocks. An
+    and may. A gate (``observer`` is False) decides; whatever it does wrong blocks. An
     observer is told what was decided and decides nothing.
 
     Args of every stage: a context of the hook's own. A gate returns Allow, Block or AskUser;
@@ -35,6 +35,14 @@ class Hook:
     observer: bool = False
     timeout_ms: int | None = None  # None: the manager's
     stages: Sequence[str] | None = None  # None: those that are overridden
+
+    def is_quick(self, context: object) -> bool:  # noqa: ARG002
+        """Whether an answer to this context comes within a millisecond or so.
+
+        The hook is then called where its caller is, without a thread and a copy of its own: for
+        hooks that change nothing in what they are shown.
+        """
+        return False
 
     def pre_tool(self, context: PreToolContext) -> Answer:  # noqa: ARG002
         """Before code runs."""

@@ -11,7 +11,7 @@ from typing import Any, Generic, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from mulligan.errors import ConfigError
-from mulligan.hooks.calls import CallFailed, Calls
+from mulligan.hooks.calls import CallFailed, Calls, described
 from mulligan.hooks.interface import Hook, stages_of
 from mulligan.log import get_logger
 from mulligan.models.hooks import (
@@ -222,7 +222,7 @@ class HookManager:
         if observers:
             seen = {**stage.changes(run.text), "decision": decision}
             run.verdicts += await asyncio.gather(
-                *(self._tell(stage, each, _copy(context, seen)) for each in observers)
+                *(self._tell(stage, each, context.model_copy(update=seen)) for each in observers)
             )
         return run, decision
 
@@ -233,7 +233,8 @@ class HookManager:
                 if run.lets_be(name):
                     continue
                 changes = {**run.stage.changes(run.text), "decision": None}
-                decision, verdict = await self._judge(run, gate, _copy(context, changes))
+                shown = context.model_copy(update=changes)
+                decision, verdict = await self._judge(run, gate, shown)
                 run.verdicts.append(verdict)
                 run.note(name, decision)
                 if run.block is not None and not run.stage.goes_on:
@@ -259,7 +260,7 @@ class HookManager:
         decision: HookDecision
         try:
             method = getattr(gate.hook, run.stage.name)
-            answer = await gate.calls.call(method, context, gate.seconds)
+            answer = await _ask(gate, method, context)
             decision = _checked(answer, run.stage)
         except CallFailed as failure:
             decision = Block(reason=f"the hook {failure}")
@@ -275,7 +276,7 @@ class HookManager:
         reason = None
         try:
             method = getattr(observer.hook, stage.name)
-            answer = await observer.calls.call(method, context, observer.seconds)
+            answer = await _ask(observer, method, context)
             if answer is not None and not isinstance(answer, Allow):
                 reason = f"an observer decides nothing: its {type(answer).__name__} was passed over"
         except CallFailed as failure:
@@ -285,9 +286,20 @@ class HookManager:
         return _verdict(stage, observer, "observe", reason, start)
 
 
-def _copy(context: BaseModel, changes: dict[str, Any]) -> BaseModel:
-    """A hook's own: what it does to lists and dictionaries in it, nobody else sees."""
-    return context.model_copy(update=changes).model_copy(deep=True)
+async def _ask(entry: _Entry, method: Callable[[Any], Any], context: BaseModel) -> Any:
+    """What a hook says.
+
+    Raises:
+        CallFailed: it gave no answer.
+    """
+    try:
+        quick = entry.hook.is_quick(context)
+    except Exception as error:  # noqa: BLE001  (a hook's own may do anything)
+        raise CallFailed(f"failed: {described(error)}") from None
+    if quick:
+        return await entry.calls.call_here(method, context, entry.seconds)
+    # A copy of its own: what it does to lists and dictionaries in it, nobody else sees.
+    return await entry.calls.call(method, context.model_copy(deep=True), entry.seconds)
 
 
 def _checked(answer: object, stage: _Stage) -> HookDecision:
