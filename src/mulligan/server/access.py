@@ -96,7 +96,7 @@ class Caller:
             )
 
 
-def _caller(connection: HTTPConnection) -> Caller:
+async def _caller(connection: HTTPConnection) -> Caller:
     caller: Caller = connection.scope[SCOPE_KEY]
     return caller
 
