@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 from mulligan.drivers.bubblewrap.driver import BubblewrapDriver
 from mulligan.drivers.interface import Driver
+from mulligan.engine.allowance import Allowance
 from mulligan.engine.answers import Answers
 from mulligan.engine.connection import OutputCallback
 from mulligan.engine.execution import Watcher
@@ -71,6 +72,7 @@ class Engine:
         self._gates: Gates | None = None
         self._runner: Runner | None = None
         self._approver = approver
+        self._allowance = Allowance(settings.limits)
         self._closing = False
 
     async def __aenter__(self) -> Engine:
@@ -99,7 +101,7 @@ class Engine:
             image = await asyncio.to_thread(prepare, directory / "images", driver.disk_owner())
             stores, found = await self._load(driver)
             history = await self._remember(stores)
-            fleet = Fleet(self.settings, image, driver, stores, self._owned)
+            fleet = Fleet(self.settings, image, driver, stores, self._owned, self._allowance)
             self._serve(fleet, driver, history)
             fleet.load(found)
             self._fleet = fleet
@@ -155,6 +157,7 @@ class Engine:
             clean_path=gates.clean_path,
             enabled=lambda: self.settings.history.enabled,
             vms=fleet.vms.values,
+            allowance=self._allowance,
         )
         self._executions = Executions(self.settings.streams, self.execute, fleet.find, history.get)
         stops = self.settings.answers.stop_on_failure
@@ -251,11 +254,14 @@ class Engine:
 
         Raises:
             VmExecutionError: the request was refused, or the VM failed. A program that fails, or
-                runs into its time limit, is no error: the response says so.
+                runs into its time limit, is no error: the response says so. A TooManyRequests
+                where the agent has, or runs, as much as it may.
         """
         self._opened()
         assert self._runner is not None
-        return await self._runner.execute(request, on_output, watcher)
+        with self._allowance.execution(request.agent_id):
+            await self.past.check_stored(request.agent_id)
+            return await self._runner.execute(request, on_output, watcher)
 
     # VMs
 
@@ -264,9 +270,11 @@ class Engine:
 
         Raises:
             ValidationFailed: there is no such type, or a name is not acceptable.
+            TooManyRequests: the agent has as many, or stores as much, as it may.
             ConfigError: the data directory takes no more.
         """
         agent_id, name = check_vm_request(request)
+        await self.past.check_stored(agent_id)
         vm = await self.fleet.create(agent_id, name, request.vm_type, request.disk_mb)
         if boot:
             self.fleet.boot_soon(vm)

@@ -9,6 +9,7 @@ from typing import Any, Protocol, TypeVar
 from weakref import WeakValueDictionary
 
 from mulligan.drivers.interface import BootSpec, Driver
+from mulligan.engine.allowance import Allowance
 from mulligan.engine.quota import bounds_of
 from mulligan.engine.store import StoredVm, VmRecord, new_id
 from mulligan.engine.validation import check_vm_type
@@ -33,7 +34,13 @@ class Fleet:
     """All VMs of an engine, by their ids in ``vms``."""
 
     def __init__(
-        self, settings: Settings, image: HostImage, driver: Driver, stores: Stores, owned: Owner
+        self,
+        settings: Settings,
+        image: HostImage,
+        driver: Driver,
+        stores: Stores,
+        owned: Owner,
+        allowance: Allowance,
     ) -> None:
         self.vms: dict[str, Vm] = {}
         self.image = image
@@ -41,6 +48,7 @@ class Fleet:
         self._settings = settings
         self._driver = driver
         self._owned = owned
+        self._allowance = allowance
         self._creating: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._boots: set[asyncio.Task[None]] = set()
         self._closing = False
@@ -101,6 +109,7 @@ class Fleet:
 
         Raises:
             ValidationFailed: there is no such type, or it does not have so large a disk.
+            TooManyRequests: the agent has as many as it may.
             ConfigError: the data directory takes no more.
         """
         check_vm_type(vm_type, disk_mb, self._settings)
@@ -113,7 +122,7 @@ class Fleet:
             created_at=self._created_now(),
             disk_mb=disk_mb,
         )
-        return await self._owned(self._add(record))
+        return await self._owned(self._add_allowed(record))
 
     async def fork(self, vm: Vm, name: str, base: str | None) -> Vm:
         """A VM of the same agent and type that goes on from a layer."""
@@ -124,6 +133,10 @@ class Fleet:
         """The time, but never before that of a VM there is: an agent's oldest one is its own."""
         others = [vm.record.created_at + timedelta(microseconds=1) for vm in self.vms.values()]
         return max([utc_now(), *others])
+
+    async def _add_allowed(self, record: VmRecord) -> Vm:
+        with self._allowance.vms(record.agent_id, len(self.of(record.agent_id)), 1):
+            return await self._add(record)
 
     async def _add(self, record: VmRecord, base: str | None = None) -> Vm:
         try:

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable, Coroutine, Iterable
 from typing import Any, Protocol, TypeVar
 
+from mulligan.engine.allowance import Allowance
 from mulligan.engine.maintenance import Maintenance
 from mulligan.engine.sizes import Sizes
 from mulligan.engine.timemachine import MANUAL, TimeMachine
@@ -54,6 +55,7 @@ class Past:
         clean_path: Callable[[str, str], str],
         enabled: Callable[[], bool],
         vms: Callable[[], Iterable[Vm]],
+        allowance: Allowance,
     ) -> None:
         self._history = history
         self._machine = machine
@@ -65,6 +67,17 @@ class Past:
         self._clean_path = clean_path
         self._enabled = enabled
         self._sizes = Sizes(history, maintenance, vms)
+        self._vms = vms
+        self._allowance = allowance
+
+    async def check_stored(self, agent_id: str) -> None:
+        """Refuses what would store more where an agent has all it may.
+
+        Raises:
+            TooManyRequests: it has.
+        """
+        if self._allowance.bounds_bytes:
+            await self._owned(self._allowance.stored(agent_id, self._sizes.of_agent))
 
     async def vm(self, vm_id: str, agent_id: str | None = None) -> VmInstance:
         """A VM, with what it takes on disk.
@@ -117,6 +130,7 @@ class Past:
                 raise ValidationFailed(
                     f"{name} must be up to {MAX_TEXT} printable characters", field=name
                 )
+        await self.check_stored(vm.record.agent_id)
         return await self._owned(self._snapshot(vm, request))
 
     async def _snapshot(self, vm: Vm, request: SnapshotCreateRequest | None = None) -> Snapshot:
@@ -174,9 +188,16 @@ class Past:
         vm = self._find(vm_id, agent_id)
         if not 1 <= request.count <= MAX_FORKS:
             raise ValidationFailed(f"count must be between 1 and {MAX_FORKS}", field="count")
+        await self.check_stored(vm.record.agent_id)
         return await self._owned(self._fork(vm, request))
 
     async def _fork(self, vm: Vm, request: ForkRequest) -> ForkResponse:
+        agent_id = vm.record.agent_id
+        have = sum(other.record.agent_id == agent_id for other in self._vms())
+        with self._allowance.vms(agent_id, have, request.count):
+            return await self._forked(vm, request)
+
+    async def _forked(self, vm: Vm, request: ForkRequest) -> ForkResponse:
         snapshot_id = request.snapshot_id
         if request.execution_id is not None:
             snapshot_id = await self._machine.before(vm, request.execution_id)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
+from weakref import WeakKeyDictionary
 
 from mulligan.engine.disk import disk_size
 from mulligan.engine.maintenance import Maintenance
@@ -40,6 +41,7 @@ class Sizes:
         self._history = history
         self._maintenance = maintenance
         self._vms = vms
+        self._uppers: WeakKeyDictionary[Vm, int] = WeakKeyDictionary()
 
     async def of_snapshots(self, vm: Vm, found: list[Snapshot]) -> list[Snapshot]:
         """Snapshots of a VM with ``size_bytes`` and ``own_bytes``."""
@@ -70,6 +72,22 @@ class Sizes:
                 for name, size in sizes.items()
             }
         )
+
+    async def of_agent(self, agent_id: str) -> int:
+        """Bytes that all VMs of an agent and their snapshots take, as far as they can be counted.
+
+        Of a VM in which something runs it is what its disk took when it was last counted.
+        """
+        vms = [vm for vm in self._vms() if vm.record.agent_id == agent_id]
+        if not vms:
+            return 0
+        total = (await self._holdings(vms[0])).all()
+        for vm in vms:
+            known = self._uppers.setdefault(vm, 0)
+            if not vm.busy and (found := await self._upper(vm)) is not None:
+                known = self._uppers[vm] = found
+            total += known
+        return total
 
     async def of_executions(
         self, vm: Vm, entries: list[CommandHistoryEntry]
@@ -151,6 +169,10 @@ class Holdings:
     def snapshots_of(self, vm_id: str) -> list[str]:
         """The snapshots of a VM."""
         return [snapshot for snapshot, owner in self._owners.items() if owner == vm_id]
+
+    def all(self) -> int:
+        """Bytes of all trees that were counted, each once."""
+        return sum(share or 0 for share in self._shares.values())
 
     def together(self, holders: list[str]) -> int | None:
         """Bytes of all that some VMs or snapshots need; None where it was not counted."""

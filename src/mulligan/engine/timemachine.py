@@ -17,6 +17,7 @@ from mulligan.engine.store import new_id
 from mulligan.engine.vm import Vm
 from mulligan.errors import (
     ExecutionFailed,
+    ExecutionNotFound,
     HistoryError,
     InternalError,
     RollbackFailed,
@@ -236,12 +237,13 @@ class TimeMachine:
         """The snapshot an execution of a VM started from.
 
         Raises:
-            RollbackFailed: it has none, or there is no such execution.
+            ExecutionNotFound: the VM has no such execution.
+            RollbackFailed: it has none.
         """
         entry = await asyncio.to_thread(self._history.get, execution_id[:200])
         if entry is None or entry.vm_id != vm.record.id:
-            raise RollbackFailed(
-                f"the history of {vm.record.id} has no execution {execution_id[:100]}",
+            raise ExecutionNotFound(
+                f"no execution {execution_id[:100]} in that VM",
                 field="execution_id",
                 remedy="mulligan history shows those there are",
             )

@@ -147,13 +147,20 @@ class ApprovalStore:
             remedy="an answer stands; a new execution can be asked about anew",
         )
 
-    def take(self, approval_id: str, digest: str, execution_id: str | None = None) -> Approval:
+    def take(
+        self,
+        approval_id: str,
+        digest: str,
+        execution_id: str | None = None,
+        agent_id: str | None = None,
+    ) -> Approval:
         """Uses up a yes, for one execution; call it right before that starts.
 
         Args:
             approval_id: the yes's.
             digest: of what is about to run, see `ApprovalSubject.digest`.
             execution_id: written down beside it.
+            agent_id: whose execution it is, if the approval has to be that agent's.
 
         Raises:
             ApprovalNotFound: there is no such approval.
@@ -168,7 +175,7 @@ class ApprovalStore:
         with self._database().write() as connection:
             self._expire(connection, now)
             done = connection.execute(update(approvals).where(usable).values(values)).rowcount
-            found = self._found(connection, approval_id)
+            found = self._found(connection, approval_id, agent_id)
         if done:
             return found
         if found.digest != digest:

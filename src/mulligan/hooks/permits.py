@@ -118,7 +118,9 @@ class Permits:
             if known.state != APPROVED:
                 raise refusal(known)
             approval_id = known.id
-        return await asyncio.to_thread(self._store.take, approval_id, digest, execution_id)
+        return await asyncio.to_thread(
+            self._store.take, approval_id, digest, execution_id, subject.agent_id
+        )
 
     async def consult(self, approval_id: str) -> bool:
         """Asks the approver a waiting question and writes down the answer.

@@ -96,7 +96,8 @@ def _add_starts(app: FastAPI) -> None:
         executions = engine.executions
         caller.note(vm_id=request.vm_id, approval=request.approval)
         execution = await executions.start(request)
-        caller.note(execution_id=execution.execution_id)
+        vm_id = execution.vm.record.id if execution.vm is not None else None
+        caller.note(execution_id=execution.execution_id, vm_id=vm_id)
         heartbeat = engine.settings.streams.heartbeat_seconds
         events = execution.events.listen(0, heartbeat)
         gone = None

@@ -1,0 +1,96 @@
+"""Agents with tokens, what each of them has, and every way to name what is another's."""
+
+import json
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from support.host import wait_until
+from support.server import Server, clean_environment, command
+
+
+def make_token(data_dir: Path, *arguments: str) -> dict[str, Any]:
+    """What ``mulligan token create --json`` prints."""
+    done = subprocess.run(
+        command("token", "create", "--json", "--data-dir", str(data_dir), *arguments),
+        capture_output=True,
+        text=True,
+        check=True,
+        env=clean_environment(),
+    )
+    return json.loads(done.stdout)
+
+
+@contextmanager
+def client_of(server: Server, token: str | None) -> Iterator[httpx.Client]:
+    """A client that shows a token."""
+    headers = {"Authorization": f"Bearer {token}"} if token else {}
+    with httpx.Client(base_url=server.url, timeout=60, trust_env=False, headers=headers) as client:
+        yield client
+
+
+@dataclass(frozen=True)
+class Things:
+    """Ids of what an agent has, one of each kind."""
+
+    agent: str
+    vm: str
+    execution: str
+    snapshot: str
+    approval: str
+
+
+MISSING = Things(
+    "agent-of-nobody", "vm-" + "0" * 16, "exec-" + "0" * 16, "snap-" + "0" * 16, "approval-" + "0" * 16
+)
+ASKING = "git clean -fdx"  # a gate wants a person asked about it
+
+
+def make_things(client: httpx.Client, agent: str) -> Things:
+    """A VM of an agent in which something has run, and what came of that."""
+    vm = client.post("/api/vms", json={"agent_id": agent}).json()["id"]
+    run = {"agent_id": agent, "vm_id": vm, "language": "bash"}
+    ran = client.post("/api/llm/execute", json=run | {"code": "date > f"})
+    assert ran.status_code == 200, ran.text
+    kept = client.post(f"/api/vms/{vm}/snapshots", json={"name": "mine"})
+    asked = client.post("/api/llm/execute", json=run | {"code": ASKING}).json()
+    approval = asked["error"]["ApprovalRequired"].partition(":")[0]
+    return Things(agent, vm, ran.json()["execution_id"], kept.json()["id"], approval)
+
+
+@dataclass(frozen=True)
+class Ask:
+    """A request."""
+
+    path: str
+    query: dict[str, str] = field(default_factory=dict)
+    body: Any = None
+    status: int = 404
+    """Of the answer to whoever names what is not his, or is not there."""
+    owner: int | None = None
+    """Of the answer to whoever has it; None: any that is no error."""
+
+
+Case = Callable[[Things, Things], Ask]
+"""What an agent asks for that has the first things, and names the second in one place."""
+
+
+def normal(text: str, things: Things) -> str:
+    """An answer in which ids are those of ``MISSING``, and nothing is of one request alone."""
+    for name, value in asdict(things).items():
+        text = text.replace(value, asdict(MISSING)[name])
+    body = json.loads(text)
+    if isinstance(body, dict):
+        body.pop("request_id", None)
+    return json.dumps(body)
+
+
+def wait_for_status(server: Server, token: str, status: int) -> None:
+    """Returns when a token is answered so; a server looks for changes every half second."""
+    with client_of(server, token) as client:
+        assert wait_until(lambda: client.get("/api/vms").status_code == status, 10), status
