@@ -1,6 +1,6 @@
 """One agent's token opens nothing of another's, in whatever place of a request it is named."""
 
-import itertools
+import subprocess
 import typing
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,10 +13,20 @@ from starlette.routing import BaseRoute
 
 from mulligan import settings as settings_module
 from mulligan.server.app import create_app
-from support.access import ASKING, MISSING, Ask, Case, Things, client_of, make_things, make_token
-from support.access import normal
+from support.access import (
+    ASKING,
+    MISSING,
+    Ask,
+    Case,
+    Things,
+    client_of,
+    make_things,
+    make_token,
+    normal,
+    wait_for_status,
+)
 from support.host import data_directory
-from support.server import Server
+from support.server import Server, clean_environment, command
 
 
 def run(things: Things, **more: object) -> dict[str, object]:
@@ -69,7 +79,9 @@ def in_batch(case: Case) -> Case:
     """The same as one request of a batch, which is answered as a whole even so."""
 
     def batch(mine: Things, theirs: Things) -> Ask:
-        return Ask("/api/llm/execute/batch", body={"requests": [case(mine, theirs).body]}, status=200)
+        return Ask(
+            "/api/llm/execute/batch", body={"requests": [case(mine, theirs).body]}, status=200
+        )
 
     return batch
 
@@ -77,7 +89,14 @@ def in_batch(case: Case) -> Case:
 # By method and path: for each place that names something, a request that has another's there.
 TABLE: dict[tuple[str, str], dict[str, Case]] = {
     ("POST", "/api/llm/execute"): at("/api/llm/execute", EXECUTE),
-    ("POST", "/api/llm/execute/stream"): at("/api/llm/execute/stream", EXECUTE),
+    ("POST", "/api/llm/execute/stream"): at("/api/llm/execute/stream", EXECUTE)
+    | {  # what a person is asked is known once it has started
+        "body.approval": lambda m, o: Ask(
+            "/api/llm/execute/stream",
+            body=run(m, vm_id=m.vm, code=ASKING, approval=o.approval),
+            status=200,
+        )
+    },
     ("POST", "/api/llm/execute/batch"): {
         name.replace("body", "body.requests"): in_batch(case) for name, case in EXECUTE.items()
     },
@@ -205,9 +224,7 @@ def places_of(route: BaseRoute) -> set[str]:
     ]
     found |= {f"body.{name}" for model in models for name in model.model_fields}
     return {
-        place
-        for place in found
-        if place.endswith("_id") or place.partition(".")[2] in ID_NAMES
+        place for place in found if place.endswith("_id") or place.partition(".")[2] in ID_NAMES
     }
 
 
@@ -277,14 +294,16 @@ def test_what_is_anothers_is_answered_as_what_is_not_there(
     clients: dict[str, httpx.Client], ours: Things, kept: Things, method: str, case: Case
 ) -> None:
     ask = case(ours, kept)
+    before = state_of(clients["theirs"], kept)
     refused = send(clients["ours"], method, ask)
     absent = send(clients["ours"], method, case(ours, MISSING))
     assert (refused.status_code, absent.status_code) == (ask.status, ask.status), refused.text
     assert normal(refused.text, kept) == normal(absent.text, MISSING)
-    differing = {"date", "content-length", "x-request-id"}
+    differing = {"date", "content-length", "x-execution-id", "x-request-id"}
     assert {k: v for k, v in refused.headers.items() if k not in differing} == {
         k: v for k, v in absent.headers.items() if k not in differing
     }
+    assert state_of(clients["theirs"], kept) == before
     # And it is the right request: whoever has the things gets something else.
     own = make_things(clients["theirs"], "theirs")
     done = send(clients["theirs"], method, case(own, own))
@@ -295,28 +314,31 @@ def test_what_is_anothers_is_answered_as_what_is_not_there(
         assert done.text != refused.text
 
 
-def test_nothing_of_theirs_was_touched(
+def state_of(theirs: httpx.Client, kept: Things) -> list[str]:
+    """All that can be seen of somebody's things."""
+    vm = f"/api/vms/{kept.vm}"
+    paths = [vm, f"{vm}/history", f"{vm}/snapshots", f"/api/approvals/{kept.approval}"]
+    found = [theirs.get(path) for path in paths]
+    assert all(each.is_success for each in found)
+    return [each.text for each in found]
+
+
+def test_lists_have_what_is_ones_own(
     clients: dict[str, httpx.Client], ours: Things, kept: Things
 ) -> None:
-    """Runs after the others; `kept` is as it was made."""
-    theirs = clients["theirs"]
-    history = theirs.get(f"/api/vms/{kept.vm}/history").json()
-    assert [entry["id"] for entry in history["entries"]] == [kept.execution]
-    assert kept.snapshot in [s["id"] for s in theirs.get(f"/api/vms/{kept.vm}/snapshots").json()]
-    assert theirs.get(f"/api/approvals/{kept.approval}").json()["state"] == "pending"
-    listed = [
-        {vm["agent_id"] for vm in clients["ours"].get("/api/vms").json()},
-        {each["agent_id"] for each in clients["ours"].get("/api/approvals").json()},
-    ]
-    assert listed == [{"ours"}, {"ours"}]
+    for path in ("/api/vms", "/api/approvals"):
+        for name, client in clients.items():
+            assert {each["agent_id"] for each in client.get(path).json()} == {name}
 
 
 @pytest.mark.parametrize(
     ("route", "token"),
-    itertools.product(
-        [key for key in map(key_of, all_routes()) if key != ("GET", "/health")],
-        ["none", "wrong", "revoked", "expired", "no bearer", "endless"],
-    ),
+    [
+        (key_of(route), token)
+        for route in all_routes()
+        if key_of(route) != ("GET", "/health")
+        for token in ("none", "wrong", "revoked", "expired", "no bearer", "endless")
+    ],
     ids=str,
 )
 def test_nobody_gets_in_without_a_good_token(
@@ -339,11 +361,6 @@ def test_nobody_gets_in_without_a_good_token(
 @pytest.fixture(scope="module")
 def bad(guarded: tuple[Server, dict[str, str]]) -> dict[str, str]:
     """Headers that are no good, by what is wrong with them."""
-    import subprocess
-
-    from support.access import wait_for_status
-    from support.server import clean_environment, command
-
     server, tokens = guarded
     directory: Path = server.data_dir
     revoked = make_token(directory, "--agent", "ours")

@@ -1,6 +1,7 @@
 """Agents with tokens, what each of them has, and every way to name what is another's."""
 
 import json
+import re
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -46,7 +47,11 @@ class Things:
 
 
 MISSING = Things(
-    "agent-of-nobody", "vm-" + "0" * 16, "exec-" + "0" * 16, "snap-" + "0" * 16, "approval-" + "0" * 16
+    "agent-of-nobody",
+    "vm-" + "0" * 16,
+    "exec-" + "0" * 16,
+    "snap-" + "0" * 16,
+    "approval-" + "0" * 16,
 )
 ASKING = "git clean -fdx"  # a gate wants a person asked about it
 
@@ -84,10 +89,7 @@ def normal(text: str, things: Things) -> str:
     """An answer in which ids are those of ``MISSING``, and nothing is of one request alone."""
     for name, value in asdict(things).items():
         text = text.replace(value, asdict(MISSING)[name])
-    body = json.loads(text)
-    if isinstance(body, dict):
-        body.pop("request_id", None)
-    return json.dumps(body)
+    return re.sub('"request_id":"[^"]*"|exec-[0-9a-f]{16}', "", text)
 
 
 def wait_for_status(server: Server, token: str, status: int) -> None:
