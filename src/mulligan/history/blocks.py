@@ -28,6 +28,7 @@ from sqlalchemy import (
 
 from mulligan.history import records
 from mulligan.history.columns import microseconds
+from mulligan.history.hot import Hot
 from mulligan.history.schema import blocks
 from mulligan.history.sequence import vm_of
 from mulligan.models import CommandHistoryEntry
@@ -49,7 +50,7 @@ class Block:
 
 # Statements of every execution are built once: building one takes longer than running it.
 _c = blocks.c
-_OPEN = (
+_OPEN = Hot(
     select(_c.id)
     .where(
         _c.vm == bindparam("vm", type_=BigInteger),
@@ -65,7 +66,7 @@ _OPEN = (
 _MAKE = insert(blocks).returning(_c.id)
 _SEQ = bindparam("seq", type_=BigInteger)
 _TIME = bindparam("time", type_=BigInteger)
-_ENTER = (
+_ENTER = Hot(
     update(blocks)
     .where(_c.id == bindparam("block"))
     .values(
@@ -77,15 +78,15 @@ _ENTER = (
         max_time=case((_c.max_time < _TIME, _TIME), else_=_c.max_time),
     )
 )
-_LEAVE = (
+_LEAVE = Hot(
     update(blocks)
     .where(_c.id == bindparam("block"))
     .values(rows=_c.rows - bindparam("count", type_=BigInteger))
     .returning(_c.rows)
 )
-_REMOVE = delete(blocks).where(_c.id == bindparam("block"), _c.rows <= 0)
-_COUNT = select(func.coalesce(func.sum(_c.rows), 0)).where(
-    _c.vm == bindparam("vm", type_=BigInteger)
+_REMOVE = Hot(delete(blocks).where(_c.id == bindparam("block"), _c.rows <= 0))
+_COUNT = Hot(
+    select(func.coalesce(func.sum(_c.rows), 0)).where(_c.vm == bindparam("vm", type_=BigInteger))
 )
 
 
@@ -93,7 +94,7 @@ def enter(connection: Connection, seq: int, entry: CommandHistoryEntry) -> int:
     """Counts a row into a block with room, made if there is none; returns the block's id."""
     block_id = _open_block(connection, vm_of(seq), entry)
     time = microseconds(entry.executed_at)
-    connection.execute(_ENTER, {"block": block_id, "seq": seq, "time": time})
+    _ENTER.run(connection, {"block": block_id, "seq": seq, "time": time})
     return block_id
 
 
@@ -107,8 +108,7 @@ def _open_block(connection: Connection, vm: int, entry: CommandHistoryEntry) -> 
         "stat": status,
         "most": BLOCK_ROWS,
     }
-    found = connection.execute(_OPEN, wanted).scalar()
-    if found is not None:
+    for (found,) in _OPEN.run(connection, wanted):
         return int(found)
     made = {
         "vm": vm,
@@ -128,14 +128,15 @@ def _open_block(connection: Connection, vm: int, entry: CommandHistoryEntry) -> 
 
 def leave(connection: Connection, block_id: int, count: int = 1) -> None:
     """Counts rows out; a block without any is gone."""
-    left = connection.execute(_LEAVE, {"block": block_id, "count": count}).scalar()
-    if left is not None and left <= 0:
-        connection.execute(_REMOVE, {"block": block_id})
+    for (left,) in _LEAVE.run(connection, {"block": block_id, "count": count}):
+        if left <= 0:
+            _REMOVE.run(connection, {"block": block_id})
 
 
 def count(connection: Connection, vm: int) -> int:
     """How many rows a VM has."""
-    return int(connection.execute(_COUNT, {"vm": vm}).scalar_one())
+    [(found,)] = _COUNT.run(connection, {"vm": vm})
+    return int(found)
 
 
 def matching(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import (
     BigInteger,
@@ -20,6 +20,7 @@ from sqlalchemy import (
 )
 
 from mulligan.history import blocks as counted
+from mulligan.history.hot import Hot
 from mulligan.history.records import RUNNING
 from mulligan.history.schema import (
     SNAPSHOT_COLUMNS,
@@ -43,6 +44,19 @@ class Gone:
     with_files: list[str] = field(default_factory=list)
 
 
+class _Row(NamedTuple):
+    """What of a row matters when it goes, in the order of ``_COLUMNS``."""
+
+    seq: int
+    id: str
+    block_id: int
+    stdout_in_file: bool
+    stderr_in_file: bool
+    snapshot_id: str | None
+    snapshot_before: str | None
+    snapshot_after: str | None
+
+
 # Built once, as they run with every execution.
 _c = executions.c
 _COLUMNS = (_c.seq, _c.id, _c.block_id, _c.stdout_in_file, _c.stderr_in_file, *SNAPSHOT_COLUMNS)
@@ -52,11 +66,11 @@ _OLDEST = (
     .order_by(_c.seq)
     .limit(bindparam("most", type_=BigInteger))
 )
-_OLDEST_ENDED = _OLDEST.where(_c.outcome != RUNNING, _c.seq != bindparam("keep"))
-_DELETE_WORDS = delete(words).where(words.c.rowid.in_(bindparam("numbers", expanding=True)))
-_DELETE_ROWS = delete(executions).where(_c.seq.in_(bindparam("numbers", expanding=True)))
+_OLDEST_ENDED = Hot(_OLDEST.where(_c.outcome != RUNNING, _c.seq != bindparam("keep")))
+_DELETE_WORDS = Hot(delete(words).where(words.c.rowid == bindparam("number", type_=BigInteger)))
+_DELETE_ROW = Hot(delete(executions).where(_c.seq == bindparam("number", type_=BigInteger)))
 _IDS: BindParameter[Any] = bindparam("ids", expanding=True)
-_MADE_FOR = select(snapshots.c.id).where(snapshots.c.execution_id.in_(_IDS))
+_MADE_FOR = Hot(select(snapshots.c.id).where(snapshots.c.execution_id == bindparam("execution")))
 _REFERENCES = [
     select(reference.label("id")).where(reference.in_(_IDS)) for reference in SNAPSHOT_COLUMNS
 ]
@@ -88,7 +102,7 @@ def excess(connection: Connection, most: int, keep: int) -> Gone:
     too_many = counted.count(connection, vm) - most
     while too_many > 0:
         some = {"low": low, "high": high, "keep": keep, "most": min(_BATCH, too_many)}
-        rows = connection.execute(_OLDEST_ENDED, some).all()
+        rows = [_Row(*row) for row in _OLDEST_ENDED.run(connection, some)]
         if not rows:
             break
         _drop(connection, rows, gone)
@@ -104,16 +118,16 @@ def all_of(connection: Connection, vm_id: str) -> Gone:
         return gone
     low, high = span(vm)
     some = {"low": low, "high": high, "most": _BATCH}
-    while rows := connection.execute(_OLDEST, some).all():
+    while rows := [_Row(*row) for row in connection.execute(_OLDEST, some)]:
         _drop(connection, rows, gone)
     forget(connection, vm)
     return gone
 
 
 def _drop(connection: Connection, rows: Sequence[Any], gone: Gone) -> None:
-    numbers = {"numbers": [row.seq for row in rows]}
-    connection.execute(_DELETE_WORDS, numbers)
-    connection.execute(_DELETE_ROWS, numbers)
+    for row in rows:
+        _DELETE_WORDS.run(connection, {"number": row.seq})
+        _DELETE_ROW.run(connection, {"number": row.seq})
     for block_id, count in Counter(row.block_id for row in rows).items():
         counted.leave(connection, block_id, count)
     files = [row.id for row in rows if row.stdout_in_file or row.stderr_in_file]
@@ -143,10 +157,11 @@ def tick_off(connection: Connection, execution_ids: Sequence[str]) -> None:
 
 def snapshots_of(connection: Connection, execution_ids: Sequence[str]) -> set[str]:
     """Ids of the snapshots that were made for some executions."""
-    found: set[str] = set()
-    for batch in _batches(execution_ids):
-        found.update(connection.execute(_MADE_FOR, {"ids": batch}).scalars())
-    return found
+    return {
+        found
+        for each in execution_ids
+        for (found,) in _MADE_FOR.run(connection, {"execution": each})
+    }
 
 
 def referenced(connection: Connection, candidates: Sequence[Any]) -> set[str]:

@@ -10,6 +10,7 @@ from sqlalchemy.exc import IntegrityError
 
 from mulligan.errors import HistoryError
 from mulligan.history import blocks, pruning, records, sequence, words
+from mulligan.history.hot import Hot
 from mulligan.history.outputs import STREAMS
 from mulligan.history.schema import blocks as block_table
 from mulligan.history.schema import doomed_outputs, executions
@@ -19,15 +20,21 @@ LOST = "lost"
 LOST_ERROR = "the server was ended while this ran"
 
 # Built once, as they run with every execution: building one takes longer than running it.
-_INSERT = insert(executions)
-_FIND = select(
-    executions.c.seq,
-    executions.c.block_id,
-    executions.c.vm_id,
-    executions.c.stdout_in_file,
-    executions.c.stderr_in_file,
-).where(executions.c.id == bindparam("wanted"))
-_REWRITE = update(executions).where(executions.c.seq == bindparam("row"))
+_COLUMNS = [each.name for each in executions.columns]
+_INSERT = Hot(insert(executions), _COLUMNS)
+_FIND = Hot(
+    select(
+        executions.c.seq,
+        executions.c.block_id,
+        executions.c.vm_id,
+        executions.c.stdout_in_file,
+        executions.c.stderr_in_file,
+    ).where(executions.c.id == bindparam("wanted"))
+)
+_REWRITE = Hot(
+    update(executions).where(executions.c.seq == bindparam("row")),
+    [name for name in _COLUMNS if name != "seq"],
+)
 _GET = select(executions).where(executions.c.id == bindparam("wanted"))
 
 
@@ -57,7 +64,7 @@ def add(connection: Connection, new: Prepared) -> int:
     seq = sequence.take(connection, new.entry.vm_id)
     block_id = blocks.enter(connection, seq, new.entry)
     try:
-        connection.execute(_INSERT, new.columns | {"seq": seq, "block_id": block_id})
+        _INSERT.run(connection, new.columns | {"seq": seq, "block_id": block_id})
     except IntegrityError:
         raise HistoryError(f"there is an execution {new.entry.id} already") from None
     words.index(connection, seq, new.words, new=True)
@@ -73,21 +80,21 @@ def write(connection: Connection, new: Prepared) -> list[str]:
     Raises:
         HistoryError: the row with that id is of another VM.
     """
-    old = connection.execute(_FIND, {"wanted": new.entry.id}).one_or_none()
-    if old is None:
+    found = _FIND.run(connection, {"wanted": new.entry.id})
+    if not found:
         add(connection, new)
         return []
-    if old.vm_id != new.entry.vm_id:
-        raise HistoryError(f"execution {new.entry.id} is of VM {old.vm_id}")
-    blocks.leave(connection, old.block_id)
-    block_id = blocks.enter(connection, old.seq, new.entry)
-    connection.execute(_REWRITE, new.columns | {"block_id": block_id, "row": old.seq})
-    words.index(connection, old.seq, new.words, new=False)
-    flags = [f"{stream}_in_file" for stream in STREAMS]
+    seq, old_block, vm_id, *in_files = found[0]
+    if vm_id != new.entry.vm_id:
+        raise HistoryError(f"execution {new.entry.id} is of VM {vm_id}")
+    blocks.leave(connection, old_block)
+    block_id = blocks.enter(connection, seq, new.entry)
+    _REWRITE.run(connection, new.columns | {"block_id": block_id, "row": seq})
+    words.index(connection, seq, new.words, new=False)
     return [
         stream
-        for stream, flag in zip(STREAMS, flags, strict=True)
-        if getattr(old, flag) and not new.columns[flag]
+        for stream, in_file in zip(STREAMS, in_files, strict=True)
+        if in_file and not new.columns[f"{stream}_in_file"]
     ]
 
 

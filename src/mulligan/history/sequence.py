@@ -10,12 +10,13 @@ from __future__ import annotations
 
 from sqlalchemy import Connection, bindparam, delete, insert, select, update
 
+from mulligan.history.hot import Hot
 from mulligan.history.schema import vms
 
 SPAN = 1 << 36
 
 _NUMBER = select(vms.c.number).where(vms.c.vm_id == bindparam("vm"))
-_TAKE = (
+_TAKE = Hot(
     update(vms)
     .where(vms.c.vm_id == bindparam("vm"))
     .values(taken=vms.c.taken + 1)
@@ -37,10 +38,11 @@ def vm_ids(connection: Connection) -> set[str]:
 
 def take(connection: Connection, vm_id: str) -> int:
     """The sequence number of a VM's next row."""
-    taken = connection.execute(_TAKE, {"vm": vm_id}).one_or_none()
-    if taken is None:
-        taken = connection.execute(_MAKE, {"vm_id": vm_id, "taken": 1}).one()
-    return int(taken.number) * SPAN + int(taken.taken)
+    found = _TAKE.run(connection, {"vm": vm_id})
+    if not found:
+        found = [connection.execute(_MAKE, {"vm_id": vm_id, "taken": 1}).one()]
+    [(number, taken)] = found
+    return int(number) * SPAN + int(taken)
 
 
 def forget(connection: Connection, vm: int) -> None:

@@ -16,6 +16,7 @@ from typing import cast
 
 from sqlalchemy import ColumnElement, Connection, text
 
+from mulligan.history.hot import Hot
 from mulligan.history.schema import words
 
 TEXT_CHARS = 65536  # of each text, so much is indexed
@@ -100,17 +101,21 @@ def condition(
 
 
 _INSERT = {
-    "sqlite": text("INSERT INTO mulligan_words(rowid, words) VALUES (:seq, :words)"),
-    "postgresql": text(
-        "INSERT INTO mulligan_words(rowid, words) "
-        "VALUES (:seq, array_to_tsvector(CAST(:words AS text[])))"
+    "sqlite": Hot(text("INSERT INTO mulligan_words(rowid, words) VALUES (:seq, :words)")),
+    "postgresql": Hot(
+        text(
+            "INSERT INTO mulligan_words(rowid, words) "
+            "VALUES (:seq, array_to_tsvector(CAST(:words AS text[])))"
+        )
     ),
 }
 _UPDATE = {
-    "sqlite": text("UPDATE mulligan_words SET words = :words WHERE rowid = :seq"),
-    "postgresql": text(
-        "UPDATE mulligan_words SET words = array_to_tsvector(CAST(:words AS text[])) "
-        "WHERE rowid = :seq"
+    "sqlite": Hot(text("UPDATE mulligan_words SET words = :words WHERE rowid = :seq")),
+    "postgresql": Hot(
+        text(
+            "UPDATE mulligan_words SET words = array_to_tsvector(CAST(:words AS text[])) "
+            "WHERE rowid = :seq"
+        )
     ),
 }
 
@@ -133,7 +138,7 @@ def index(connection: Connection, seq: int, every: list[str], *, new: bool) -> N
     """Makes a row findable by the words of `every_word`, instead of by those it had."""
     name = connection.dialect.name
     value = " ".join(every) if name == "sqlite" else every
-    connection.execute((_INSERT if new else _UPDATE)[name], {"seq": seq, "words": value})
+    (_INSERT if new else _UPDATE)[name].run(connection, {"seq": seq, "words": value})
 
 
 def mark_failed(connection: Connection, seq: int) -> None:
