@@ -225,6 +225,50 @@ class ApprovalConflict(VmExecutionError):  # noqa: N818
     http_status = 409
 
 
+class FileError(VmExecutionError):
+    """Something could not be done with a file of a VM. Subclasses are told apart by status."""
+
+    variant = "FileError"
+    template = "File error: {}"
+    http_status = 400
+
+
+class FileMissing(FileError):  # noqa: N818
+    """There is no such file or directory."""
+
+    http_status = 404
+
+
+class FileForbidden(FileError):  # noqa: N818
+    """The programs of the VM may not do that, so nobody may."""
+
+    http_status = 403
+
+
+class FileConflict(FileError):  # noqa: N818
+    """What is there is not what it would have to be: a directory, a device, a file in the way."""
+
+    http_status = 409
+
+
+class FileTooLarge(FileError):  # noqa: N818
+    """It is over a limit."""
+
+    http_status = 413
+
+
+class FileDiskFull(FileError):  # noqa: N818
+    """The disk of the VM takes no more; nothing of the file was kept."""
+
+    http_status = 507
+
+
+class FileBroken(FileError):  # noqa: N818
+    """The VM ended or was taken back under it, or gave no answer that can be used."""
+
+    http_status = 502
+
+
 VARIANTS: dict[str, type[VmExecutionError]] = {
     error.variant: error for error in VmExecutionError.__subclasses__()
 }

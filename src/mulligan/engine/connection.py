@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
+from mulligan.engine.program import OutputCallback, Program, Running
 from mulligan.engine.replies import (
     KernelMemory,
     ProgramResult,
@@ -26,80 +27,7 @@ BACKSTOP_S = 5.0
 UNREAD_S = 0.1
 ASK_S = 30.0
 MOST_CHANNELS = 2**31 - 1  # the agent has the numbers above for itself
-OutputCallback = Callable[[str, bytes], None]
 STREAM_NAMES = {frames.STDOUT: "stdout", frames.STDERR: "stderr"}
-
-
-@dataclass(frozen=True)
-class Program:
-    """What the agent is asked to run.
-
-    Attributes:
-        runtime: "python" to start from the zygote where that can be, "kernel" to run as a cell of
-            a kernel, "job" for the agent's own work, "exec" otherwise.
-        steps: argument vectors, each run if the one before it succeeded.
-        files: name to text, laid at ``/run/mulligan`` for this execution alone.
-        env: added to the VM's environment.
-        cwd: absolute path in the VM.
-        timeout_ms: everything is ended then.
-        output_limit: bytes of each of stdout and stderr that are kept.
-        stdin: what the program reads; None for an empty input.
-        job: with the runtime "job", what the agent itself is to do, as ``guest.jobs`` takes it.
-        kernel: with the runtime "kernel", its name; it is started where it does not run.
-        language: with "kernel", "python", "bash" or "javascript".
-        code: with "kernel", what to run.
-        enter: with "kernel", whether a kernel that runs already goes to ``cwd`` first.
-        disk: what may be written to the VM's disk, as ``guest.quota.Terms`` takes it.
-    """
-
-    runtime: str
-    steps: list[list[str]]
-    files: dict[str, str]
-    env: dict[str, str]
-    cwd: str
-    timeout_ms: int
-    output_limit: int
-    stdin: bytes | None = None
-    job: dict[str, object] | None = None
-    kernel: str | None = None
-    language: str = ""
-    code: str = ""
-    enter: bool = False
-    disk: dict[str, object] | None = None
-
-    def body(self) -> dict[str, object]:
-        """Body of the START frame."""
-        return {
-            "runtime": self.runtime,
-            "steps": self.steps,
-            "files": self.files,
-            "env": self.env,
-            "cwd": self.cwd,
-            "timeout_ms": self.timeout_ms,
-            "output_limit": self.output_limit,
-            "stdin": self.stdin is not None,
-            "job": self.job,
-            "kernel": self.kernel,
-            "language": self.language,
-            "code": self.code,
-            "enter": self.enter,
-            "disk": self.disk,
-        }
-
-
-@dataclass
-class Running:
-    """A program that was started."""
-
-    channel: int
-    program: Program
-    done: asyncio.Future[ProgramResult]
-    on_output: OutputCallback | None
-    failure: Exception | None = None
-    disk: str | None = None
-    output: dict[int, bytearray] = field(
-        default_factory=lambda: {frames.STDOUT: bytearray(), frames.STDERR: bytearray()}
-    )
 
 
 class AgentConnection(asyncio.Protocol):
@@ -193,12 +121,18 @@ class AgentConnection(asyncio.Protocol):
         """``start`` and ``finish`` in one."""
         return await self.finish(self.start(program, on_output))
 
-    def start(self, program: Program, on_output: OutputCallback | None = None) -> Running:
-        """Has a program started; ``finish`` has to follow at once.
+    def start(
+        self,
+        program: Program,
+        on_output: OutputCallback | None = None,
+        make: type[Running] = Running,
+    ) -> Running:
+        """Has a program started; ``finish`` has to follow at once, or ``forget`` in the end.
 
         Args:
             program: what to run.
             on_output: called with "stdout" or "stderr" and each piece as it comes.
+            make: what takes its output.
 
         Raises:
             ExecutionFailed: the VM has ended.
@@ -207,7 +141,7 @@ class AgentConnection(asyncio.Protocol):
         channel = self._new_channel()
         start = _start_frame(channel, program)
         done: asyncio.Future[ProgramResult] = asyncio.get_running_loop().create_future()
-        running = self._running[channel] = Running(channel, program, done, on_output)
+        running = self._running[channel] = make(channel, program, done, on_output)
         self._write(start)
         return running
 
@@ -216,6 +150,15 @@ class AgentConnection(asyncio.Protocol):
             raise ExecutionFailed(f"the VM ended: {self._lost}")
         self._last_channel = self._last_channel % MOST_CHANNELS + 1
         return self._last_channel
+
+    async def feed(self, running: Running, data: bytes) -> None:
+        """Sends a program some of its input, no faster than the agent's connection takes it."""
+        self._write(frames.encode(frames.STDIN, running.channel, data))
+        await self._can_write.wait()
+
+    def forget(self, running: Running) -> None:
+        """What still comes of a program is dropped."""
+        self._running.pop(running.channel, None)
 
     async def finish(self, running: Running) -> ProgramResult:
         """Waits for a program's end. Cancelling this ends the program.
@@ -368,10 +311,7 @@ class AgentConnection(asyncio.Protocol):
         running = self._running.get(frame.channel)
         if running is None:
             return  # the last words of an execution that was given up
-        output = running.output[frame.kind]
-        if len(output) + len(frame.payload) > running.program.output_limit:
-            raise frames.FrameError("more output than it was told to send")
-        output += frame.payload
+        running.take(frame.kind, frame.payload)
         if running.on_output is None:
             return
         try:

@@ -12,7 +12,8 @@ import json
 import secrets
 from collections.abc import Callable
 
-from mulligan.engine.connection import AgentConnection, Program
+from mulligan.engine.connection import AgentConnection
+from mulligan.engine.program import Program
 from mulligan.engine.quota import check_room
 from mulligan.engine.store import VmState, layer_name
 from mulligan.engine.vm import Vm

@@ -14,14 +14,16 @@ from mulligan.drivers.bubblewrap.driver import BubblewrapDriver
 from mulligan.drivers.interface import Driver
 from mulligan.engine.allowance import Allowance
 from mulligan.engine.answers import Answers
-from mulligan.engine.connection import OutputCallback
 from mulligan.engine.execution import Watcher
 from mulligan.engine.executions import Executions
+from mulligan.engine.files import Files
+from mulligan.engine.fileundo import FileUndo
 from mulligan.engine.fleet import Fleet
 from mulligan.engine.gates import Gates
 from mulligan.engine.lock import DirectoryLock
 from mulligan.engine.maintenance import Maintenance, layers_of
 from mulligan.engine.past import Past
+from mulligan.engine.program import OutputCallback
 from mulligan.engine.recording import Recording
 from mulligan.engine.runner import Runner
 from mulligan.engine.store import StoredVm, VmStore
@@ -69,6 +71,7 @@ class Engine:
         self._machine: TimeMachine | None = None
         self._past: Past | None = None
         self._executions: Executions | None = None
+        self._files: Files | None = None
         self._gates: Gates | None = None
         self._runner: Runner | None = None
         self._approver = approver
@@ -159,6 +162,14 @@ class Engine:
             vms=fleet.vms.values,
             allowance=self._allowance,
         )
+        self._files = Files(
+            self.settings.files,
+            str(fleet.image.python),
+            find=fleet.find,
+            owned=self._owned,
+            keep=FileUndo(self.settings.history, history, machine, maintenance).keep,
+            clean=gates.clean,
+        )
         self._executions = Executions(self.settings.streams, self.execute, fleet.find, history.get)
         stops = self.settings.answers.stop_on_failure
         self.answers = Answers(self.execute, self.create_vm, stop_on_failure=stops)
@@ -200,6 +211,13 @@ class Engine:
         self._opened()
         assert self._gates is not None
         return self._gates
+
+    @property
+    def files(self) -> Files:
+        """Files of VMs: read, write, list, move and remove them."""
+        self._opened()
+        assert self._files is not None
+        return self._files
 
     @property
     def executions(self) -> Executions:

@@ -12,9 +12,9 @@ import asyncio
 from collections.abc import AsyncGenerator, Callable
 from typing import Protocol
 
-from mulligan.engine.connection import OutputCallback
 from mulligan.engine.events import Event
 from mulligan.engine.execution import Execution, Watcher, recalled, status_of
+from mulligan.engine.program import OutputCallback
 from mulligan.engine.vm import Vm
 from mulligan.errors import (
     ExecutionFailed,

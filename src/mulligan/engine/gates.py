@@ -7,8 +7,8 @@ import functools
 from dataclasses import dataclass, replace
 from datetime import timedelta
 
-from mulligan.engine.connection import OutputCallback
 from mulligan.engine.outflow import Outflow
+from mulligan.engine.program import OutputCallback
 from mulligan.engine.vault import Vault
 from mulligan.engine.vm import Vm
 from mulligan.errors import ExecutionFailed

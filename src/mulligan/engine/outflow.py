@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from mulligan.engine.connection import OutputCallback
+from mulligan.engine.program import OutputCallback
 from mulligan.policy.secrets import Sanitizer, StreamRedactor
 
 IDLE_S = 0.1

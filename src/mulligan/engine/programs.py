@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mulligan.engine.connection import Program
+from mulligan.engine.program import Program
 from mulligan.errors import UnsupportedLanguage
 from mulligan.guest.root import EXECUTION_DIR
 from mulligan.images.host import WORKSPACE, HostImage, toolchains_hint

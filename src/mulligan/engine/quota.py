@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mulligan.engine.connection import Program
+from mulligan.engine.program import Program
 from mulligan.engine.replies import ProgramResult
 from mulligan.errors import ExecutionFailed
 from mulligan.layers.store import LayerStore
@@ -71,6 +72,16 @@ def bounded(program: Program, vm: Vm) -> Program:
     layers, agent_id = vm.stores.layers, vm.record.agent_id
     stack = layers.stack(agent_id, vm.state.base)
     return replace(program, disk=vm.bounds.terms(layers, agent_id, stack))
+
+
+async def note_sizes(vm: Vm, program: Program, counted: dict[str, int]) -> None:
+    """Keeps what a VM's agent has found out of the trees a program's terms asked about."""
+    unknown = program.disk.get("unknown") if program.disk is not None else None
+    for tree, size in counted.items():
+        if isinstance(unknown, list) and tree in unknown:
+            sizes = vm.stores.layers.sizes
+            await asyncio.to_thread(sizes.set, vm.record.agent_id, tree, size)
+    counted.clear()
 
 
 def bounds_of(settings: Settings, vm_type: str, disk_mb: int | None) -> Bounds:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from datetime import datetime
 
-from mulligan.engine.connection import Program
+from mulligan.engine.program import Program
 from mulligan.engine.quota import said_of
 from mulligan.engine.replies import ProgramResult
 from mulligan.errors import ExecutionFailed, ExecutionTimeout, ValidationFailed

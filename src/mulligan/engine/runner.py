@@ -7,9 +7,9 @@ import time
 from collections.abc import Callable, Coroutine
 from typing import Any, Protocol, TypeVar
 
-from mulligan.engine.connection import OutputCallback
 from mulligan.engine.execution import Watcher
 from mulligan.engine.gates import Gates, Judged
+from mulligan.engine.program import OutputCallback
 from mulligan.engine.programs import program_of
 from mulligan.engine.recording import Recording
 from mulligan.engine.results import raise_setup_failure, response_of

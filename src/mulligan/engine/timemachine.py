@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable
+from datetime import datetime
 from typing import NamedTuple
 
 from mulligan.engine import disk
@@ -43,7 +44,7 @@ from mulligan.models import (
 LOOK_BACK = 1000
 DEEPEST, MOST_RECENT = 64, 256
 MANUAL, EXECUTION = "manual", "execution"
-RESTORE_POINT, PRE_ROLLBACK = "restore_point", "pre_rollback"
+RESTORE_POINT, PRE_ROLLBACK, FILES = "restore_point", "pre_rollback", "files"
 
 
 class Point(NamedTuple):
@@ -75,8 +76,10 @@ class TimeMachine:
 
     # Keeping
 
-    async def restore_point(self, vm: Vm) -> Point | None:
+    async def restore_point(self, vm: Vm, kind: str = RESTORE_POINT) -> Point | None:
         """*Steady.* A snapshot of the present, for an execution that is about to start.
+
+        With the kind ``FILES`` it is for files that are about to be changed.
 
         Returns:
             It; the caller has it recorded, or calls ``let_go``. None where something runs in the VM
@@ -92,13 +95,13 @@ class TimeMachine:
                 copied = None if vm.running else await disk.copy(vm, small=True)
                 if copied is None:
                     return None
-                return Point((await self._add(vm, copied, RESTORE_POINT, None, None)).id, None)
+                return Point((await self._add(vm, copied, kind, None, None)).id, None)
         await make_room(self._maintenance, vm)
         present = self._lineage.present(vm)
-        if present is not None:
+        if present is not None and kind == RESTORE_POINT:
             return Point(present, None)
         layer = vm.state.base
-        snapshot = await self._take(vm, layer, RESTORE_POINT, None, None)
+        snapshot = await self._take(vm, layer, kind, None, None)
         return Point(snapshot.id, (snapshot, layer))
 
     async def pin(self, vm: Vm) -> bool:
@@ -270,14 +273,17 @@ class TimeMachine:
         return await self._before_last_change(vm, entries)
 
     async def _before_last_change(self, vm: Vm, entries: list[CommandHistoryEntry]) -> str:
-        """Before the last execution; or before an earlier one, if the VM is there already."""
-        if not entries:
+        """Before the last execution or change of files; or an earlier one, if it is there."""
+        kept = await asyncio.to_thread(self._history.list_snapshots, vm.record.id)
+        changes = [each for each in kept if each.kind == FILES]
+        if not entries and not changes:
             raise RollbackFailed(
                 f"{vm.record.id} has no history to go back in", remedy="name a snapshot"
             )
         unchanged = not await disk.changed(vm)
-        for entry in entries:
-            start = _start_of(entry)
+        every: list[CommandHistoryEntry | Snapshot] = [*entries, *changes]
+        for each in sorted(every, key=_when, reverse=True):
+            start = each.id if isinstance(each, Snapshot) else _start_of(each)
             found = await asyncio.to_thread(self._history.get_snapshot, start)
             if found is None or (unchanged and self._lineage.is_present(vm, *found)):
                 continue
@@ -358,6 +364,10 @@ class TimeMachine:
             entries=entries,
             truncated=truncated,
         )
+
+
+def _when(change: CommandHistoryEntry | Snapshot) -> datetime:
+    return change.created_at if isinstance(change, Snapshot) else change.executed_at
 
 
 def _start_of(entry: CommandHistoryEntry) -> str:

@@ -10,16 +10,13 @@ from datetime import datetime
 from weakref import WeakValueDictionary
 
 from mulligan.drivers.interface import BootSpec, Driver, Machine
-from mulligan.engine.connection import (
-    AgentConnection,
-    OutputCallback,
-    Program,
-    Running,
-)
+from mulligan.engine.connection import AgentConnection
 from mulligan.engine.kernels import Kernels
-from mulligan.engine.quota import Bounds, bounded, check_room
+from mulligan.engine.program import OutputCallback, Program, Running
+from mulligan.engine.quota import Bounds, bounded, check_room, note_sizes
 from mulligan.engine.replies import ProgramResult
 from mulligan.engine.store import VmRecord, VmState, VmStore, new_id
+from mulligan.engine.transfers import Transfers
 from mulligan.engine.writing import Writing
 from mulligan.errors import ConfigError, ExecutionFailed, VmNotAvailable
 from mulligan.layers.stacks import DamagedLayer
@@ -65,6 +62,7 @@ class Vm:
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self.bounds = bounds
         self.writing = Writing()
+        self.transfers = Transfers()
         self.filled = False  # the last execution met a full disk
         self._driver = driver
         self._spec = spec
@@ -193,10 +191,14 @@ class Vm:
                 await connection.end([running])
             raise
         result = await connection.finish(running)
-        self.writing.ended(program, result, alone=len(self._running) == 1)
+        self.writing.ended(program, result, alone=self._alone())
         self.filled = result.disk is not None
-        await self._note_sizes(running.program, connection)
+        await note_sizes(self, running.program, connection.counted)
         return result
+
+    def _alone(self) -> bool:
+        """Whether one execution, and nobody else, can write to the disk."""
+        return len(self._running) == 1 and not self.transfers.changing
 
     def _begun(self, task: asyncio.Task[tuple[AgentConnection, Running]]) -> None:
         self._beginnings.discard(task)
@@ -225,7 +227,7 @@ class Vm:
             if program.kernel is not None:
                 self.kernels.cell_started()
             self._running[execution_id] = running
-            self.writing.began(execution_id, alone=len(self._running) == 1)
+            self.writing.began(execution_id, alone=self._alone())
             return connection, running
 
     async def cancel(self, execution_id: str, why: str | None = None) -> bool:
@@ -246,22 +248,14 @@ class Vm:
         await connection.end([running])
         return True
 
-    async def _note_sizes(self, program: Program, connection: AgentConnection) -> None:
-        """Keeps what the agent has found out of the trees it was asked about."""
-        unknown = program.disk.get("unknown") if program.disk is not None else None
-        for tree, size in connection.counted.items():
-            if isinstance(unknown, list) and tree in unknown:
-                sizes = self.stores.layers.sizes
-                await asyncio.to_thread(sizes.set, self.record.agent_id, tree, size)
-        connection.counted.clear()
-
     async def cancel_all(self, why: str) -> list[str]:
-        """Ends what runs, and returns what it was; for the holder of ``steady``.
+        """Ends what runs, and returns which executions it was; for the holder of ``steady``.
 
         ``cancelled_for`` says ``why`` from then on, for whoever waits for one of them.
         """
         running = dict(self._running)
         self.cancelled_for.update(dict.fromkeys(running, why))
+        await self.transfers.end(why)
         if running and self._connection is not None:
             await self._connection.end(list(running.values()))
         return list(running)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mulligan.engine.connection import Program
+from mulligan.engine.program import Program
 from mulligan.engine.replies import ProgramResult
 
 
@@ -48,6 +48,11 @@ class Writing:
         self.size = result.written if quiet and not self._kernels else None
         if not quiet:
             self.execution = None
+
+    def by_hand(self) -> None:
+        """Somebody outside changed files: it is no execution's doing."""
+        self.recalled = True
+        self.execution, self.size, self._first = None, None, False
 
     def change_of(self, execution_id: str) -> int | None:
         """What an execution that has just ended wrote."""

@@ -32,6 +32,13 @@ from mulligan.models.execution import (
     VmInstance,
     VmPoolResponse,
 )
+from mulligan.models.files import (
+    FileChange,
+    FileInfo,
+    FileList,
+    MakeDirectoryRequest,
+    MoveFileRequest,
+)
 from mulligan.models.hooks import HookDescription
 from mulligan.models.past import (
     CommandHistoryEntry,
@@ -72,6 +79,9 @@ __all__ = [
     "ExecutionEvent",
     "ExecutionIntent",
     "ExecutionStatus",
+    "FileChange",
+    "FileInfo",
+    "FileList",
     "ForkRequest",
     "ForkResponse",
     "HistoryConfig",
@@ -80,6 +90,8 @@ __all__ = [
     "HookDescription",
     "KernelState",
     "LanguageConfig",
+    "MakeDirectoryRequest",
+    "MoveFileRequest",
     "ParseExecuteRequest",
     "ParseExecuteResponse",
     "RollbackRequest",

@@ -132,7 +132,8 @@ class Snapshot(Struct):
     """A state of a VM that can be gone back to.
 
     ``kind`` is "manual", "execution" (made after one, as ``snapshot_on_execution`` or
-    ``snapshot_on_failure`` ask), "restore_point" (made before one) or "pre_rollback".
+    ``snapshot_on_failure`` ask), "restore_point" (made before one), "files" (made before
+    files were changed from outside) or "pre_rollback".
     ``size_bytes`` is what its disk takes beyond the image, ``own_bytes`` what of that no VM and no
     other snapshot needs, and removing it would free; null where it was not measured.
     """

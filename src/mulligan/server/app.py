@@ -19,7 +19,7 @@ from mulligan.models import (
     VmExecuteRequest,
     VmExecuteResponse,
 )
-from mulligan.server import answers, approvals, executions, past, vms
+from mulligan.server import answers, approvals, directories, executions, files, past, vms
 from mulligan.server.access import CallerDependency
 from mulligan.server.audit import Audit
 from mulligan.server.audit_log import AuditLog
@@ -33,7 +33,7 @@ from mulligan.version import __version__
 
 JSON = "application/json"
 CORS_HEADERS = ["Authorization", "Idempotency-Key", "Last-Event-ID", "X-Request-Id"]
-CORS_ANSWERS = ["Retry-After", "X-Execution-Id", "X-Request-Id"]
+CORS_ANSWERS = ["Content-Range", "ETag", "Retry-After", "X-Execution-Id", "X-Request-Id"]
 
 
 def create_app(settings: Settings, lock: DirectoryLock | None = None) -> FastAPI:
@@ -82,6 +82,8 @@ def create_app(settings: Settings, lock: DirectoryLock | None = None) -> FastAPI
     executions.add_routes(app)
     approvals.add_routes(app)
     past.add_routes(app)
+    files.add_routes(app)
+    directories.add_routes(app)
     return app
 
 
@@ -93,7 +95,7 @@ def _tokens(settings: Settings) -> AbstractContextManager[TokenStore]:
 
 def _guard(app: FastAPI, settings: Settings) -> None:
     """What a request goes through on its way to a route; the last one added is the first."""
-    app.add_middleware(BodyLimit, most=settings.max_request_bytes)
+    app.add_middleware(BodyLimit, most=settings.max_request_bytes, spared=files.is_upload)
     app.add_middleware(RateLimit, limits=settings.limits)
     app.add_middleware(Authentication)
     if settings.cors_origins:

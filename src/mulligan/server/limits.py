@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from urllib.parse import urlsplit
 
 from fastapi.responses import JSONResponse
@@ -40,15 +40,17 @@ class BodyLimit:
     Args:
         app: the application behind it.
         most: in bytes.
+        spared: which requests are bounded by others.
     """
 
-    def __init__(self, app: ASGIApp, most: int) -> None:
+    def __init__(self, app: ASGIApp, most: int, spared: Callable[[Scope], bool]) -> None:
         self._app = app
         self._most = most
+        self._spared = spared
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """See ASGI."""
-        if scope["type"] != "http":
+        if scope["type"] != "http" or self._spared(scope):
             await self._app(scope, receive, send)
             return
         declared = dict(scope["headers"]).get(b"content-length", b"0")

@@ -1,6 +1,7 @@
 """What can be set. Sections stand in files of their own; ``settings`` puts them together."""
 
 from mulligan.settings.access import AuditSettings, LimitSettings, is_loopback
+from mulligan.settings.files import FileSettings
 from mulligan.settings.hooks import ApprovalSettings, HookCommand, HookSettings, known_languages
 from mulligan.settings.sections import (
     AnswerSettings,
@@ -14,6 +15,7 @@ __all__ = [
     "AnswerSettings",
     "ApprovalSettings",
     "AuditSettings",
+    "FileSettings",
     "HistorySettings",
     "HookCommand",
     "HookSettings",

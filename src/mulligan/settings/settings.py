@@ -23,6 +23,7 @@ from pydantic_settings import (
 from mulligan.errors import ConfigError
 from mulligan.models import DEFAULT_LANGUAGES, DEFAULT_VM_TYPE
 from mulligan.settings.access import AuditSettings, LimitSettings, checked_origin
+from mulligan.settings.files import FileSettings
 from mulligan.settings.hooks import ApprovalSettings, HookSettings, known_languages
 from mulligan.settings.sections import (
     MIB,
@@ -91,6 +92,7 @@ class Settings(BaseSettings):
     audit: AuditSettings = Field(default_factory=AuditSettings)
     allowed_hosts: list[str] = Field(default_factory=list)
     cors_origins: list[str] = Field(default_factory=list)
+    files: FileSettings = Field(default_factory=FileSettings)
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
     @field_validator("data_dir")

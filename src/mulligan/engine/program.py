@@ -1,0 +1,94 @@
+"""A program as the agent of a VM is asked to run it, and one that was started."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from mulligan.engine.replies import ProgramResult
+from mulligan.guest import frames
+
+OutputCallback = Callable[[str, bytes], None]
+
+
+@dataclass(frozen=True)
+class Program:
+    """What the agent is asked to run.
+
+    Attributes:
+        runtime: "python" to start from the zygote where that can be, "kernel" to run as a cell of
+            a kernel, "job" for the agent's own work, "exec" otherwise.
+        steps: argument vectors, each run if the one before it succeeded.
+        files: name to text, laid at ``/run/mulligan`` for this execution alone.
+        env: added to the VM's environment.
+        cwd: absolute path in the VM.
+        timeout_ms: everything is ended then.
+        output_limit: bytes of each of stdout and stderr that are kept.
+        stdin: what the program reads; None for an empty input.
+        job: with the runtime "job", what the agent itself is to do, as ``guest.jobs`` takes it.
+        kernel: with the runtime "kernel", its name; it is started where it does not run.
+        language: with "kernel", "python", "bash" or "javascript".
+        code: with "kernel", what to run.
+        enter: with "kernel", whether a kernel that runs already goes to ``cwd`` first.
+        disk: what may be written to the VM's disk, as ``guest.quota.Terms`` takes it.
+    """
+
+    runtime: str
+    steps: list[list[str]]
+    files: dict[str, str]
+    env: dict[str, str]
+    cwd: str
+    timeout_ms: int
+    output_limit: int
+    stdin: bytes | None = None
+    job: dict[str, object] | None = None
+    kernel: str | None = None
+    language: str = ""
+    code: str = ""
+    enter: bool = False
+    disk: dict[str, object] | None = None
+
+    def body(self) -> dict[str, object]:
+        """Body of the START frame."""
+        return {
+            "runtime": self.runtime,
+            "steps": self.steps,
+            "files": self.files,
+            "env": self.env,
+            "cwd": self.cwd,
+            "timeout_ms": self.timeout_ms,
+            "output_limit": self.output_limit,
+            "stdin": self.stdin is not None,
+            "job": self.job,
+            "kernel": self.kernel,
+            "language": self.language,
+            "code": self.code,
+            "enter": self.enter,
+            "disk": self.disk,
+        }
+
+
+@dataclass
+class Running:
+    """A program that was started."""
+
+    channel: int
+    program: Program
+    done: asyncio.Future[ProgramResult]
+    on_output: OutputCallback | None
+    failure: Exception | None = None
+    disk: str | None = None
+    output: dict[int, bytearray] = field(
+        default_factory=lambda: {frames.STDOUT: bytearray(), frames.STDERR: bytearray()}
+    )
+
+    def take(self, kind: int, data: bytes) -> None:
+        """Keeps output.
+
+        Raises:
+            FrameError: it is more than the agent was told to send.
+        """
+        if len(self.output[kind]) + len(data) > self.program.output_limit:
+            raise frames.FrameError("more output than it was told to send")
+        self.output[kind] += data
