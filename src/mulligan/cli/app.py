@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from mulligan.cli import approvals, audit, demo, doctor, parse, past, run, serve, session, vm
+from mulligan.cli import approvals, audit, demo, doctor, files, parse, past, run, serve, session, vm
 from mulligan.cli import token as token_commands
 from mulligan.cli.console import fail
 from mulligan.errors import VmExecutionError
@@ -34,6 +34,7 @@ app.command("doctor")(doctor.doctor)
 app.command("demo")(demo.demo)
 app.add_typer(past.snapshots, name="snapshot")
 app.add_typer(vm.app, name="vm")
+app.add_typer(files.app, name="files")
 app.add_typer(approvals.app, name="approvals")
 app.add_typer(token_commands.app, name="token")
 

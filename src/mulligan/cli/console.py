@@ -52,8 +52,10 @@ def fail(error: VmExecutionError) -> NoReturn:
     raise typer.Exit(OWN_FAILURE)
 
 
-def run_async(work: Coroutine[Any, Any, Result]) -> Result:
-    """Runs a command's work; an interrupt cancels it and everything it started."""
+def run_async(
+    work: Coroutine[Any, Any, Result], interrupted: str = "the execution was cancelled"
+) -> Result:
+    """Runs a command's work; an interrupt cancels it and everything it started, and says so."""
     import asyncio
 
     try:
@@ -64,7 +66,7 @@ def run_async(work: Coroutine[Any, Any, Result]) -> Result:
         err.print(f"interrupted, but [red]{escape(printable(str(error)))}[/red]")
         raise typer.Exit(INTERRUPTED) from None
     except KeyboardInterrupt:
-        err.print("interrupted: the execution was cancelled")
+        err.print(f"interrupted: {interrupted}")
         raise typer.Exit(INTERRUPTED) from None
 
 
@@ -131,12 +133,13 @@ class OutputWriter:
             if stream in self._gone:
                 continue
             try:
-                _write(sys.stdout if stream == "stdout" else sys.stderr, data)
+                write_out(sys.stdout if stream == "stdout" else sys.stderr, data)
             except (OSError, ValueError):  # the reader has gone, or the stream was closed
                 self._gone.add(stream)
 
 
-def _write(target: TextIO | None, data: bytes) -> None:
+def write_out(target: TextIO | None, data: bytes) -> None:
+    """Writes a stranger's bytes: as they are into files and pipes, escaped onto a terminal."""
     if target is None:
         return
     if target.isatty():

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
-from typing import Protocol
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import AbstractAsyncContextManager
+from typing import NamedTuple, Protocol
 
 from mulligan.models import (
     Approval,
@@ -12,10 +13,15 @@ from mulligan.models import (
     DiffResponse,
     ExecutionEvent,
     ExecutionStatus,
+    FileChange,
+    FileInfo,
+    FileList,
     ForkRequest,
     ForkResponse,
     HistoryQueryRequest,
     HistoryQueryResponse,
+    MakeDirectoryRequest,
+    MoveFileRequest,
     ParseExecuteRequest,
     ParseExecuteResponse,
     RollbackResponse,
@@ -30,8 +36,50 @@ from mulligan.models import (
 )
 
 
+class FilesBackend(Protocol):
+    """Operations on files; see ``mulligan.engine.files.Files`` for what they mean."""
+
+    async def stat(self, vm_id: str, path: str, *, escaped: bool) -> FileInfo: ...
+
+    async def list(self, vm_id: str, path: str, *, limit: int, escaped: bool) -> FileList: ...
+
+    def read(
+        self, vm_id: str, path: str, offset: int, length: int | None, *, escaped: bool
+    ) -> AbstractAsyncContextManager[Incoming]: ...
+
+    async def write(
+        self,
+        vm_id: str,
+        path: str,
+        content: AsyncIterator[bytes],
+        size: int | None,
+        *,
+        mode: str | None,
+        parents: bool,
+        escaped: bool,
+    ) -> FileInfo: ...
+
+    async def make_directory(self, vm_id: str, request: MakeDirectoryRequest) -> FileInfo: ...
+
+    async def delete(
+        self, vm_id: str, path: str, *, recursive: bool, escaped: bool
+    ) -> FileChange: ...
+
+    async def move(self, vm_id: str, request: MoveFileRequest) -> FileInfo: ...
+
+
+class Incoming(NamedTuple):
+    """A file that is being read: how many bytes will come, and they."""
+
+    size: int
+    chunks: AsyncIterator[bytes]
+
+
 class Backend(Protocol):
     """The operations a client builds its methods from."""
+
+    @property
+    def files(self) -> FilesBackend: ...
 
     async def execute(self, request: VmExecuteRequest) -> VmExecuteResponse: ...
 

@@ -10,6 +10,7 @@ from typing import Self
 from mulligan import settings as settings_module
 from mulligan.client.approvals import Approvals
 from mulligan.client.backends import Backend
+from mulligan.client.files import Files
 from mulligan.errors import ConfigError, ExecutionTimeout, HistoryError, VmNotAvailable
 from mulligan.hooks.approver import Approver
 from mulligan.models import (
@@ -41,7 +42,7 @@ WAIT_STEP_S = 0.1
 DEFAULT_TIMEOUT_S = 30
 
 
-class VmExecutionClient(Approvals):
+class VmExecutionClient(Approvals, Files):
     """Runs code in VMs, through a server or, in direct mode, in this process.
 
     Use as an async context manager, or call ``close``.

@@ -7,6 +7,7 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
 from mulligan.client import embedded
+from mulligan.client.direct_files import DirectFiles
 from mulligan.engine.batch import run_batch
 from mulligan.engine.engine import Engine
 from mulligan.engine.lock import DirectoryLock
@@ -62,6 +63,10 @@ class DirectBackend:
                         lock.release()
                     raise
             return self._engine
+
+    @property
+    def files(self) -> DirectFiles:
+        return DirectFiles(self.open)
 
     async def execute(self, request: VmExecuteRequest) -> VmExecuteResponse:
         return await (await self.open()).execute(request)

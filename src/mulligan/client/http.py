@@ -12,6 +12,7 @@ import httpx
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from mulligan.client import streaming
+from mulligan.client.http_files import HttpFiles
 from mulligan.client.tokens import token_in_force
 from mulligan.errors import (
     ApiError,
@@ -19,6 +20,7 @@ from mulligan.errors import (
     ConnectionFailed,
     ExecutionNotFound,
     ExecutionTimeout,
+    FileError,
     Forbidden,
     HistoryError,
     SnapshotNotFound,
@@ -66,6 +68,7 @@ _ID = re.compile(r"[A-Za-z0-9_-]{1,128}")
 _KINDS: dict[tuple[type[VmExecutionError], int], type[VmExecutionError]] = {
     (HistoryError, ExecutionNotFound.http_status): ExecutionNotFound,
     **{(ApiError, kind.http_status): kind for kind in (Unauthorized, Forbidden, TooManyRequests)},
+    **{(FileError, kind.http_status): kind for kind in FileError.__subclasses__()},
 }
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -93,6 +96,10 @@ class HttpBackend:
             # A proxy from the environment has no business between us and this machine.
             trust_env=urlsplit(self._base_url).hostname not in LOOPBACK,
         )
+
+    @property
+    def files(self) -> HttpFiles:
+        return HttpFiles(self._http, self._send, _file_error_of, self._unreachable)
 
     async def execute(self, request: VmExecuteRequest) -> VmExecuteResponse:
         timeout = self._allowed_s(request) + ANSWER_SLACK_S
@@ -350,6 +357,16 @@ def _stream_error_of(response: httpx.Response) -> VmExecutionError:
         return ApiError(
             f"the server does not stream executions (HTTP {response.status_code})",
             remedy="use a newer one, or execute_code",
+        )
+    return error
+
+
+def _file_error_of(response: httpx.Response) -> VmExecutionError:
+    error = _error_of(response)
+    if isinstance(error, ApiError) and response.status_code == httpx.codes.NOT_FOUND:
+        return ApiError(
+            "the server has no files of VMs (HTTP 404)",
+            remedy="use a newer one, or run a program that reads or writes them",
         )
     return error
 

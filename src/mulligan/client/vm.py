@@ -9,6 +9,7 @@ from datetime import datetime
 from typing import Any, Self
 
 from mulligan.client.client import VmExecutionClient
+from mulligan.client.vm_files import VmFiles
 from mulligan.errors import ConfigError, ConnectionFailed, VmNotAvailable
 from mulligan.hooks.approver import Approver
 from mulligan.models import (
@@ -35,7 +36,7 @@ EXECUTION_PREFIX = "exec-"
 Ran = VmExecuteResponse | CommandHistoryEntry | ExecutionStatus | ExecutionEvent
 
 
-class AsyncVm:
+class AsyncVm(VmFiles):
     """One VM. Use as an async context manager, or call ``close``.
 
     Without a server it runs in this process: VMs on one data directory share one engine, on one

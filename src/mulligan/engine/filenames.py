@@ -128,10 +128,12 @@ def info(record: bytes, path: bytes, *, inside: bool = False) -> FileInfo:
     target = record[filework.NAME.size + length :]
     if size > 2**63 - 1 or len(name) != length or b"/" in name:
         raise FileBroken("the VM told of a file that cannot be")
+    path = path.rstrip(b"/")
     if inside:
-        path = path.rstrip(b"/") + b"/" + name
+        path += b"/" + name
     else:
-        name = path.rstrip(b"/").rpartition(b"/")[2] or b"/"
+        name = path.rpartition(b"/")[2] or b"/"
+    path = path or b"/"
     plain = all(map(is_text, (path, target)))
     text = bytes.decode if plain else escape
     return FileInfo(

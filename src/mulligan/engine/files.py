@@ -330,7 +330,6 @@ def _mode(mode: str | None) -> int | None:
 def _listing(path: bytes, records: list[bytes], more: bool) -> FileList:
     entries = [filenames.info(each, path, inside=True) for each in records]
     entries.sort(key=lambda each: each.name)
-    plain = filenames.is_text(path)
-    return FileList(
-        path=path.decode() if plain else filenames.escape(path), entries=entries, truncated=more
-    )
+    above = path.rstrip(b"/") or b"/"
+    text = above.decode() if filenames.is_text(above) else filenames.escape(above)
+    return FileList(path=text, entries=entries, truncated=more)

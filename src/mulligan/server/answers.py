@@ -86,8 +86,9 @@ async def _on_invalid(_: Request, error: Exception) -> JSONResponse:
 
 def of_invalid(first: Mapping[str, Any]) -> ValidationFailed:
     """One of pydantic's complaints as an error."""
-    where = ".".join(str(part) for part in first["loc"] if part not in ("body", "query", "path"))
-    field = where or "body"
+    first_part, *rest = first["loc"] or ("body",)
+    parts = rest if first_part in ("body", "query", "path") else [first_part, *rest]
+    field = ".".join(map(str, parts)) or "body"
     return ValidationFailed(f"{field}: {first['msg']}", field=field)
 
 

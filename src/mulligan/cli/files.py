@@ -1,0 +1,211 @@
+"""``mulligan files``."""
+
+from __future__ import annotations
+
+import asyncio
+import json as json_module
+import sys
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import aclosing, contextmanager
+from pathlib import Path
+from typing import Annotated, TypeVar
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from mulligan.cli.console import err, out, printable, run_async, size, write_out
+from mulligan.cli.options import DataDirOption, JsonOption, ServerOption
+from mulligan.cli.session import open_session
+from mulligan.client.backends import Backend
+from mulligan.client.files import LISTED, Files, Progress
+from mulligan.models import FileInfo, FileList
+
+app = typer.Typer(help="List, show, fetch, send and remove files.", no_args_is_help=True)
+
+SHOWN_AFTER_S = 1.0
+COLUMNS = ("mode", "size", "changed", "name")
+Result = TypeVar("Result")
+VmArgument = Annotated[str, typer.Argument(metavar="VM", help="A VM's id.")]
+PathArgument = Annotated[
+    str, typer.Argument(metavar="PATH", help="Absolute in the VM, or relative to /workspace.")
+]
+EscapedOption = Annotated[
+    bool, typer.Option("--escaped", help=r"PATH has escapes, as ls writes them: \xff, \\.")
+]
+
+
+class _Files(Files):
+    """The methods of a client over a session's backend."""
+
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
+
+
+def _on_files(
+    server: str | None, data_dir: Path | None, work: Callable[[Files], Awaitable[Result]]
+) -> Result:
+    async def session_work() -> Result:
+        async with open_session(server, data_dir) as session:
+            return await work(_Files(session.backend))
+
+    return run_async(session_work(), "nothing was changed")
+
+
+@contextmanager
+def _progress(text: str) -> Iterator[Progress | None]:
+    """A bar on a terminal, for what takes longer than a second."""
+    if not err.is_terminal:
+        yield None
+        return
+    from rich.progress import BarColumn, DownloadColumn, TransferSpeedColumn
+    from rich.progress import Progress as Bar
+
+    columns = ("{task.description}", BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    bar = Bar(*columns, console=err, transient=True)
+    task = bar.add_task(escape(printable(text)), total=None)
+    began = time.monotonic()
+
+    def show(done: int, total: int | None) -> None:
+        bar.update(task, completed=done, total=total)
+        if not bar.live.is_started and time.monotonic() - began > SHOWN_AFTER_S:
+            bar.start()
+
+    try:
+        yield show
+    finally:
+        bar.stop()
+
+
+@app.command("ls")
+@app.command("list", hidden=True)
+def list_files(
+    vm: VmArgument,
+    path: PathArgument = ".",
+    limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="How many at most.")] = LISTED,
+    escaped: EscapedOption = False,
+    json: JsonOption = False,
+    server: ServerOption = None,
+    data_dir: DataDirOption = None,
+) -> None:
+    """List what is in a directory, by name."""
+
+    async def work(files: Files) -> FileList:
+        return await files.list_files(vm, path, limit=limit, escaped=escaped)
+
+    found = _on_files(server, data_dir, work)
+    if json:
+        out.print(json_module.dumps(found.model_dump(mode="json"), indent=2), markup=False)
+        return
+    table = Table(box=None, pad_edge=False, show_header=False)
+    for _ in COLUMNS:
+        table.add_column(no_wrap=True)
+    for entry in found.entries:
+        table.add_row(*_row(entry))
+    out.print(table if found.entries else "nothing is there")
+    if found.truncated:
+        err.print("there is more; see --limit")
+    if any(entry.escaped for entry in found.entries):
+        err.print("names that are no UTF-8 are escaped; use such a path with --escaped")
+
+
+def _row(entry: FileInfo) -> tuple[str, ...]:
+    kinds = {"directory": "/", "symlink": f" -> {entry.target}", "fifo": "|", "socket": "="}
+    name = escape(printable(entry.name + kinds.get(entry.type, "")))
+    held = size(entry.size) if entry.type == "file" else "-"
+    when = entry.mtime.astimezone().strftime("%Y-%m-%d %H:%M:%S")
+    return entry.mode, held, when, name
+
+
+@app.command("cat")
+def cat(
+    vm: VmArgument,
+    path: PathArgument,
+    escaped: EscapedOption = False,
+    server: ServerOption = None,
+    data_dir: DataDirOption = None,
+) -> None:
+    """Print a file: as it is into files and pipes, escaped onto a terminal."""
+
+    async def work(files: Files) -> None:
+        source = files.stream_file(vm, path, escaped=escaped)
+        async with aclosing(source) as chunks:
+            async for chunk in chunks:
+                await asyncio.to_thread(write_out, sys.stdout, chunk)
+
+    _on_files(server, data_dir, work)
+
+
+@app.command("get")
+def get(
+    vm: VmArgument,
+    path: PathArgument,
+    local: Annotated[
+        Path | None,
+        typer.Argument(metavar="[LOCAL]", help="File here. Default: the same name, here."),
+    ] = None,
+    escaped: EscapedOption = False,
+    server: ServerOption = None,
+    data_dir: DataDirOption = None,
+) -> None:
+    """Fetch a file; what is at LOCAL is replaced when all of it is here."""
+    target = local if local is not None else Path(Path(path).name or "file")
+    if target.is_dir():
+        target /= Path(path).name
+
+    async def work(files: Files) -> int:
+        with _progress(f"fetching {path}") as progress:
+            return await files.download(vm, path, target, escaped=escaped, progress=progress)
+
+    fetched = _on_files(server, data_dir, work)
+    err.print(escape(printable(f"{target}: {size(fetched)}")))
+
+
+@app.command("put")
+def put(
+    vm: VmArgument,
+    local: Annotated[Path, typer.Argument(metavar="LOCAL", help="File here; - for stdin.")],
+    path: PathArgument,
+    mode: Annotated[
+        str | None, typer.Option("--mode", help="Permission bits in octal, such as 0755.")
+    ] = None,
+    parents: Annotated[
+        bool, typer.Option("--parents", "-p", help="Make directories above it.")
+    ] = False,
+    escaped: EscapedOption = False,
+    server: ServerOption = None,
+    data_dir: DataDirOption = None,
+) -> None:
+    """Send a file; it is there whole, or as it was."""
+    source = Path("/dev/stdin") if str(local) == "-" else local
+
+    async def work(files: Files) -> FileInfo:
+        with _progress(f"sending {local}") as progress:
+            return await files.upload(
+                vm, source, path, mode=mode, parents=parents, escaped=escaped, progress=progress
+            )
+
+    sent = _on_files(server, data_dir, work)
+    err.print(escape(printable(f"{sent.path}: {size(sent.size)}")))
+
+
+@app.command("rm")
+@app.command("delete", hidden=True)
+def remove(
+    vm: VmArgument,
+    path: PathArgument,
+    recursive: Annotated[
+        bool, typer.Option("--recursive", "-r", help="A directory with all that is in it.")
+    ] = False,
+    escaped: EscapedOption = False,
+    server: ServerOption = None,
+    data_dir: DataDirOption = None,
+) -> None:
+    """Remove a file, a link or an empty directory."""
+
+    async def work(files: Files) -> None:
+        await files.delete_file(vm, path, recursive=recursive, escaped=escaped)
+
+    _on_files(server, data_dir, work)
+    out.print(escape(printable(f"removed {path}")))
