@@ -6,7 +6,7 @@ import pytest
 from pydantic import ValidationError
 
 from mulligan.errors import ConfigError
-from mulligan.settings import VmType, config_file, default_data_dir, load
+from mulligan.settings import TracingSettings, VmType, config_file, default_data_dir, load
 
 
 @pytest.fixture(autouse=True)
@@ -86,6 +86,7 @@ def test_defaults() -> None:
             "keep_ended_seconds": 600.0,
             "heartbeat_seconds": 15.0,
         },
+        "tracing": TracingSettings().model_dump(),
         "log_level": "info",
     }
     assert settings.data_dir == default_data_dir()

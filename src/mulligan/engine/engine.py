@@ -46,6 +46,7 @@ from mulligan.models import (
     VmPoolResponse,
 )
 from mulligan.settings import Settings
+from mulligan.telemetry import Stage
 
 log = get_logger()
 
@@ -226,6 +227,30 @@ class Engine:
         assert self._executions is not None
         return self._executions
 
+    @property
+    def failure(self) -> str | None:
+        """What is wrong with the work in the background, in one line; None if nothing is."""
+        self._opened()
+        assert self._maintenance is not None
+        return self._maintenance.failure
+
+    async def try_boot(self) -> None:
+        """Boots a VM that nobody asked for, and ends it.
+
+        Raises:
+            VmExecutionError: it did not come up.
+        """
+        self._opened()
+        assert self._maintenance is not None
+        await self._owned(self._maintenance.try_boot())
+
+    @property
+    def history(self) -> HistoryStore:
+        """The rows of executions, snapshots and approvals."""
+        self._opened()
+        assert self._history is not None
+        return self._history
+
     async def settle(self) -> None:
         """Waits until nothing is left to do in the background."""
         if self._maintenance is not None:
@@ -277,9 +302,17 @@ class Engine:
         """
         self._opened()
         assert self._runner is not None
-        with self._allowance.execution(request.agent_id):
-            await self.past.check_stored(request.agent_id)
-            return await self._runner.execute(request, on_output, watcher)
+        with Stage("execution", language=request.language) as stage:
+            with self._allowance.execution(request.agent_id):
+                await self.past.check_stored(request.agent_id)
+                response = await self._runner.execute(request, on_output, watcher)
+            stage.tell(
+                execution_id=response.execution_id,
+                vm_id=response.vm_id,
+                outcome=response.outcome,
+                exit_code=response.exit_code,
+            )
+            return response
 
     # VMs
 

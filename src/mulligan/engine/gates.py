@@ -30,6 +30,7 @@ from mulligan.models.hooks import (
 from mulligan.models.verdicts import Verdict
 from mulligan.policy.dangerous import judge, load_rules
 from mulligan.settings import Settings
+from mulligan.telemetry import staged
 
 SANITIZER = "output_sanitizer"
 
@@ -143,6 +144,7 @@ class Gates:
 
     # Before
 
+    @staged("hooks", when="before")
     async def before(
         self, request: VmExecuteRequest, language: str, vm_id: str, execution_id: str
     ) -> Judged:
@@ -228,6 +230,7 @@ class Gates:
         )
         return taken.id
 
+    @staged("approval")
     async def consult(self, approval_id: str) -> bool:
         """Asks the approver; whether there is an answer. Not for who holds a lock."""
         return await self._permits.consult(approval_id)
@@ -263,6 +266,7 @@ class Gates:
 
     # After
 
+    @staged("hooks", when="after")
     async def after(self, judged: Judged, response: VmExecuteResponse) -> Released:
         """Has every gate judge what an execution printed."""
         request = judged.request

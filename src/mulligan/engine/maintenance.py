@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import functools
 from collections.abc import Callable
 
@@ -24,6 +25,8 @@ log = get_logger()
 
 BOOT_TIMEOUT_S = 30.0
 GATHER_S = 0.2
+NOBODY = ""  # no agent is called so
+STUCK_S = 900.0  # a merge of the largest stacks takes minutes
 
 
 def layers_of(history: HistoryStore, agent_id: str) -> set[str]:
@@ -58,6 +61,7 @@ class Maintenance:
         self._wanted: dict[str, dict[str, str]] = {}
         self._task: asyncio.Task[None] | None = None
         self._merging = asyncio.Lock()
+        self._busy_since: float | None = None  # by the loop's clock: with one agent's layers
         self._closed = False
 
     def look_at(self, agent_id: str, vm_id: str = "", top: str | None = None) -> None:
@@ -73,7 +77,31 @@ class Maintenance:
         if top is not None:
             tops[vm_id] = top
         if self._task is None or self._task.done():
-            self._task = asyncio.create_task(self._work())
+            # In a context of its own: it belongs to nobody's request.
+            self._task = asyncio.create_task(self._work(), context=contextvars.Context())
+
+    @property
+    def failure(self) -> str | None:
+        """What is wrong with the work in the background, in one line; None if nothing is."""
+        task = self._task
+        if task is None or not task.done() or task.cancelled():
+            since = self._busy_since
+            busy_s = asyncio.get_running_loop().time() - since if since is not None else 0.0
+            return f"it has been at one agent for {busy_s:.0f} s" if busy_s > STUCK_S else None
+        error = task.exception()
+        return f"it ended with {type(error).__name__}" if error is not None else None
+
+    async def try_boot(self) -> None:
+        """Boots a VM without a disk, and ends it.
+
+        Raises:
+            VmExecutionError: it did not come up.
+        """
+        vm = self._vm(NOBODY)
+        try:
+            await vm.start()
+        finally:
+            await asyncio.shield(asyncio.create_task(vm.close()))
 
     async def settle(self) -> None:
         """Waits until nothing is left to do."""
@@ -91,6 +119,7 @@ class Maintenance:
         while self._wanted:
             await asyncio.sleep(GATHER_S)  # many snapshots in a row are one piece of work
             agent_id, tops = self._wanted.popitem()
+            self._busy_since = asyncio.get_running_loop().time()
             try:
                 for top in tops.values():
                     await self.flatten(agent_id, top)
@@ -104,6 +133,8 @@ class Maintenance:
                 log.error(  # noqa: TRY400  (where from is no news)
                     "layers_not_tidied", agent_id=agent_id, error=str(error)
                 )
+            finally:
+                self._busy_since = None
 
     async def flatten(self, agent_id: str, top: str) -> None:
         """Merges what is worth it of a stack.

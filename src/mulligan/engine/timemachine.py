@@ -40,6 +40,7 @@ from mulligan.models import (
     SnapshotCreateRequest,
     utc_now,
 )
+from mulligan.telemetry import staged
 
 LOOK_BACK = 1000
 DEEPEST, MOST_RECENT = 64, 256
@@ -76,6 +77,7 @@ class TimeMachine:
 
     # Keeping
 
+    @staged("restore_point")
     async def restore_point(self, vm: Vm, kind: str = RESTORE_POINT) -> Point | None:
         """*Steady.* A snapshot of the present, for an execution that is about to start.
 
@@ -128,6 +130,7 @@ class TimeMachine:
             detail = f"it could not be recorded: {error.detail}"
             raise SnapshotFailed(detail, remedy=error.remedy) from None
 
+    @staged("snapshot")
     async def snapshot(
         self,
         vm: Vm,
@@ -310,6 +313,7 @@ class TimeMachine:
             before = (await self.snapshot(vm, PRE_ROLLBACK)).id
         return await self.go_to(vm, snapshot, layer, before)
 
+    @staged("rollback")
     async def go_to(
         self, vm: Vm, snapshot: Snapshot, layer: str | None, before: str | None = None
     ) -> RollbackResponse:

@@ -13,6 +13,7 @@ from mulligan.drivers.interface import BootSpec, Driver, Machine
 from mulligan.engine.connection import AgentConnection
 from mulligan.engine.kernels import Kernels
 from mulligan.engine.program import OutputCallback, Program, Running
+from mulligan.engine.queues import queued
 from mulligan.engine.quota import Bounds, bounded, check_room, note_sizes
 from mulligan.engine.replies import ProgramResult
 from mulligan.engine.store import VmRecord, VmState, VmStore, new_id
@@ -23,6 +24,7 @@ from mulligan.layers.stacks import DamagedLayer
 from mulligan.layers.store import LayerStore
 from mulligan.log import get_logger
 from mulligan.models import VmInstance, utc_now
+from mulligan.telemetry import Stage, staged
 
 log = get_logger()
 
@@ -168,7 +170,7 @@ class Vm:
         """A kernel's cells run one after the other, each from the state the one before it left."""
         if kernel is None:
             return nullcontext()
-        return self._turns.setdefault(kernel, asyncio.Lock())
+        return queued(self._turns.setdefault(kernel, asyncio.Lock()), "kernel_queue")
 
     async def _run(
         self,
@@ -190,7 +192,8 @@ class Vm:
                 connection, running = task.result()
                 await connection.end([running])
             raise
-        result = await connection.finish(running)
+        with Stage("run"):
+            result = await connection.finish(running)
         self.writing.ended(program, result, alone=self._alone())
         self.filled = result.disk is not None
         await note_sizes(self, running.program, connection.counted)
@@ -214,7 +217,7 @@ class Vm:
         wanted: asyncio.Event,
     ) -> tuple[AgentConnection, Running]:
         """Boots, prepares and starts, unless it is no longer wanted by then."""
-        async with self._lock:
+        async with queued(self._lock):
             if self.bounds is not None:
                 check_room(self.bounds)
             connection = await self.up()
@@ -306,6 +309,7 @@ class Vm:
                 self._booting = False
         return self._connection
 
+    @staged("boot")
     async def _boot(self) -> AgentConnection:
         if self._endings:  # what is left of it may still write to its disk
             await asyncio.wait(self._endings)

@@ -196,6 +196,12 @@ class ApprovalStore:
         with self._database().read() as connection:
             return self._found(connection, approval_id, agent_id)
 
+    def count_waiting(self) -> int:
+        """How many questions wait for an answer."""
+        with self._database().read() as connection:
+            waiting = select(func.count()).select_from(approvals).where(self._is(PENDING))
+            return connection.execute(waiting).scalar_one()
+
     def list(
         self,
         state: str | None = None,

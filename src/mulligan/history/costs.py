@@ -1,11 +1,13 @@
-"""What the history knows of disk: which layers snapshots need, and what executions changed."""
+"""What the history knows of itself and of disk: layers snapshots need, what executions changed."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 
-from mulligan.history import rows, snapshots
+from sqlalchemy import func, select, text
+
+from mulligan.history import rows, schema, snapshots
 from mulligan.history.database import Database
 
 
@@ -28,3 +30,20 @@ class Costs(ABC):
         """(VM, snapshot, its layer) of all snapshots of an agent's VMs."""
         with self._snapshots().read() as connection:
             return snapshots.layers_of_agent(connection, agent_id)
+
+    def count_snapshots(self) -> int:
+        """How many snapshots there are."""
+        with self._snapshots().read() as connection:
+            return connection.execute(
+                select(func.count()).select_from(schema.snapshots)
+            ).scalar_one()
+
+    def check_writable(self) -> None:
+        """Writes what is there already.
+
+        Raises:
+            HistoryError: the database does not take it.
+        """
+        with self._snapshots().write() as connection:
+            table = schema.VERSION_TABLE
+            connection.execute(text(f"UPDATE {table} SET version_num = version_num"))  # noqa: S608

@@ -66,9 +66,12 @@ class TreeSizes:
 
     def get(self, agent_id: str, tree: str) -> int | None:
         """The bytes of an agent's tree, given by its path in the family; None: not counted."""
+        return self._get(family_of(agent_id), tree)
+
+    def _get(self, family: str, tree: str) -> int | None:
         layer, _, name = tree.partition("/")
         with self._lock:
-            return self._known.get((family_of(agent_id), layer), {}).get(name)
+            return self._known.get((family, layer), {}).get(name)
 
     def note(self, agent_id: str, tree: str, size: int) -> None:
         """Takes what a tree was found to take; ``write`` keeps it."""
@@ -100,9 +103,13 @@ class TreeSizes:
         Returns:
             Bytes by path; None for a tree that was not counted yet.
         """
+        return self.shares_in(family_of(agent_id), trees)
+
+    def shares_in(self, family: str, trees: Iterable[Tree]) -> dict[str, int | None]:
+        """``shares`` for trees of a family."""
         found: dict[str, int | None] = {}
         for tree in sorted(trees, key=lambda each: len(each.parts)):
-            size = self.get(agent_id, tree.path)
+            size = self._get(family, tree.path)
             shared = sum(found.get(part) or 0 for part in tree.parts)
             found[tree.path] = None if size is None else max(0, size - shared)
         return found

@@ -134,6 +134,21 @@ class Stacks:
             below = record.parent if record else None
         return parts
 
+    def totals(self) -> tuple[int, int]:
+        """How many layers there are, and the bytes of their trees, as far as they were counted."""
+        trees: dict[str, list[Tree]] = {}
+        with self._lock:
+            for (family, layer), record in self._layers.items():
+                merged = self._merged.get((family, layer))
+                if merged is None and record.retired:
+                    continue
+                path = f"{layer}/{merged.directory if merged else TREE}"
+                parts = tuple(self._parts(family, layer, path))
+                trees.setdefault(family, []).append(Tree(path, parts))
+        shares = [self.sizes.shares_in(family, each) for family, each in trees.items()]
+        known = sum(size or 0 for share in shares for size in share.values())
+        return sum(map(len, trees.values())), known
+
     def written_by(self, agent_id: str) -> dict[str, str]:
         """For layers that are there and that one execution wrote: its id, and the layer's tree."""
         family = family_of(agent_id)

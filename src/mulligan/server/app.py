@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AbstractContextManager, asynccontextmanager
-from typing import Any
 
 from fastapi import FastAPI, Response
 from fastapi.middleware.cors import CORSMiddleware
@@ -19,7 +19,17 @@ from mulligan.models import (
     VmExecuteRequest,
     VmExecuteResponse,
 )
-from mulligan.server import answers, approvals, directories, executions, files, past, vms
+from mulligan.server import (
+    answers,
+    approvals,
+    directories,
+    executions,
+    files,
+    past,
+    tracing,
+    vms,
+    watching,
+)
 from mulligan.server.access import CallerDependency
 from mulligan.server.audit import Audit
 from mulligan.server.audit_log import AuditLog
@@ -28,7 +38,9 @@ from mulligan.server.engines import EngineDependency
 from mulligan.server.limits import BodyLimit, LocalOnly, TooLarge, refusal
 from mulligan.server.rates import RateLimit
 from mulligan.server.request_ids import RequestIds
+from mulligan.server.watching import Watch, Watching
 from mulligan.settings import Settings, is_loopback
+from mulligan.telemetry import told_to
 from mulligan.version import __version__
 
 JSON = "application/json"
@@ -36,19 +48,28 @@ CORS_HEADERS = ["Authorization", "Idempotency-Key", "Last-Event-ID", "X-Request-
 CORS_ANSWERS = ["Content-Range", "ETag", "Retry-After", "X-Execution-Id", "X-Request-Id"]
 
 
-def create_app(settings: Settings, lock: DirectoryLock | None = None) -> FastAPI:
+def create_app(
+    settings: Settings, lock: DirectoryLock | None = None, traces: tracing.Tracing | None = None
+) -> FastAPI:
     """The application; its engine opens and closes with it.
 
     Args:
         settings: see ``mulligan.settings``.
         lock: of the data directory, if the caller has it already.
+        traces: in place of those the settings ask for; closed with the application.
+
+    Raises:
+        ConfigError: the settings ask for what is not installed.
     """
+    watch = Watch(traces or tracing.of_settings(settings.tracing))
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         engine = Engine(settings, lock)
+        watch.serves(engine)
         try:
-            await engine.open()
+            with told_to(watch.sink):
+                await engine.open()
         except VmExecutionError as error:
             app.state.failure = error  # for whoever started the server to tell
             raise
@@ -64,7 +85,10 @@ def create_app(settings: Settings, lock: DirectoryLock | None = None) -> FastAPI
             app.state.failure = error
             raise
         finally:
+            await watch.close()
             await engine.close()
+            if watch.tracing is not None:
+                await asyncio.to_thread(watch.tracing.close)
 
     app = FastAPI(
         title="Mulligan",
@@ -76,7 +100,7 @@ def create_app(settings: Settings, lock: DirectoryLock | None = None) -> FastAPI
     )
     answers.install(app)
     app.add_exception_handler(TooLarge, lambda *_: refusal(settings.max_request_bytes))
-    _guard(app, settings)
+    _guard(app, settings, watch)
     _add_routes(app)
     vms.add_routes(app)
     executions.add_routes(app)
@@ -84,6 +108,7 @@ def create_app(settings: Settings, lock: DirectoryLock | None = None) -> FastAPI
     past.add_routes(app)
     files.add_routes(app)
     directories.add_routes(app)
+    watching.add_routes(app, watch)
     return app
 
 
@@ -93,7 +118,7 @@ def _tokens(settings: Settings) -> AbstractContextManager[TokenStore]:
     )
 
 
-def _guard(app: FastAPI, settings: Settings) -> None:
+def _guard(app: FastAPI, settings: Settings, watch: Watch) -> None:
     """What a request goes through on its way to a route; the last one added is the first."""
     app.add_middleware(BodyLimit, most=settings.max_request_bytes, spared=files.is_upload)
     app.add_middleware(RateLimit, limits=settings.limits)
@@ -117,23 +142,12 @@ def _guard(app: FastAPI, settings: Settings) -> None:
         log = AuditLog(settings.data_dir, file_mb=audit.file_mb, files=audit.files)
         app.state.audit = log
         app.add_middleware(Audit, log=log)
+        watch.audit = log
+    app.add_middleware(Watching, watch=watch)
     app.add_middleware(RequestIds)
 
 
 def _add_routes(app: FastAPI) -> None:
-    @app.get("/health", summary="Whether the server is well")
-    async def health(engine: EngineDependency) -> dict[str, Any]:
-        """`status` is "degraded" where `problems` names what does not work; needs no token."""
-        audit: AuditLog | None = getattr(app.state, "audit", None)
-        failure = audit.failure if audit is not None else None
-        problems = [f"the audit log cannot be written: {failure}"] if failure else []
-        return {
-            "status": "degraded" if problems else "ok",
-            "version": __version__,
-            "languages": engine.languages(),
-            "problems": problems,
-        }
-
     @app.post(
         "/api/llm/execute",
         response_model=VmExecuteResponse,

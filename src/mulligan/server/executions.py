@@ -27,6 +27,7 @@ from mulligan.models import (
 from mulligan.server.access import Caller, CallerDependency
 from mulligan.server.answers import of_invalid
 from mulligan.server.engines import EngineDependency
+from mulligan.telemetry import Stage
 
 PIECE = 64 * 1024  # of an event, so that a slow reader has no more of it in memory
 LAST_WORDS_S = 8.0  # for the end of executions to reach their listeners when the server stops
@@ -234,17 +235,19 @@ def _answer(
 
 
 async def _frames(execution_id: str, source: AsyncGenerator[Event, None]) -> AsyncIterator[bytes]:
-    async with aclosing(source) as events:
-        async for event in events:
-            if event.kind == "idle":
-                yield b": still there\n"  # no empty line: some clients would take it for an event
-                continue
-            head = f"id: {event.number}\nevent: {event.kind}\ndata: ".encode()
-            body = memoryview(event.body or _body(execution_id, event))
-            yield head + body[:PIECE]
-            for start in range(PIECE, len(body), PIECE):
-                yield bytes(body[start : start + PIECE])
-            yield b"\n\n"
+    with Stage("stream"):
+        async with aclosing(source) as events:
+            async for event in events:
+                if event.kind == "idle":
+                    # No empty line: some clients would take it for an event.
+                    yield b": still there\n"
+                    continue
+                head = f"id: {event.number}\nevent: {event.kind}\ndata: ".encode()
+                body = memoryview(event.body or _body(execution_id, event))
+                yield head + body[:PIECE]
+                for start in range(PIECE, len(body), PIECE):
+                    yield bytes(body[start : start + PIECE])
+                yield b"\n\n"
 
 
 def _body(execution_id: str, event: Event) -> bytes:

@@ -10,6 +10,7 @@ from mulligan.settings.sections import (
     VmType,
 )
 from mulligan.settings.settings import Settings, config_file, default_data_dir, load
+from mulligan.settings.tracing import TracingSettings
 
 __all__ = [
     "AnswerSettings",
@@ -22,6 +23,7 @@ __all__ = [
     "LimitSettings",
     "Settings",
     "StreamSettings",
+    "TracingSettings",
     "VmType",
     "config_file",
     "default_data_dir",

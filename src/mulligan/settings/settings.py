@@ -32,6 +32,7 @@ from mulligan.settings.sections import (
     StreamSettings,
     VmType,
 )
+from mulligan.settings.tracing import TracingSettings
 
 
 def default_data_dir() -> Path:
@@ -93,6 +94,7 @@ class Settings(BaseSettings):
     allowed_hosts: list[str] = Field(default_factory=list)
     cors_origins: list[str] = Field(default_factory=list)
     files: FileSettings = Field(default_factory=FileSettings)
+    tracing: TracingSettings = Field(default_factory=TracingSettings)
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
     @field_validator("data_dir")
