@@ -102,12 +102,8 @@ def create_app(
     app.add_exception_handler(TooLarge, lambda *_: refusal(settings.max_request_bytes))
     _guard(app, settings, watch)
     _add_routes(app)
-    vms.add_routes(app)
-    executions.add_routes(app)
-    approvals.add_routes(app)
-    past.add_routes(app)
-    files.add_routes(app)
-    directories.add_routes(app)
+    for module in (vms, executions, approvals, past, files, directories):
+        module.add_routes(app)
     watching.add_routes(app, watch)
     return app
 
