@@ -82,8 +82,15 @@ class VmStore:
         self._owner = owner
         self._durable = durable
         self._states: dict[str, VmState] = {}
+        self._spare: dict[str, int] = {}  # generations that are made already, and empty
         self._writing = threading.Lock()
+        self._making = threading.Lock()
         make_directory(directory)
+
+    @property
+    def quick(self) -> bool:
+        """Whether its changes are a few system calls that wait for no disk."""
+        return not self._durable
 
     def load(self, layers: LayerStore) -> tuple[list[StoredVm], list[str]]:
         """All VMs, oldest first, and a line for each directory that could not be read.
@@ -168,14 +175,23 @@ class VmStore:
                 self._states[vm_id] = state
 
     def settle(self, vm_id: str, generation: int) -> None:
-        """Tidies up behind ``follow``: writes the VM's state and removes a generation it left.
+        """Tidies up behind ``follow``, and makes the next generation before it is wanted.
+
+        The VM's state is written, and a generation it left removed.
 
         Raises:
             OSError: it could not be done; the next start does it.
         """
         with self._writing:
-            self._write_state(vm_id, self._states[vm_id])
+            state = self._states[vm_id]
+            self._write_state(vm_id, state)
         self.discard_generation(vm_id, generation)
+        with self._making:
+            spare = state.generation + 1
+            path = self.disk(vm_id) / str(spare)
+            if not path.exists():  # else the VM is about to go there, or has been
+                self._make_generation(path)
+                self._spare[vm_id] = spare
 
     def _write_state(self, vm_id: str, state: VmState) -> None:
         path = self._directory / vm_id / "state.json"
@@ -203,16 +219,20 @@ class VmStore:
             like: an upper whose mode the root directory of the VM's programs keeps.
         """
         path = self.disk(vm_id) / str(generation)
-        if path.exists():
-            remove_tree(path)
-        self._make_generation(path, like)
+        with self._making:
+            if self._spare.pop(vm_id, None) == generation:
+                (path / "upper").chmod(_mode(like))
+                return
+            if path.exists():
+                remove_tree(path)
+            self._make_generation(path, like)
 
     def _make_generation(self, path: Path, like: Path | None = None) -> None:
         for each in (path, path / "upper", path / "work"):
             each.mkdir(mode=0o700)
             self._give(each)
         # The root directory of the VM's programs takes its mode from here.
-        (path / "upper").chmod(stat.S_IMODE(like.stat().st_mode) if like else 0o755)
+        (path / "upper").chmod(_mode(like))
 
     def renew_work(self, vm_id: str, generation: int) -> None:
         """Gives a generation an empty scratch directory: overlayfs takes none it had before."""
@@ -242,6 +262,7 @@ class VmStore:
         """Removes a VM and everything it wrote; it is gone for good once this has begun."""
         with self._writing:
             self._states.pop(vm_id, None)
+            self._spare.pop(vm_id, None)
         gone = self._directory / f"{GONE}{vm_id}"
         (self._directory / vm_id).rename(gone)
         remove_tree(gone)
@@ -249,6 +270,10 @@ class VmStore:
     def _give(self, path: Path) -> None:
         if os.geteuid() == 0:
             os.chown(path, *self._owner)
+
+
+def _mode(like: Path | None) -> int:
+    return stat.S_IMODE(like.stat().st_mode) if like else 0o755
 
 
 def layer_name(vm_id: str, generation: int) -> str:
