@@ -134,7 +134,7 @@ def test_routes_that_are_none(http: httpx.Client) -> None:
 )
 def test_web_pages_are_refused(http: httpx.Client, headers: dict[str, str]) -> None:
     response = http.post("/api/vms", json={"agent_id": "a"}, headers=headers)
-    check_error(response, 403, "ApiError", "Host")
+    check_error(response, 403, "ApiError", *headers)
     check_alive(http)
 
 

@@ -6,7 +6,14 @@ import pytest
 from pydantic import ValidationError
 
 from mulligan.errors import ConfigError
-from mulligan.settings import TracingSettings, VmType, config_file, default_data_dir, load
+from mulligan.settings import (
+    TracingSettings,
+    VmType,
+    config_file,
+    default_data_dir,
+    is_loopback,
+    load,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -32,63 +39,75 @@ def write(home: Path, monkeypatch: pytest.MonkeyPatch):
     return _write
 
 
+DEFAULTS = {
+    "host": "127.0.0.1",
+    "port": 8080,
+    "allowed_languages": ["python", "javascript", "bash", "rust"],
+    "max_code_length": 10000,
+    "execution_timeout_ms": 30000,
+    "max_timeout_seconds": 3600,
+    "auto_provision": True,
+    "default_vm_type": "focal-optimized",
+    "vm_types": {"focal-optimized": {"driver": "bubblewrap", "image": "host", "disk_mb": 10240}},
+    "output_limit_bytes": 1024**2,
+    "max_request_bytes": 16 * 1024**2,
+    "boot_timeout_seconds": 20.0,
+    "guest_uid": 61000,
+    "guest_gid": 61000,
+    "min_free_mb": 512,
+    "durability": "process",
+    "database_url": None,
+    "history": {
+        "enabled": True,
+        "snapshot_on_execution": False,
+        "snapshot_on_failure": True,
+        "auto_rollback_on_failure": False,
+        "max_history_entries": 100,
+        "persist_history": True,
+        "integration_mode": "http",
+    },
+    "hooks": {
+        "enabled": True,
+        "order": None,
+        "timeout_ms": 5000,
+        "max_rounds": 5,
+        "commands": {},
+        "dangerous": {},
+        "sanitizer": "redact",
+    },
+    "approvals": {
+        "mode": "ask",
+        "expires_after_seconds": 3600,
+        "use_within_seconds": 3600,
+    },
+    "secrets": {},
+    "answers": {"stop_on_failure": True},
+    "streams": {
+        "buffer_bytes": 4 * 1024**2,
+        "keep_ended": 256,
+        "keep_ended_bytes": 64 * 1024**2,
+        "keep_ended_seconds": 600.0,
+        "heartbeat_seconds": 15.0,
+    },
+    "limits": {
+        "running_executions": 256,
+        "vms": 4096,
+        "stored_mb": 0,
+        "requests_per_second": 0.0,
+        "request_burst": 100,
+        "admin_requests_per_second": 0.0,
+    },
+    "audit": {"enabled": True, "file_mb": 64, "files": 16},
+    "allowed_hosts": [],
+    "cors_origins": [],
+    "tracing": TracingSettings().model_dump(),
+    "log_level": "info",
+}
+
+
 def test_defaults() -> None:
     settings = load()
-    assert settings.model_dump(exclude={"data_dir"}) == {
-        "host": "127.0.0.1",
-        "port": 8080,
-        "allowed_languages": ["python", "javascript", "bash", "rust"],
-        "max_code_length": 10000,
-        "execution_timeout_ms": 30000,
-        "max_timeout_seconds": 3600,
-        "auto_provision": True,
-        "default_vm_type": "focal-optimized",
-        "vm_types": {
-            "focal-optimized": {"driver": "bubblewrap", "image": "host", "disk_mb": 10240}
-        },
-        "output_limit_bytes": 1024**2,
-        "max_request_bytes": 16 * 1024**2,
-        "boot_timeout_seconds": 20.0,
-        "guest_uid": 61000,
-        "guest_gid": 61000,
-        "min_free_mb": 512,
-        "durability": "process",
-        "database_url": None,
-        "history": {
-            "enabled": True,
-            "snapshot_on_execution": False,
-            "snapshot_on_failure": True,
-            "auto_rollback_on_failure": False,
-            "max_history_entries": 100,
-            "persist_history": True,
-            "integration_mode": "http",
-        },
-        "hooks": {
-            "enabled": True,
-            "order": None,
-            "timeout_ms": 5000,
-            "max_rounds": 5,
-            "commands": {},
-            "dangerous": {},
-            "sanitizer": "redact",
-        },
-        "approvals": {
-            "mode": "ask",
-            "expires_after_seconds": 3600,
-            "use_within_seconds": 3600,
-        },
-        "secrets": {},
-        "answers": {"stop_on_failure": True},
-        "streams": {
-            "buffer_bytes": 4 * 1024**2,
-            "keep_ended": 256,
-            "keep_ended_bytes": 64 * 1024**2,
-            "keep_ended_seconds": 600.0,
-            "heartbeat_seconds": 15.0,
-        },
-        "tracing": TracingSettings().model_dump(),
-        "log_level": "info",
-    }
+    assert settings.model_dump(exclude={"data_dir"}) == DEFAULTS
     assert settings.data_dir == default_data_dir()
     with pytest.raises(ValidationError, match="frozen"):
         settings.port = 1
@@ -333,3 +352,22 @@ def test_hooks_and_approvals_that_are_wrong(write, text: str, field: str) -> Non
     with pytest.raises(ConfigError, match=f"setting {field}") as caught:
         load()
     assert caught.value.field == field
+
+
+@pytest.mark.parametrize(
+    "origin", ["*", "null", "", "app.example.org", "https://a.example/", "ftp://a", "https://*/x"]
+)
+def test_what_is_no_origin_is_refused(origin: str) -> None:
+    with pytest.raises(ConfigError, match="is no origin"):
+        load(cors_origins=[origin])
+
+
+@pytest.mark.parametrize(
+    ("host", "expected"),
+    [
+        *((host, True) for host in ("127.0.0.1", "127.8.9.1", "::1", "localhost")),
+        *((host, False) for host in ("0.0.0.0", "::", "", "192.0.2.1", "localhost.example")),
+    ],
+)
+def test_which_addresses_only_this_machine_reaches(host: str, expected: bool) -> None:
+    assert is_loopback(host) is expected
