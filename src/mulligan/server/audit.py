@@ -18,7 +18,7 @@ UNWRITTEN = frozenset({"/health"})
 FAULT = 500
 SWITCHING = 101
 FORBIDDEN = 403
-_MORE_IDS = frozenset({"from", "to", "approval", "kernel"})
+IDS = frozenset({"agent_id", "vm_id", "execution_id", "snapshot_id", "approval_id", "from", "to"})
 
 
 class Audit:
@@ -69,7 +69,7 @@ def _entry(scope: Scope, status: int | None) -> dict[str, Any]:
     caller: Caller | None = scope.get(SCOPE_KEY)
     route, params = _route(scope)
     client = scope.get("client")
-    ids: dict[str, Any] = {k: str(v)[:MOST_ID] for k, v in params.items() if _is_id(k)}
+    ids: dict[str, Any] = {k: str(v)[:MOST_ID] for k, v in params.items() if k.endswith("_id")}
     ids |= _of_query(scope["query_string"])
     ids |= caller.noted if caller is not None else {}
     return {
@@ -103,8 +103,4 @@ def _of_query(query: bytes) -> dict[str, str]:
         pairs = parse_qsl(query[:MOST_QUERY].decode("latin-1"), max_num_fields=100)
     except ValueError:
         return {}
-    return {name: value[:MOST_ID] for name, value in pairs if _is_id(name) and len(name) <= MOST_ID}
-
-
-def _is_id(name: str) -> bool:
-    return name.endswith("_id") or name in _MORE_IDS
+    return {name: value[:MOST_ID] for name, value in pairs if name in IDS}
