@@ -11,6 +11,9 @@ from typing import Any
 import httpx
 import pytest
 
+from mulligan import SyncVmExecutionClient, VmExecutionConfig
+from mulligan.errors import ApprovalRequired, Forbidden, Unauthorized
+from mulligan.models import VmExecuteRequest
 from support import host
 from support.access import client_of, make_token, wait_for_status
 from support.server import Server, clean_environment, command
@@ -147,6 +150,30 @@ def test_commands_show_their_token(
     done = mulligan(server.data_dir, *listing, MULLIGAN_TOKEN="mlg_nonsense")
     assert "this token is not good here" in done.stderr
     assert "mlg_nonsense" not in done.stderr
+
+
+def test_clients_say_what_it_was(
+    guarded: tuple[Server, dict[str, Any], dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server, admin, agent = guarded
+    config = VmExecutionConfig(api_base_url=server.url)
+
+    def approvals(token: str | None) -> SyncVmExecutionClient:
+        return SyncVmExecutionClient(config, auth_token=token)
+
+    with approvals(None) as client, pytest.raises(Unauthorized, match="a token is needed"):
+        client.list_approvals()
+    monkeypatch.setenv("MULLIGAN_TOKEN", admin["token"])
+    with approvals(None) as client:
+        client.list_approvals()
+    with approvals("") as client, pytest.raises(Unauthorized, match="a token is needed"):
+        client.list_approvals()
+    run = VmExecuteRequest(agent_id="a", language="bash", code="git clean -fd")
+    with approvals(agent["token"]) as client:
+        with pytest.raises(ApprovalRequired) as asked:
+            client.execute_code(run)
+        with pytest.raises(Forbidden, match="for administrators"):
+            client.answer_approval(asked.value.approval_id, approve=True)
 
 
 def test_the_seeds_client_names_no_agent(agent: httpx.Client, admin: httpx.Client) -> None:

@@ -16,6 +16,7 @@ from sqlalchemy import create_engine  # noqa: E402
 from mulligan.errors import ConfigError, HistoryError  # noqa: E402
 from mulligan.history import HistoryStore, schema  # noqa: E402
 from mulligan.history.approvals import open_approvals  # noqa: E402
+from mulligan.history.tokens import open_tokens  # noqa: E402
 from support.approvals import ApprovalSuite, Opener  # noqa: E402
 from support.history import INLINE, HistorySuite, ended, entry, ids, run  # noqa: E402
 from support.postgres import Postgres, server  # noqa: E402
@@ -126,3 +127,17 @@ def test_a_read_only_database(postgres: Postgres, tmp_path: Path) -> None:
     postgres.execute("ALTER DATABASE frozen SET default_transaction_read_only = on")
     with pytest.raises(HistoryError, match="takes no changes"):
         HistoryStore(tmp_path, url=url).open()
+
+
+def test_tokens(postgres: Postgres, tmp_path: Path) -> None:
+    url = postgres.database("tokens")
+    with open_tokens(tmp_path / "one", url=url) as store:
+        made = [store.create("a", name="note")[0], store.create(None)[0]]
+        assert store.list() == made
+        assert store.revoke(made[0].id)
+    with open_tokens(tmp_path / "other", url=url) as store:
+        assert [each.state(made[0].created_at) for each in store.list()] == ["revoked", "good"]
+        store.used({made[1].id: made[0].created_at})
+        assert store.list()[1].last_used_at == made[0].created_at
+        assert store.forget(made[0].id)
+        assert not store.forget(made[1].id)
