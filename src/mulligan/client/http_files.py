@@ -2,67 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Protocol, TypeVar
 
 import httpx
-from pydantic import BaseModel, ValidationError
 
 from mulligan.client.backends import Incoming
-from mulligan.errors import ApiError, ConnectionFailed, FileError, VmExecutionError, VmNotAvailable
+from mulligan.client.transport import CONNECT_S, Transport
+from mulligan.errors import ApiError, FileError, VmNotAvailable
 from mulligan.models import FileChange, FileInfo, FileList, MakeDirectoryRequest, MoveFileRequest
 
 CHUNK = 256 * 1024
 ANSWER_S = 30.0
 TREE_S = 660.0  # a server removes and copies trees for up to ten minutes
 SILENCE_S = 180.0  # it breaks off what makes no way before
-Model = TypeVar("Model", bound=BaseModel)
-
-
-class Sender(Protocol):
-    """Sends a request; an answer that is an error is raised as one."""
-
-    async def __call__(
-        self,
-        method: str,
-        path: str,
-        body: BaseModel | None = None,
-        *,
-        params: dict[str, str] | None = None,
-        timeout: float | None = ANSWER_S,
-    ) -> httpx.Response: ...
 
 
 class HttpFiles:
     """See ``FilesBackend``.
 
     Args:
-        http: connections to the server.
-        send: see ``Sender``.
-        error_of: the error an answer carries.
-        unreachable: the error for a connection that failed.
+        transport: to the server.
     """
 
-    def __init__(
-        self,
-        http: httpx.AsyncClient,
-        send: Sender,
-        error_of: Callable[[httpx.Response], VmExecutionError],
-        unreachable: Callable[[httpx.HTTPError], ConnectionFailed],
-    ) -> None:
-        self._http = http
-        self._send = send
-        self._error_of = error_of
-        self._unreachable = unreachable
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
+        self._http = transport.http
+        self._send = transport.send
+        self._parse = transport.parse
 
     async def stat(self, vm_id: str, path: str, *, escaped: bool) -> FileInfo:
         params = _params(path, escaped=escaped)
-        return _parse(FileInfo, await self._send("GET", f"{_of(vm_id)}/stat", params=params))
+        return self._parse(FileInfo, await self._send("GET", f"{_of(vm_id)}/stat", params=params))
 
     async def list(self, vm_id: str, path: str, *, limit: int, escaped: bool) -> FileList:
         params = _params(path, escaped=escaped) | {"limit": str(limit)}
-        return _parse(FileList, await self._send("GET", f"{_of(vm_id)}/list", params=params))
+        return self._parse(FileList, await self._send("GET", f"{_of(vm_id)}/list", params=params))
 
     @asynccontextmanager
     async def read(
@@ -80,7 +55,7 @@ class HttpFiles:
             _of(vm_id),
             params=_params(path, escaped=escaped),
             headers=headers,
-            timeout=httpx.Timeout(ANSWER_S, read=SILENCE_S),
+            timeout=httpx.Timeout(ANSWER_S, connect=CONNECT_S, read=SILENCE_S),
         )
         try:
             async with opened as response:
@@ -89,7 +64,7 @@ class HttpFiles:
                     return
                 if not response.is_success:
                     await response.aread()
-                    raise self._error_of(response)
+                    raise await self._transport.error_of(response)
                 wanted = httpx.codes.PARTIAL_CONTENT if "Range" in headers else httpx.codes.OK
                 if response.status_code != wanted:
                     raise ApiError("the server sent another part of the file than was asked for")
@@ -99,7 +74,7 @@ class HttpFiles:
                 size = int(response.headers.get("content-length", "0"))
                 yield Incoming(size, response.aiter_raw(CHUNK))
         except httpx.HTTPError as error:
-            raise self._unreachable(error) from None
+            raise self._transport.lost(error, "GET") from None
 
     async def write(
         self,
@@ -126,25 +101,25 @@ class HttpFiles:
                 params=params,
                 content=content,
                 headers=headers,
-                timeout=httpx.Timeout(ANSWER_S, read=SILENCE_S, write=SILENCE_S),
+                timeout=httpx.Timeout(ANSWER_S, connect=CONNECT_S, read=SILENCE_S, write=SILENCE_S),
             )
         except httpx.HTTPError as error:
-            raise self._unreachable(error) from None
+            raise self._transport.lost(error, "PUT") from None
         if not response.is_success:
-            raise self._error_of(response)
-        return _parse(FileInfo, response)
+            raise await self._transport.error_of(response)
+        return self._parse(FileInfo, response)
 
     async def make_directory(self, vm_id: str, request: MakeDirectoryRequest) -> FileInfo:
-        return _parse(FileInfo, await self._send("POST", f"{_of(vm_id)}/mkdir", request))
+        return self._parse(FileInfo, await self._send("POST", f"{_of(vm_id)}/mkdir", request))
 
     async def delete(self, vm_id: str, path: str, *, recursive: bool, escaped: bool) -> FileChange:
         params = _params(path, escaped=escaped) | ({"recursive": "true"} if recursive else {})
         response = await self._send("DELETE", _of(vm_id), params=params, timeout=TREE_S)
-        return _parse(FileChange, response)
+        return self._parse(FileChange, response)
 
     async def move(self, vm_id: str, request: MoveFileRequest) -> FileInfo:
         response = await self._send("POST", f"{_of(vm_id)}/move", request, timeout=TREE_S)
-        return _parse(FileInfo, response)
+        return self._parse(FileInfo, response)
 
 
 async def _nothing() -> AsyncIterator[bytes]:
@@ -174,12 +149,3 @@ def _params(path: str, *, escaped: bool) -> dict[str, str]:
                 remedy="send its escaped form, with escaped=True",
             ) from None
     return {"path": path} | ({"escaped": "true"} if escaped else {})
-
-
-def _parse(model: type[Model], response: httpx.Response) -> Model:
-    try:
-        return model.model_validate_json(response.content)
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise ApiError(f"Failed to parse response: {where}: {first['msg']}") from None

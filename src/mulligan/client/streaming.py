@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, aclosing
 
 import httpx
@@ -37,7 +37,7 @@ class Listener:
     def __init__(
         self,
         open_: Open,
-        error_of: Callable[[httpx.Response], VmExecutionError],
+        error_of: Callable[[httpx.Response], Awaitable[VmExecutionError]],
         execution_id: str | None,
         after: int,
     ) -> None:
@@ -80,7 +80,7 @@ class Listener:
                 return
             if not response.is_success:
                 await response.aread()
-                raise self._error_of(response)
+                raise await self._error_of(response)
             self._execution_id = response.headers.get("x-execution-id", self._execution_id)
             async with aclosing(EventSource(response).aiter_sse()) as source:
                 async for sse in source:
