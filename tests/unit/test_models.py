@@ -56,7 +56,9 @@ FILLED: dict[type[BaseModel], str] = {
     models.VmExecuteRequest: """{"agent_id": "a", "language": "python", "code": "1",
         "vm_id": "vm-1", "requirements": ["numpy"], "timeout_seconds": 5, "working_dir": "/tmp",
         "metadata": {"k": 1.5}, "stdin": "in", "env": {"A": "b"}, "kernel": "main",
-        "approval": "approval-1", "secrets": {"KEY": "value"}}""",
+        "approval": "approval-1", "secrets": {"KEY": "value"},
+        "history": {"snapshot_on_execution": true, "snapshot_on_failure": false,
+        "auto_rollback_on_failure": true}}""",
     models.VmExecuteResponse: RESPONSE,
     models.ParseExecuteRequest: """{"agent_id": "a", "llm_response": "```", "auto_execute": true,
         "auto_execute_threshold": 0.5, "vm_config": {"vm_pool_size": 2}}""",
@@ -104,7 +106,11 @@ FILLED: dict[type[BaseModel], str] = {
         "notes": ["n"]}}""",
     models.ApprovalAnswer: '{"approve": true, "who": "w", "comment": "c"}',
     models.AnswerOptions: """{"vm_id": "v", "vm_type": "t", "timeout_seconds": 5,
-        "working_dir": "/w", "env": {"A": "b"}, "kernel": "k", "stop_on_failure": false}""",
+        "working_dir": "/w", "env": {"A": "b"}, "kernel": "k", "stop_on_failure": false,
+        "history": {"snapshot_on_execution": true, "snapshot_on_failure": false,
+        "auto_rollback_on_failure": true}}""",
+    models.ExecutionHistory: """{"snapshot_on_execution": true, "snapshot_on_failure": false,
+        "auto_rollback_on_failure": true}""",
     models.ErrorAnswer: ERROR,
     models.ExecutionEvent: f"""{{"id": 3, "event": "result", "execution_id": "e", "vm_id": "v",
         "text": "t", "dropped_bytes": 4, "result": {RESPONSE}, "error": {ERROR}}}""",
@@ -122,7 +128,7 @@ OPTIONS: dict[type[BaseModel], list[str]] = {
     models.CodeBlock: ["metadata"],
     models.VmExecuteRequest: [
         *("vm_id", "timeout_seconds", "working_dir", "metadata", "stdin", "env", "kernel"),
-        *("approval", "secrets"),
+        *("approval", "secrets", "history"),
     ],
     models.VmExecuteResponse: [
         *("error", "kernel", "result", "snapshot_before", "snapshot_after", "rolled_back_to"),
@@ -158,8 +164,9 @@ OPTIONS: dict[type[BaseModel], list[str]] = {
     models.Snapshot: ["name", "description", "execution_id", "size_bytes", "own_bytes"],
     models.ForkRequest: ["snapshot_id", "execution_id"],
     models.ApprovalAnswer: ["comment"],
+    models.ExecutionHistory: list(models.ExecutionHistory.model_fields),
     models.AnswerOptions: [
-        *("vm_id", "vm_type", "timeout_seconds", "working_dir", "env", "kernel"),
+        *("vm_id", "vm_type", "timeout_seconds", "working_dir", "env", "kernel", "history"),
         "stop_on_failure",
     ],
     models.ErrorAnswer: ["field", "remedy", "request_id"],
@@ -248,6 +255,7 @@ REQUESTS = [
     models.ForkRequest,
     models.ApprovalAnswer,
     models.AnswerOptions,
+    models.ExecutionHistory,
     models.BatchRequest,
 ]
 ANYTHING = {"metadata", "vm_config"}

@@ -10,6 +10,7 @@ from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
 from typing import Any, ClassVar, TypeVar
 
 Result = TypeVar("Result")
+BUILDS = "with_"  # methods that change their object at once and return it
 
 
 class LoopThread:
@@ -97,7 +98,8 @@ def derive(blocking: type, source: type, without: tuple[str, ...] = ()) -> None:
 
     Args:
         blocking: has ``_call``, which does a coroutine function's work, and ``_iterate``, which
-            does that of an async generator function.
+            does that of an async generator function; ``_build``, where there are methods that
+            change the object and return it.
         source: the async class.
         without: names that ``blocking`` defines itself.
     """
@@ -108,6 +110,8 @@ def derive(blocking: type, source: type, without: tuple[str, ...] = ()) -> None:
             setattr(blocking, name, _calling(name, method))
         elif inspect.isasyncgenfunction(method):
             setattr(blocking, name, _iterating(name, method))
+        elif name.startswith(BUILDS):
+            setattr(blocking, name, _building(name, method))
 
 
 def _calling(name: str, method: Callable[..., Any]) -> Callable[..., Any]:
@@ -116,6 +120,14 @@ def _calling(name: str, method: Callable[..., Any]) -> Callable[..., Any]:
         return self._call(name, *arguments, **named)
 
     return call
+
+
+def _building(name: str, method: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(method)
+    def build(self: Any, *arguments: Any, **named: Any) -> Any:
+        return self._build(name, *arguments, **named)
+
+    return build
 
 
 def _iterating(name: str, method: Callable[..., Any]) -> Callable[..., Any]:

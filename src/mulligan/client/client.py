@@ -8,27 +8,20 @@ from contextlib import aclosing
 from typing import Self
 
 from mulligan import settings as settings_module
-from mulligan.client.approvals import Approvals
 from mulligan.client.backends import Backend
 from mulligan.client.files import Files
-from mulligan.errors import ConfigError, ExecutionTimeout, HistoryError, VmNotAvailable
+from mulligan.client.hooks import Hooked
+from mulligan.client.options import Options
+from mulligan.client.past import Past
+from mulligan.errors import ConfigError, ExecutionTimeout
 from mulligan.hooks.approver import Approver
+from mulligan.hooks.manager import HookManager
 from mulligan.models import (
     BatchResponse,
-    DiffResponse,
     ExecutionEvent,
     ExecutionStatus,
-    ForkRequest,
-    ForkResponse,
-    HistoryQueryRequest,
-    HistoryQueryResponse,
     ParseExecuteRequest,
     ParseExecuteResponse,
-    RollbackRequest,
-    RollbackResponse,
-    RollbackTo,
-    Snapshot,
-    SnapshotCreateRequest,
     VmCreateRequest,
     VmExecuteRequest,
     VmExecuteResponse,
@@ -36,13 +29,15 @@ from mulligan.models import (
     VmInstance,
     VmPoolResponse,
 )
+from mulligan.settings import Settings
 
+ENGINES = {"enabled", "max_history_entries", "persist_history", "integration_mode"}
 READY = ("running", "ready")
 WAIT_STEP_S = 0.1
 DEFAULT_TIMEOUT_S = 30
 
 
-class VmExecutionClient(Approvals, Files):
+class VmExecutionClient(Hooked, Past, Files):
     """Runs code in VMs, through a server or, in direct mode, in this process.
 
     Use as an async context manager, or call ``close``.
@@ -54,9 +49,17 @@ class VmExecutionClient(Approvals, Files):
         auth_token: for the server; by default that of MULLIGAN_TOKEN or MULLIGAN_TOKEN_FILE.
         settings: for direct mode, in place of the settings in force.
         approver: asked where a hook wants a person asked; see ``mulligan.hooks.approver``.
+        hook_manager: hooks of the client's own; see ``with_hook_manager``.
+
+    What ``config.history`` gives of ``snapshot_on_execution``, ``snapshot_on_failure`` and
+    ``auto_rollback_on_failure`` holds for this client's executions, in both modes; what it does not
+    give is as the server, or this machine, has it set. With ``enabled`` false the client keeps
+    and undoes nothing, and asks for no history. ``max_history_entries`` and ``persist_history`` are
+    an engine's: over HTTP the first is how many entries a query gives, the second must be true.
 
     Raises:
-        ConfigError: there is no such integration mode.
+        ConfigError: there is no such integration mode, or the config asks for what a server's
+            own settings decide.
     """
 
     def __init__(
@@ -64,12 +67,15 @@ class VmExecutionClient(Approvals, Files):
         config: VmExecutionConfig | None = None,
         *,
         auth_token: str | None = None,
-        settings: settings_module.Settings | None = None,
+        settings: Settings | None = None,
         approver: Approver | None = None,
+        hook_manager: HookManager | None = None,
     ) -> None:
         self._approver = approver
+        self._hooks = hook_manager
         self.config = config or VmExecutionConfig()
         mode = self.config.history.integration_mode
+        self._options = Options(self.config, served=mode == "http")
         self._backend: Backend
         # Imported where they are used: a client of a server has no use for drivers and images, and
         # one with an engine of its own none for HTTP.
@@ -90,7 +96,12 @@ class VmExecutionClient(Approvals, Files):
                 remedy='use "http" or "direct"',
             )
 
-    def _direct_settings(self) -> settings_module.Settings:
+    def with_auth_token(self, token: str) -> Self:
+        """Shows a server another token from now on; returns the client."""
+        self._backend.use_token(token)
+        return self
+
+    def _direct_settings(self) -> Settings:
         """The settings in force on this machine, under the bounds of the client's config."""
         given: dict[str, object] = {
             name: getattr(self.config, name)
@@ -103,7 +114,8 @@ class VmExecutionClient(Approvals, Files):
             )
             if name in self.config.model_fields_set
         }
-        given["history"] = self.config.history.model_dump()
+        history = self.config.history
+        given["history"] = history.model_dump(include=ENGINES & history.model_fields_set)
         return settings_module.load(**given)
 
     async def __aenter__(self) -> Self:
@@ -123,7 +135,7 @@ class VmExecutionClient(Approvals, Files):
             VmExecutionError: it was refused, or could not be run. A program that fails or is
                 stopped by its time limit is no error.
         """
-        return await self._execute_asking(request)
+        return await self._execute_judged(self._options.execution(request))
 
     async def execute_batch(self, requests: list[VmExecuteRequest]) -> BatchResponse:
         """Runs several requests; the answers are in their order, each with a result or an error.
@@ -133,7 +145,7 @@ class VmExecutionClient(Approvals, Files):
         Raises:
             ValidationFailed: there are too many.
         """
-        return await self._backend.batch(requests)
+        return await self._batch_judged([self._options.execution(each) for each in requests])
 
     async def stream(
         self, request: VmExecuteRequest, *, cancel_on_disconnect: bool = False
@@ -151,16 +163,11 @@ class VmExecutionClient(Approvals, Files):
             VmExecutionError: it was refused. What goes wrong later is the last event, "error".
             ConnectionFailed: the connection was lost for good.
         """
-        approved: VmExecuteRequest | None = request
-        while approved is not None:
-            source = self._backend.stream(approved, cancel_on_disconnect=cancel_on_disconnect)
-            approved = None
-            async with aclosing(source) as events:
-                async for event in events:
-                    if event.error is not None:
-                        approved = await self._approved(request, event.error.exception())
-                    if approved is None:
-                        yield event
+        asked = self._options.execution(request)
+        source = self._stream_judged(asked, cancel_on_disconnect=cancel_on_disconnect)
+        async with aclosing(source) as events:
+            async for event in events:
+                yield event
 
     async def follow_execution(
         self, execution_id: str, after: int = 0
@@ -215,7 +222,7 @@ class VmExecutionClient(Approvals, Files):
         Raises:
             ValidationFailed: a field is wrong; nothing ran.
         """
-        return await self._backend.parse(request)
+        return await self._backend.parse(self._options.answer(request))
 
     async def get_vm_pool(self, agent_id: str) -> VmPoolResponse:
         """An agent's VMs: those that run something, and the others."""
@@ -268,125 +275,6 @@ class VmExecutionClient(Approvals, Files):
             VmNotAvailable: there is none.
         """
         await self._backend.delete_vm(vm_id)
-
-    # The past
-
-    async def query_history(self, request: HistoryQueryRequest) -> HistoryQueryResponse:
-        """Executions of a VM, newest first.
-
-        Raises:
-            VmNotAvailable: there is no such VM.
-            HistoryError: history is off, or cannot be read.
-        """
-        self._history_is_on()
-        return await self._backend.history(request)
-
-    async def query_failures(
-        self, vm_id: str, agent_id: str | None = None, limit: int | None = None
-    ) -> HistoryQueryResponse:
-        """``query_history`` for what failed."""
-        return await self.query_history(
-            HistoryQueryRequest(vm_id=vm_id, agent_id=agent_id, limit=limit, failures_only=True)
-        )
-
-    async def rollback_to_snapshot(self, request: RollbackRequest) -> RollbackResponse:
-        """Takes a VM back to a snapshot; what runs in it is cancelled.
-
-        Raises:
-            SnapshotNotFound: the VM has no such snapshot.
-            RollbackFailed: the VM is as it was.
-        """
-        self._history_is_on()
-        to = RollbackTo(
-            snapshot_id=request.snapshot_id,
-            create_pre_rollback_snapshot=request.create_pre_rollback_snapshot,
-        )
-        return await self._backend.rollback(request.vm_id, to)
-
-    async def rollback_to_last_success(self, vm_id: str, agent_id: str) -> RollbackResponse:
-        """Takes a VM back to what its last successful execution left, keeping the present, too.
-
-        Raises:
-            VmNotAvailable: the agent has no such VM.
-            RollbackFailed: nothing succeeded; the VM is as it was.
-        """
-        self._history_is_on()
-        if (await self._backend.get_vm(vm_id)).agent_id not in (agent_id, None):
-            raise VmNotAvailable(vm_id[:100], field="vm_id")
-        to = RollbackTo(last_success=True, create_pre_rollback_snapshot=True)
-        return await self._backend.rollback(vm_id, to)
-
-    async def get_last_successful_snapshot(self, vm_id: str, agent_id: str) -> str | None:
-        """The snapshot made after the newest successful execution that has one."""
-        request = HistoryQueryRequest(vm_id=vm_id, agent_id=agent_id, limit=1000)
-        for entry in (await self.query_history(request)).entries:
-            if entry.success and entry.snapshot_id is not None:
-                return entry.snapshot_id
-        return None
-
-    async def rollback(self, vm_id: str, to: RollbackTo | None = None) -> RollbackResponse:
-        """Takes a VM back; by default to before its last execution that changed something.
-
-        Raises:
-            SnapshotNotFound, RollbackFailed: the VM is as it was.
-        """
-        return await self._backend.rollback(vm_id, to or RollbackTo())
-
-    async def create_snapshot(
-        self, vm_id: str, name: str | None = None, description: str | None = None
-    ) -> Snapshot:
-        """Keeps the state a VM is in.
-
-        Raises:
-            SnapshotFailed: the VM is as it was.
-        """
-        request = SnapshotCreateRequest(name=name, description=description)
-        return await self._backend.snapshot(vm_id, request)
-
-    async def list_snapshots(self, vm_id: str) -> list[Snapshot]:
-        """A VM's snapshots, newest first."""
-        return await self._backend.snapshots(vm_id)
-
-    async def delete_snapshot(self, vm_id: str, snapshot_id: str) -> None:
-        """Forgets a snapshot; what others are built on stays.
-
-        Raises:
-            SnapshotNotFound: the VM has no such snapshot.
-        """
-        await self._backend.delete_snapshot(vm_id, snapshot_id)
-
-    async def fork(
-        self,
-        vm_id: str,
-        count: int = 1,
-        *,
-        snapshot_id: str | None = None,
-        execution_id: str | None = None,
-    ) -> ForkResponse:
-        """Makes VMs that go on from a VM's present, from a snapshot or from before an execution.
-
-        Raises:
-            ValidationFailed: ``count`` is out of range.
-            SnapshotNotFound: the VM has no such snapshot.
-        """
-        request = ForkRequest(count=count, snapshot_id=snapshot_id, execution_id=execution_id)
-        return await self._backend.fork(vm_id, request)
-
-    async def diff(
-        self, vm_id: str, old: str | None = None, new: str | None = None
-    ) -> DiffResponse:
-        """What differs between two snapshots; by default, what the last execution changed.
-
-        Raises:
-            SnapshotNotFound: the VM has no such snapshot.
-        """
-        return await self._backend.diff(vm_id, old, new)
-
-    def _history_is_on(self) -> None:
-        if not self.config.history.enabled:
-            raise HistoryError(
-                "History tracking is not enabled", field="history.enabled", remedy="set it to true"
-            )
 
     async def health_check(self) -> bool:
         """Whether the service answers and is well.

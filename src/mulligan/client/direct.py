@@ -68,6 +68,9 @@ class DirectBackend:
     def files(self) -> DirectFiles:
         return DirectFiles(self.open)
 
+    def use_token(self, token: str) -> None:
+        """There is nobody to show it to."""
+
     async def execute(self, request: VmExecuteRequest) -> VmExecuteResponse:
         return await (await self.open()).execute(request)
 

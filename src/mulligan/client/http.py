@@ -16,14 +16,17 @@ from mulligan.client.http_files import HttpFiles
 from mulligan.client.transport import (
     ANSWER_SLACK_S,
     CONNECT_S,
+    NO_ROUTE,
     Transport,
     body_of,
     trace_headers,
 )
 from mulligan.errors import (
+    ApiError,
     ApprovalNotFound,
     ExecutionNotFound,
     SnapshotNotFound,
+    VmExecutionError,
     VmNotAvailable,
 )
 from mulligan.languages import LANGUAGES, canonical
@@ -133,12 +136,21 @@ class HttpBackend:
             )
 
         try:
-            listener = streaming.Listener(ask, self._transport.error_of, execution_id, after)
+            listener = streaming.Listener(ask, self._stream_error_of, execution_id, after)
             async with aclosing(listener.events()) as events:
                 async for event in events:
                     yield event
         except httpx.HTTPError as error:
             raise self._transport.lost(error, "GET" if request is None else "POST") from None
+
+    async def _stream_error_of(self, response: httpx.Response) -> VmExecutionError:
+        error = await self._transport.error_of(response)
+        if isinstance(error, ApiError) and response.status_code in NO_ROUTE:
+            return ApiError(
+                f"the server does not stream executions (HTTP {response.status_code})",
+                remedy="use a newer one, or execute_code",
+            )
+        return error
 
     async def execution(self, execution_id: str) -> ExecutionStatus:
         path = f"/api/executions/{_execution(execution_id)}"

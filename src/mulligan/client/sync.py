@@ -9,6 +9,7 @@ from mulligan.client.blocking import LoopThread, derive
 from mulligan.client.client import VmExecutionClient
 from mulligan.errors import ConnectionFailed
 from mulligan.hooks.approver import Approver
+from mulligan.hooks.manager import HookManager
 from mulligan.models import VmExecutionConfig
 from mulligan.settings import Settings
 
@@ -27,10 +28,15 @@ class SyncVmExecutionClient:
         auth_token: str | None = None,
         settings: Settings | None = None,
         approver: Approver | None = None,
+        hook_manager: HookManager | None = None,
     ) -> None:
         async def make() -> VmExecutionClient:
             return VmExecutionClient(
-                config, auth_token=auth_token, settings=settings, approver=approver
+                config,
+                auth_token=auth_token,
+                settings=settings,
+                approver=approver,
+                hook_manager=hook_manager,
             )
 
         thread = LoopThread.join()
@@ -59,6 +65,11 @@ class SyncVmExecutionClient:
 
     def _call(self, name: str, *arguments: Any, **named: Any) -> Any:
         return self._running().call(getattr(self._client, name)(*arguments, **named))
+
+    def _build(self, name: str, *arguments: Any, **named: Any) -> Self:
+        self._running()
+        getattr(self._client, name)(*arguments, **named)
+        return self
 
     def _iterate(self, name: str, *arguments: Any, **named: Any) -> Iterator[Any]:
         return self._running().iterate(getattr(self._client, name)(*arguments, **named))

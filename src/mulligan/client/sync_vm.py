@@ -10,6 +10,7 @@ from mulligan.client.blocking import LoopThread, derive
 from mulligan.client.vm import DEFAULT_AGENT, AsyncVm
 from mulligan.errors import ConnectionFailed
 from mulligan.hooks.approver import Approver
+from mulligan.hooks.manager import HookManager
 from mulligan.models import VmExecutionConfig
 from mulligan.settings import Settings
 
@@ -31,6 +32,7 @@ class Vm:
         config: VmExecutionConfig | None = None,
         auth_token: str | None = None,
         approver: Approver | None = None,
+        hook_manager: HookManager | None = None,
     ) -> None:
         async def make() -> AsyncVm:
             return AsyncVm(
@@ -41,6 +43,7 @@ class Vm:
                 config=config,
                 auth_token=auth_token,
                 approver=approver,
+                hook_manager=hook_manager,
             )
 
         self._thread: LoopThread | None = None

@@ -12,6 +12,7 @@ from mulligan.client.client import VmExecutionClient
 from mulligan.client.vm_files import VmFiles
 from mulligan.errors import ConfigError, ConnectionFailed, VmNotAvailable
 from mulligan.hooks.approver import Approver
+from mulligan.hooks.manager import HookManager
 from mulligan.models import (
     CommandHistoryEntry,
     DiffResponse,
@@ -51,6 +52,7 @@ class AsyncVm(VmFiles):
         config: bounds, as of ``VmExecutionClient``; where it points to does not count.
         auth_token: for the server; by default that of MULLIGAN_TOKEN or MULLIGAN_TOKEN_FILE.
         approver: asked where a hook wants a person asked; see ``mulligan.hooks.approver``.
+        hook_manager: hooks in this process; see ``VmExecutionClient.with_hook_manager``.
 
     Raises:
         ConfigError: settings were given for a server, which has its own.
@@ -66,6 +68,7 @@ class AsyncVm(VmFiles):
         config: VmExecutionConfig | None = None,
         auth_token: str | None = None,
         approver: Approver | None = None,
+        hook_manager: HookManager | None = None,
     ) -> None:
         if server is not None and settings is not None:
             raise ConfigError(
@@ -80,6 +83,7 @@ class AsyncVm(VmFiles):
             auth_token=auth_token,
             settings=settings,
             approver=approver,
+            hook_manager=hook_manager,
         )
         self._agent_id = agent_id
         self._id = vm_id

@@ -131,4 +131,5 @@ def _request(
         working_dir=options.working_dir,
         env=options.env,
         kernel=options.kernel,
+        history=options.history,
     )

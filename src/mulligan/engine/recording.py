@@ -55,7 +55,9 @@ class Recording:
         judged: Judged,
         execution_id: str,
     ) -> None:
-        self._settings = settings
+        asked = judged.request.history
+        options = asked.model_dump(exclude_none=True) if asked is not None else {}
+        self._settings = settings.model_copy(update=options)
         self._history = history
         self._machine = machine
         self._clean = clean

@@ -6,7 +6,7 @@ import re
 
 from mulligan.errors import ConfigError, UnsupportedLanguage, ValidationFailed
 from mulligan.languages import LANGUAGES, canonical
-from mulligan.models import VmCreateRequest, VmExecuteRequest
+from mulligan.models import ExecutionHistory, VmCreateRequest, VmExecuteRequest
 from mulligan.settings import Settings
 
 MAX_ID_LENGTH = 128
@@ -54,6 +54,8 @@ def check_request(request: VmExecuteRequest, settings: Settings) -> str:
         _check_text(value, f"secrets.{name[:100]}")
     if request.stdin is not None:
         _check_text(request.stdin, "stdin")
+    if request.history is not None and not settings.history.enabled:
+        _check_history(request.history)
     if request.requirements:
         raise ValidationFailed(
             "requirements are not supported by this version",
@@ -61,6 +63,17 @@ def check_request(request: VmExecuteRequest, settings: Settings) -> str:
             remedy="send an empty list; packages of the host's interpreter can be imported",
         )
     return language
+
+
+def _check_history(history: ExecutionHistory) -> None:
+    """Refuses what cannot be done without history."""
+    for name, wanted in history.model_dump().items():
+        if wanted:
+            raise ValidationFailed(
+                f"{name} is asked for, and history is off here",
+                field=f"history.{name}",
+                remedy="leave it out, or set history.enabled (MULLIGAN_HISTORY__ENABLED)",
+            )
 
 
 def _check_kernel(name: str, language: str) -> None:

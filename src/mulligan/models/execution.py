@@ -12,7 +12,12 @@ from mulligan.models.verdicts import Verdict
 
 
 class HistoryConfig(Struct):
-    """History tracking and rollback."""
+    """History tracking and rollback, as a client wants it.
+
+    ``snapshot_on_execution``: a snapshot after every execution. ``snapshot_on_failure``: after one
+    that fails. ``auto_rollback_on_failure``: the VM goes back to before one that fails. What is not
+    given is as the server, or the settings of this machine, have it.
+    """
 
     enabled: StrictBool = True
     snapshot_on_execution: StrictBool = False
@@ -21,6 +26,17 @@ class HistoryConfig(Struct):
     max_history_entries: U64 = 100
     persist_history: StrictBool = True
     integration_mode: StrictStr = "http"
+
+
+class ExecutionHistory(Request):
+    """What is kept of one execution, and what its failure does; null: as the server has it set.
+
+    See ``HistoryConfig`` for the three. That there is an entry is not up to whoever asks.
+    """
+
+    snapshot_on_execution: StrictBool | None = None
+    snapshot_on_failure: StrictBool | None = None
+    auto_rollback_on_failure: StrictBool | None = None
 
 
 DEFAULT_LANGUAGES: tuple[str, ...] = ("python", "javascript", "bash", "rust")
@@ -70,6 +86,7 @@ class VmExecuteRequest(Request):
     kernel: StrictStr | None = None
     approval: StrictStr | None = None
     secrets: dict[StrictStr, StrictStr] | None = Field(default=None, repr=False)
+    history: ExecutionHistory | None = None
 
 
 class DisplayData(Struct):
@@ -238,6 +255,7 @@ class AnswerOptions(Request):
     env: dict[StrictStr, StrictStr] | None = None
     kernel: StrictStr | None = None
     stop_on_failure: StrictBool | None = None
+    history: ExecutionHistory | None = None
 
 
 class ParseExecuteResponse(Struct):
