@@ -11,7 +11,7 @@ import typer
 
 from mulligan.cli import approvals, audit, demo, doctor, files, parse, past, run, serve, session, vm
 from mulligan.cli import token as token_commands
-from mulligan.cli.console import fail
+from mulligan.cli.console import INTERRUPTED, fail
 from mulligan.errors import VmExecutionError
 from mulligan.version import __version__
 
@@ -70,6 +70,8 @@ def main() -> None:
     except BrokenPipeError:  # whoever read our output has gone; nothing more to say to it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
+    except KeyboardInterrupt:  # before there was anything to cancel, or after
+        sys.exit(INTERRUPTED)
     except VmExecutionError as error:
         try:
             fail(error)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import queue
 import sys
 import threading
 import unicodedata
-from collections.abc import Coroutine, Iterator
+from collections.abc import Coroutine
 from typing import Any, NoReturn, TextIO, TypeVar
 
 import typer
@@ -55,11 +54,14 @@ def fail(error: VmExecutionError) -> NoReturn:
 def run_async(
     work: Coroutine[Any, Any, Result], interrupted: str = "the execution was cancelled"
 ) -> Result:
-    """Runs a command's work; an interrupt cancels it and everything it started, and says so."""
-    import asyncio
+    """Runs a command's work; an interrupt cancels it and everything it started, and says so.
+
+    A second one ends this process at once; see ``interrupts``.
+    """
+    from mulligan.cli.interrupts import run_interruptibly
 
     try:
-        return asyncio.run(work)
+        return run_interruptibly(work, _cancelling)
     except VmExecutionError as error:
         fail(error)
     except NotCancelledError as error:
@@ -70,14 +72,10 @@ def run_async(
         raise typer.Exit(INTERRUPTED) from None
 
 
-@contextlib.contextmanager
-def spinner(text: str) -> Iterator[Any]:
-    """Shows on a terminal that something is under way."""
+def _cancelling() -> None:
+    """Says on a terminal what an interrupt does, since it may take a moment."""
     if err.is_terminal:
-        with err.status(text) as status:
-            yield status
-    else:
-        yield None
+        err.print("\ncancelling; Ctrl-C again does not wait for it")
 
 
 def size(number: int | None) -> str:

@@ -16,8 +16,9 @@ import typer
 from rich.markup import escape
 
 from mulligan import settings as settings_module
-from mulligan.cli.console import out, printable, spinner
+from mulligan.cli.console import out, printable
 from mulligan.cli.options import DataDirOption, JsonOption
+from mulligan.cli.progress import Progress
 from mulligan.drivers.bubblewrap import preflight
 from mulligan.engine.quota import MIB, bounds_of, check_room
 from mulligan.errors import ConfigError, ExecutionFailed, VmExecutionError
@@ -45,10 +46,11 @@ def doctor(json: JsonOption = False, data_dir: DataDirOption = None) -> None:
     """Check whether this host can run VMs, and say which setting stands in the way if not."""
     settings = settings_module.load(data_dir=data_dir)
     findings = []
-    with spinner("looking"):
+    with Progress("looking") as progress:
         for finding in _findings(settings):
             findings.append(finding)
             if not json:
+                progress.stop()
                 _print(finding)
     if json:
         dumped = [asdict(finding) for finding in findings]

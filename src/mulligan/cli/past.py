@@ -15,6 +15,7 @@ from rich.table import Table
 
 from mulligan.cli.console import err, out, printable, run_async, size
 from mulligan.cli.options import DEFAULT_AGENT, DataDirOption, JsonOption, ServerOption
+from mulligan.cli.progress import Progress
 from mulligan.cli.session import open_session
 from mulligan.client.backends import Backend
 from mulligan.errors import VmNotAvailable
@@ -27,6 +28,7 @@ from mulligan.models import (
     RollbackTo,
     SnapshotCreateRequest,
 )
+from mulligan.telemetry import told_to
 
 snapshots = typer.Typer(help="Keep states of a VM, list and forget them.", no_args_is_help=True)
 
@@ -58,7 +60,8 @@ def _on_vm(
                         remedy="mulligan run makes one; mulligan vm ls shows those there are",
                     )
                 chosen = own[0].id
-            return await work(session.backend, chosen)
+            with Progress("waiting for the answer") as progress, told_to(progress):
+                return await work(session.backend, chosen)
 
     return run_async(session_work())
 

@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import TypeVar
 
 from mulligan import settings as settings_module
-from mulligan.cli.console import NotCancelledError, OutputWriter, err, run_async, spinner
+from mulligan.cli.console import NotCancelledError, OutputWriter, err, run_async
+from mulligan.cli.progress import Progress
 from mulligan.client.backends import Backend
 from mulligan.engine import lock
 from mulligan.errors import ApiError, VmExecutionError
 from mulligan.models import ExecutionEvent, VmExecuteRequest, VmExecuteResponse
+from mulligan.telemetry import told_to
 
 LOCK_WAIT_S = 60.0
 token_file: ContextVar[Path | None] = ContextVar("token_file", default=None)
@@ -33,18 +35,28 @@ class Session:
         """Runs code; with ``show`` its output goes to this process's stdout and stderr."""
         from mulligan.engine.engine import Engine
 
-        if isinstance(self._engine, Engine):
-            if not show:
-                return await self._engine.execute(request)
-            writer = OutputWriter()
-            response = await self._engine.execute(request, writer.write)
-            await asyncio.to_thread(writer.finish)
-            return response
-        return await self._stream(request, show=show)
-
-    async def _stream(self, request: VmExecuteRequest, *, show: bool) -> VmExecuteResponse:
-        """The same through a server, which goes on without us unless it is told."""
         writer = OutputWriter() if show else None
+        with Progress("waiting for the VM") as progress:
+            if not isinstance(self._engine, Engine):
+                return await self._stream(request, writer, progress)
+
+            def on_output(stream: str, data: bytes) -> None:
+                if writer is not None:
+                    progress.stop()
+                    writer.write(stream, data)
+
+            try:
+                with told_to(progress):
+                    return await self._engine.execute(request, on_output if show else None)
+            finally:
+                progress.stop()
+                if writer is not None:
+                    await asyncio.to_thread(writer.finish)
+
+    async def _stream(
+        self, request: VmExecuteRequest, writer: OutputWriter | None, progress: Progress
+    ) -> VmExecuteResponse:
+        """The same through a server, which goes on without us unless it is told."""
         execution_id = None
         final = None
         try:
@@ -52,7 +64,10 @@ class Session:
             async with aclosing(events):
                 async for event in events:
                     execution_id = event.execution_id
-                    if writer is not None:
+                    if event.event == "started":
+                        progress.say("running")
+                    elif writer is not None:
+                        progress.stop()
                         _show(event, writer)
                     final = event
         except asyncio.CancelledError:
@@ -131,7 +146,7 @@ async def _embedded(settings: settings_module.Settings) -> AsyncIterator[Session
     held = await lock.take(settings.data_dir, LOCK_WAIT_S, on_wait)
     backend = DirectBackend(settings, held)
     try:
-        with spinner("starting"):
+        with Progress("starting"):
             engine = await backend.open()
         yield Session(backend, engine)
     finally:
@@ -139,12 +154,16 @@ async def _embedded(settings: settings_module.Settings) -> AsyncIterator[Session
 
 
 def with_backend(
-    server: str | None, data_dir: Path | None, work: Callable[[Backend], Awaitable[Result]]
+    server: str | None,
+    data_dir: Path | None,
+    work: Callable[[Backend], Awaitable[Result]],
+    doing: str = "waiting for the answer",
 ) -> Result:
-    """Does a command's work with the backend of a session."""
+    """Does a command's work, which is ``doing`` something, with the backend of a session."""
 
     async def session_work() -> Result:
         async with open_session(server, data_dir) as session:
-            return await work(session.backend)
+            with Progress(doing) as progress, told_to(progress):
+                return await work(session.backend)
 
     return run_async(session_work())
