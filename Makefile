@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-long check format bench bench-policy lock clean
+.PHONY: help install demo test test-long check format bench bench-policy docs lock clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -51,9 +51,14 @@ bench-policy: install  ## Measure extraction, dangerous patterns and secrets bes
 	$(BIN)/python -m bench.policy_dangerous
 	$(BIN)/python -m bench.policy_secrets
 
+docs: export NO_MKDOCS_2_WARNING = 1
+docs: install  ## Build the site of docs/ into build/site, from there and from the code
+	$(BIN)/mkdocs build
+	@echo "open build/site/index.html"
+
 lock:  ## Resolve pyproject.toml anew into requirements.lock (needs uv)
 	uv pip compile --universal --python-version 3.11 --generate-hashes --no-header \
 		--no-annotate --extra dev --upgrade pyproject.toml -o requirements.lock
 
 clean:  ## Remove what the targets made
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

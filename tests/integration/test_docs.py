@@ -1,93 +1,166 @@
-"""What the README shows is what happens."""
+"""What the README and the pages of docs/ show is what happens.
 
+Blocks of ``console`` and ``python`` are run; what is not to be run is ``text``. What talks to
+``localhost:8080`` finds a server there. ``…`` in what is shown stands for anything.
+"""
+
+import importlib.util
+import re
 import subprocess
 import sys
-from itertools import pairwise
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from mulligan.extraction import extract
-from support.server import clean_environment
+from support.server import Server, clean_environment
 
 ROOT = Path(__file__).parents[2]
-README = (ROOT / "README.md").read_text()
-BLOCKS = {
-    kind: [
-        README[block.metadata["code_start"] : block.metadata["code_end"]]
-        for block in extract(README)
-        if block.metadata["info"] == kind
+PAGES = [ROOT / "README.md", *sorted(ROOT.glob("docs/**/*.md"))]
+SERVER = "localhost:8080"
+INCLUDED = "--8<--"  # a file of examples/, which has tests of its own
+
+
+def blocks(page: Path, kind: str) -> list[tuple[str, str]]:
+    """(block, the block of text right below it, if any) of each block of a kind."""
+    text = page.read_text()
+    found = [(each, each.metadata["info"]) for each in extract(text)]
+    pairs = []
+    for number, (block, info) in enumerate(found):
+        code = text[block.metadata["code_start"] : block.metadata["code_end"]]
+        if info != kind or code.startswith(INCLUDED):
+            continue
+        below, shown = found[number + 1] if number + 1 < len(found) else (None, "")
+        if below is None or shown != "text" or text[block.end_pos : below.start_pos].strip():
+            pairs.append((code, ""))
+        else:
+            output = text[below.metadata["code_start"] : below.metadata["code_end"]]
+            pairs.append((code, output))
+    return pairs
+
+
+def examples(kind: str) -> list[object]:
+    """Those of all pages, as parameters named after their page."""
+    return [
+        pytest.param(code, output, id=f"{page.stem}-{number}")
+        for page in PAGES
+        for number, (code, output) in enumerate(blocks(page, kind))
     ]
-    for kind in ("console", "python")
-}
 
 
 def sessions(text: str) -> list[tuple[str, str]]:
-    """(command, what it prints) of a console block."""
+    """(command, what it prints) of a console block; ``> `` goes on with a command."""
     found: list[tuple[str, str]] = []
     for line in text.splitlines(keepends=True):
         if line.startswith("$ "):
-            found.append((line[2:].rstrip("\n"), ""))
-        else:
-            command, output = found[-1]
-            found[-1] = (command, output + line)
+            found.append((line[2:], ""))
+            continue
+        command, output = found[-1]
+        more = line.startswith("> ") and not output and command.endswith("\\\n")
+        found[-1] = (command + line[2:], "") if more else (command, output + line)
     return found
 
 
-@pytest.mark.parametrize("block", BLOCKS["console"])
-def test_console_examples(data_dir: Path, block: str) -> None:
-    path = f"{Path(sys.executable).parent}:/usr/bin:/bin"
-    env = clean_environment(MULLIGAN_DATA_DIR=str(data_dir))
-    env["PATH"] = f"{path}:{env['PATH']}"
-    for command, expected in sessions(block):
-        # The README's own lines, typed into a shell as a reader would.
+def assert_shown(printed: str, shown: str) -> None:
+    """What was printed is what is shown, but for what the page leaves out."""
+    pattern = ".*".join(re.escape(part) for part in shown.split("…"))
+    if not re.fullmatch(pattern, printed, re.DOTALL):
+        assert printed == shown
+
+
+@contextmanager
+def surroundings(code: str, directory: Path) -> Iterator[tuple[str, dict[str, str]]]:
+    """The code and its environment; with a server, if it talks to one."""
+    env = clean_environment(MULLIGAN_DATA_DIR=str(directory), NO_PROXY="127.0.0.1")
+    env["PATH"] = f"{Path(sys.executable).parent}:/usr/bin:/bin:{env['PATH']}"
+    if SERVER not in code:
+        yield code, env
+        return
+    with Server(directory) as server:
+        yield code.replace(SERVER, server.url.removeprefix("http://")), env
+
+
+@pytest.mark.parametrize(("block", "below"), examples("console"))
+def test_console_examples(data_dir: Path, tmp_path: Path, block: str, below: str) -> None:
+    assert not below or below.strip(), "a session has its output in itself"
+    with surroundings(block, data_dir) as (text, env):
+        steps = sessions(text)
+        # The page's own lines, typed into one shell as a reader would.
+        script = "".join(f"{command}printf '\\0'\n" for command, _ in steps)
         done = subprocess.run(
-            ["bash", "-c", command],
+            ["bash", "-c", script],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
             timeout=100,
             env=env,
+            cwd=tmp_path,
             check=False,
         )
-        assert done.stdout == expected, command
+    printed = done.stdout.split("\0")
+    assert len(printed) == len(steps) + 1, done.stdout
+    for output, (_, expected) in zip(printed, steps, strict=False):
+        assert_shown(output.rstrip("\n"), expected.rstrip("\n"))
 
 
-def examples(document: Path) -> list[tuple[str, str]]:
-    """(code, what it prints) of each block of Python and the block after it."""
-    text = document.read_text()
-    blocks = [
-        (block.metadata["info"], text[block.metadata["code_start"] : block.metadata["code_end"]])
-        for block in extract(text)
-    ]
-    pairs = pairwise([*blocks, ("", "")])
-    return [(code, output) for (kind, code), (_, output) in pairs if kind == "python"]
-
-
-@pytest.mark.parametrize(
-    ("code", "expected"),
-    [*examples(ROOT / "README.md"), *examples(ROOT / "docs" / "streaming.md")],
-)
-def test_python_examples(data_dir: Path, code: str, expected: str) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        capture_output=True,
-        text=True,
-        timeout=100,
-        env=clean_environment(MULLIGAN_DATA_DIR=str(data_dir)),
-        check=False,
-    )
+@pytest.mark.parametrize(("code", "expected"), examples("python"))
+def test_python_examples(data_dir: Path, tmp_path: Path, code: str, expected: str) -> None:
+    with surroundings(code, data_dir) as (text, env):
+        done = subprocess.run(
+            [sys.executable, "-c", text],
+            capture_output=True,
+            text=True,
+            timeout=100,
+            env=env,
+            cwd=tmp_path,
+            check=False,
+        )
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout == expected
+    assert_shown(done.stdout, expected)
 
 
 def test_there_are_examples() -> None:
-    assert all(BLOCKS.values())
+    assert len(examples("console")) > 5
+    assert len(examples("python")) > 5
+
+
+def test_the_site_builds(tmp_path: Path) -> None:
+    """Strictly: no broken link, no page left out, no object that is not there; and it is whole."""
+    missing = [m for m in ("material", "mkdocstrings_handlers") if not importlib.util.find_spec(m)]
+    if missing:
+        pytest.skip("needs what builds the site: pip install -e '.[docs]'")
+    site = tmp_path / "site"
+    done = subprocess.run(
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(site)],
+        capture_output=True,
+        text=True,
+        timeout=100,
+        cwd=ROOT,
+        env=clean_environment(NO_MKDOCS_2_WARNING="1"),
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    pages = {path.relative_to(site): path.read_text() for path in site.rglob("*.html")}
+    for page in ROOT.glob("docs/**/*.md"):
+        assert page.relative_to(ROOT / "docs").with_suffix(".html") in pages
+    loads = re.compile(
+        r"<(?:script|img|iframe)[^>]*\ssrc=\"?(https?:)?//|<link[^>]*href=\"?https?://(?!localhost)"
+    )
+    for path, text in pages.items():
+        assert not loads.search(text), f"{path} loads something from elsewhere"
+    reference = {path.stem: text for path, text in pages.items() if path.parts[0] == "reference"}
+    for name, text in {
+        "cli": "mulligan rollback",
+        "http": "POST /api/llm/execute",
+        "python": "VmExecuteRequest",
+        "settings": "MULLIGAN_MAX_CODE_LENGTH",
+    }.items():
+        assert text in reference[name]
 
 
 def test_links_lead_somewhere() -> None:
-    import re
-
     for document in [ROOT / "README.md", *ROOT.glob("docs/**/*.md"), ROOT / "CONTRIBUTING.md"]:
         for target in re.findall(r"\]\(([^)#]+)\)", document.read_text()):
             if not target.startswith("https://"):

@@ -44,7 +44,7 @@ def test_example_prints_what_the_readme_shows(data_dir: Path, name: str) -> None
     modules = [package.replace("-", "_").removesuffix("_slim") for package in needed()[name]]
     missing = [module for module in modules if importlib.util.find_spec(module) is None]
     if missing:
-        pytest.skip(f"needs {', '.join(missing)}: pip install 'mulligan[examples]'")
+        pytest.skip(f"needs {', '.join(missing)}: pip install -e '.[examples]'")
     done = subprocess.run(
         [sys.executable, str(EXAMPLES / name)],
         capture_output=True,
