@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from mulligan.extraction import extract
+from support.host import data_directory
 from support.server import Server, clean_environment
 
 ROOT = Path(__file__).parents[2]
@@ -71,21 +72,24 @@ def assert_shown(printed: str, shown: str) -> None:
 
 
 @contextmanager
-def surroundings(code: str, directory: Path) -> Iterator[tuple[str, dict[str, str]]]:
-    """The code and its environment; with a server, if it talks to one."""
-    env = clean_environment(MULLIGAN_DATA_DIR=str(directory), NO_PROXY="127.0.0.1")
-    env["PATH"] = f"{Path(sys.executable).parent}:/usr/bin:/bin:{env['PATH']}"
-    if SERVER not in code:
-        yield code, env
-        return
-    with Server(directory) as server:
-        yield code.replace(SERVER, server.url.removeprefix("http://")), env
+def surroundings(code: str) -> Iterator[tuple[str, dict[str, str], Path]]:
+    """The code, its environment and working directory; with a server, if it talks to one."""
+    with data_directory() as directory:
+        data, work = directory / "data", directory / "work"
+        work.mkdir()
+        env = clean_environment(MULLIGAN_DATA_DIR=str(data), NO_PROXY="127.0.0.1")
+        env["PATH"] = f"{Path(sys.executable).parent}:/usr/bin:/bin:{env['PATH']}"
+        if SERVER not in code:
+            yield code, env, work
+            return
+        with Server(data) as server:
+            yield code.replace(SERVER, server.url.removeprefix("http://")), env, work
 
 
 @pytest.mark.parametrize(("block", "below"), examples("console"))
-def test_console_examples(data_dir: Path, tmp_path: Path, block: str, below: str) -> None:
-    assert not below or below.strip(), "a session has its output in itself"
-    with surroundings(block, data_dir) as (text, env):
+def test_console_examples(block: str, below: str) -> None:
+    assert not below, "what a session prints stands in it"
+    with surroundings(block) as (text, env, directory):
         steps = sessions(text)
         # The page's own lines, typed into one shell as a reader would.
         script = "".join(f"{command}printf '\\0'\n" for command, _ in steps)
@@ -96,7 +100,7 @@ def test_console_examples(data_dir: Path, tmp_path: Path, block: str, below: str
             text=True,
             timeout=100,
             env=env,
-            cwd=tmp_path,
+            cwd=directory,
             check=False,
         )
     printed = done.stdout.split("\0")
@@ -106,15 +110,15 @@ def test_console_examples(data_dir: Path, tmp_path: Path, block: str, below: str
 
 
 @pytest.mark.parametrize(("code", "expected"), examples("python"))
-def test_python_examples(data_dir: Path, tmp_path: Path, code: str, expected: str) -> None:
-    with surroundings(code, data_dir) as (text, env):
+def test_python_examples(code: str, expected: str) -> None:
+    with surroundings(code) as (text, env, directory):
         done = subprocess.run(
             [sys.executable, "-c", text],
             capture_output=True,
             text=True,
             timeout=100,
             env=env,
-            cwd=tmp_path,
+            cwd=directory,
             check=False,
         )
     assert (done.returncode, done.stderr) == (0, "")

@@ -19,9 +19,7 @@ def page() -> str:
     classes = [name for name in mulligan.__all__ if not name.startswith("_")]
     faces = [name for name in classes if name not in models.__all__ and "Error" not in name]
     text = HEAD
-    for name in sorted(
-        faces, key=lambda each: (each.replace("Async", "").replace("Sync", ""), each)
-    ):
+    for name in faces:
         home = getattr(mulligan, name).__module__
         derived = name in ("Vm", "SyncVmExecutionClient")
         text += f"\n## {name}\n\n::: {home}.{name}\n" + (PLAIN if derived else "")
