@@ -41,6 +41,12 @@ def test_search_path_drops_virtual_environments(
     assert toolchains.search_path() == f"/usr/bin:{other}:/nowhere"
 
 
+def test_search_path_with_what_cannot_be_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    longer = "/" + "x" * 300 + "/bin"  # like a closed directory, an error even to ask about
+    monkeypatch.setenv("PATH", f"/usr/bin:{longer}")
+    assert toolchains.search_path() == f"/usr/bin:{longer}"
+
+
 @pytest.mark.parametrize("name", ["PATH", "HOME"])
 def test_search_path_without_path(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.setenv("PATH", "/somewhere")

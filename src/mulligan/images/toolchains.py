@@ -44,7 +44,12 @@ def search_path() -> str:
     Mulligan itself usually runs in one, and its packages are no business of the programs'.
     """
     parts = os.environ.get("PATH", os.defpath).split(os.pathsep)
-    return os.pathsep.join(p for p in parts if p and not (Path(p).parent / "pyvenv.cfg").exists())
+    # Not Path.exists: it raises where a directory is closed to us, as root's are to a service.
+    return os.pathsep.join(
+        p
+        for p in parts
+        if p and not os.path.exists(Path(p).parent / "pyvenv.cfg")  # noqa: PTH110
+    )
 
 
 def find(language: str) -> Toolchain | None:
