@@ -16,7 +16,7 @@ HEAD = """# Settings
 
 From the environment or a TOML file: the one named by `MULLIGAN_CONFIG`, else `mulligan.toml` in the
 working directory, else `~/.config/mulligan/mulligan.toml`. The environment wins over the file, and
-options of a command over both. A name that does not exist is an error.
+options of a command over both. In the file a name that does not exist is an error.
 
 `MULLIGAN_HISTORY__ENABLED=false` and the following are the same; lists and tables in the
 environment are JSON.

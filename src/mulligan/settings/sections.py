@@ -23,7 +23,12 @@ class VmType(BaseModel):
 
 
 class HistorySettings(BaseModel):
-    """History, and what is kept of the states executions started from and left."""
+    """History, and what is kept of the states executions started from and left.
+
+    ``snapshot_on_execution`` keeps the state after each one, ``snapshot_on_failure`` after one that
+    fails, which ``auto_rollback_on_failure`` takes back. Rows above ``max_history_entries`` a VM
+    go, oldest first. Without ``persist_history`` they are in memory only.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -37,7 +42,11 @@ class HistorySettings(BaseModel):
 
 
 class StreamSettings(BaseModel):
-    """What is kept of the events of executions, for those who listen to them."""
+    """What is kept of the events of executions, for those who listen to them.
+
+    ``buffer_bytes`` is of one execution; of those that have ended, the newest ``keep_ended``, at
+    most ``keep_ended_bytes`` of all and none for longer than ``keep_ended_seconds``.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

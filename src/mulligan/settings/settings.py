@@ -59,7 +59,25 @@ def config_file() -> Path | None:
 
 
 class Settings(BaseSettings):
-    """Mulligan's settings. Sizes are in bytes and times in the unit of their name."""
+    """Mulligan's settings. Sizes are in bytes and times in the unit of their name.
+
+    - ``data_dir``: everything there is; one process at a time serves it.
+    - ``host`` and ``port``: where ``mulligan serve`` listens; port 0 is any free one. By
+      ``allowed_hosts`` it may be called, too, and pages of ``cors_origins`` may use it.
+    - ``allowed_languages``, ``max_code_length`` (characters), ``max_request_bytes``: what is not
+      refused.
+    - ``execution_timeout_ms``: of an execution that says nothing else, times what its language
+      gets; one may ask for up to ``max_timeout_seconds``.
+    - ``auto_provision``: an agent's first execution makes its VM, of ``default_vm_type``.
+    - ``output_limit_bytes``: kept of each output of an execution; the rest is counted.
+    - ``boot_timeout_seconds``: a VM that takes longer is given up.
+    - ``guest_uid``, ``guest_gid``: whom VMs of a server started as root run as.
+    - ``min_free_mb``: MiB of the data directory's disk that stay free.
+    - ``durability``: what survives a loss of power, see docs/history-format.md.
+    - ``database_url``: PostgreSQL for the history's rows, in place of SQLite.
+    - ``secrets``: by name, given to every program as environment variables and taken out of
+      everything that goes back.
+    """
 
     model_config = SettingsConfigDict(
         env_prefix="MULLIGAN_", env_nested_delimiter="__", frozen=True, extra="forbid"
