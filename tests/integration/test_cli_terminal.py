@@ -112,13 +112,16 @@ def _runs(pid: int, name: bytes) -> bool:
     return any(_name(each).strip() == name for each in host.descendants(pid))
 
 
-def test_ctrl_c_before_anything_is_done(data_dir: Path) -> None:
-    with Terminal(data_dir, "run", "-") as terminal:  # reads its program from the terminal
-        terminal.type(b"print(1)\n")
-        terminal.wait_for("print(1)")
-        terminal.type(CTRL_C)
-        assert terminal.end() == 130
-    assert "Traceback" not in terminal.text
+def test_ctrl_c_while_another_has_the_directory(data_dir: Path) -> None:
+    with Terminal(data_dir, "run", "-l", "bash", "-c", "echo up; sleep 300") as first:
+        first.wait_for("up")
+        with Terminal(data_dir, "run", "-c", "print(1)") as second:
+            second.wait_for("waiting for process")
+            second.type(CTRL_C)
+            assert second.end() == 130
+        assert "Traceback" not in second.text
+        first.type(CTRL_C)
+        assert first.end() == 130
 
 
 @pytest.mark.parametrize("kind", ["embedded", "server"])
