@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from mulligan.cli import approvals, audit, demo, doctor, files, parse, past, run, serve, session, vm
+from mulligan.cli import approvals, audit, demo, doctor, files, mcp, parse, past, run, serve, session, vm
 from mulligan.cli import token as token_commands
 from mulligan.cli.console import INTERRUPTED, fail
 from mulligan.errors import VmExecutionError
@@ -30,6 +30,7 @@ app.command("diff")(past.diff)
 app.command("fork")(past.fork)
 app.command("serve")(serve.serve)
 app.command("audit")(audit.audit)
+app.command("mcp")(mcp.mcp)
 app.command("doctor")(doctor.doctor)
 app.command("demo")(demo.demo)
 app.add_typer(past.snapshots, name="snapshot")

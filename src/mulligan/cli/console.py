@@ -7,7 +7,7 @@ import queue
 import sys
 import threading
 import unicodedata
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterator
 from typing import Any, NoReturn, TextIO, TypeVar
 
 import typer
@@ -15,13 +15,13 @@ from rich.console import Console
 from rich.markup import escape
 
 from mulligan.errors import ValidationFailed, VmExecutionError
+from mulligan.printable import printable as printable  # noqa: PLC0414
 
 UNIT = 1024
 TEN = 10
 
 OWN_FAILURE = 125  # as docker(1) has it: the program did not get to run
 INTERRUPTED = 130
-LAST_BYTE = 0xFF
 
 PIPE_WIDTH = 200
 out = Console(
@@ -88,19 +88,6 @@ def size(number: int | None) -> str:
             break
         amount /= UNIT
     return f"{amount:.0f} {unit}" if unit == "B" or amount >= TEN else f"{amount:.1f} {unit}"
-
-
-def printable(text: str) -> str:
-    """Text of a stranger's for a terminal: control characters become visible, lines stay."""
-    return "".join(map(_shown, text.replace("\r\n", "\n")))
-
-
-def _shown(char: str) -> str:
-    """A character, or its number where it could do more than be seen."""
-    if char.isprintable() or char in "\n\t\u200d" or unicodedata.category(char) == "Zs":
-        return char
-    code = ord(char)
-    return f"\\x{code:02x}" if code <= LAST_BYTE else f"\\u{code:04x}"
 
 
 class OutputWriter:

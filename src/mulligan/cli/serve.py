@@ -39,6 +39,7 @@ def _serve(settings: Settings, listener: socket.socket) -> None:
 
     from mulligan import log
     from mulligan.engine.lock import DirectoryLock
+    from mulligan.server import mcp
     from mulligan.server.app import create_app
 
     log.to_stderr(settings.log_level)
@@ -51,6 +52,7 @@ def _serve(settings: Settings, listener: socket.socket) -> None:
         """Says where it serves once it does; when it stops, ends executions first."""
 
         async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+            await mcp.close(app)
             engine = getattr(app.state, "engine", None)
             if engine is not None:
                 await engine.close()

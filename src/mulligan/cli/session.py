@@ -114,7 +114,7 @@ async def open_session(server: str | None, data_dir: Path | None) -> AsyncIterat
     if server is not None:
         from mulligan.client.http import HttpBackend
 
-        backend = HttpBackend(server, settings.execution_timeout_ms, _token())
+        backend = HttpBackend(server, settings.execution_timeout_ms, given_token())
         try:
             yield Session(backend)
         finally:
@@ -124,7 +124,7 @@ async def open_session(server: str | None, data_dir: Path | None) -> AsyncIterat
         yield session
 
 
-def _token() -> str | None:
+def given_token() -> str | None:
     """What is in the file of ``--token-file``."""
     from mulligan.client.tokens import read_token
 

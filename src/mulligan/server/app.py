@@ -25,6 +25,7 @@ from mulligan.server import (
     directories,
     executions,
     files,
+    mcp,
     past,
     tracing,
     vms,
@@ -44,8 +45,17 @@ from mulligan.telemetry import told_to
 from mulligan.version import __version__
 
 JSON = "application/json"
-CORS_HEADERS = ["Authorization", "Idempotency-Key", "Last-Event-ID", "X-Request-Id"]
-CORS_ANSWERS = ["Content-Range", "ETag", "Retry-After", "X-Execution-Id", "X-Request-Id"]
+CORS_HEADERS = [
+    "Authorization",
+    "Idempotency-Key",
+    "Last-Event-ID",
+    "Mcp-Method",
+    "Mcp-Name",
+    "Mcp-Protocol-Version",
+    "Mcp-Session-Id",
+    "X-Request-Id",
+]
+CORS_ANSWERS = ["Content-Range", "ETag", "Mcp-Session-Id", "Retry-After", "X-Execution-Id", "X-Request-Id"]
 
 
 def create_app(
@@ -86,6 +96,7 @@ def create_app(
             raise
         finally:
             await watch.close()
+            await mcp.close(app)
             await engine.close()
             if watch.tracing is not None:
                 await asyncio.to_thread(watch.tracing.close)
@@ -105,6 +116,7 @@ def create_app(
     for module in (vms, executions, approvals, past, files, directories):
         module.add_routes(app)
     watching.add_routes(app, watch)
+    mcp.add_routes(app, settings.mcp)
     return app
 
 

@@ -3,6 +3,7 @@
 from mulligan.settings.access import AuditSettings, LimitSettings, is_loopback
 from mulligan.settings.files import FileSettings
 from mulligan.settings.hooks import ApprovalSettings, HookCommand, HookSettings, known_languages
+from mulligan.settings.mcp import McpSettings
 from mulligan.settings.sections import (
     AnswerSettings,
     HistorySettings,
@@ -21,6 +22,7 @@ __all__ = [
     "HookCommand",
     "HookSettings",
     "LimitSettings",
+    "McpSettings",
     "Settings",
     "StreamSettings",
     "TracingSettings",

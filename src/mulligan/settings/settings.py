@@ -25,6 +25,7 @@ from mulligan.models import DEFAULT_LANGUAGES, DEFAULT_VM_TYPE
 from mulligan.settings.access import AuditSettings, LimitSettings, checked_origin
 from mulligan.settings.files import FileSettings
 from mulligan.settings.hooks import ApprovalSettings, HookSettings, known_languages
+from mulligan.settings.mcp import McpSettings
 from mulligan.settings.sections import (
     MIB,
     AnswerSettings,
@@ -113,6 +114,7 @@ class Settings(BaseSettings):
     cors_origins: list[str] = Field(default_factory=list)
     files: FileSettings = Field(default_factory=FileSettings)
     tracing: TracingSettings = Field(default_factory=TracingSettings)
+    mcp: McpSettings = Field(default_factory=McpSettings)
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
     @field_validator("data_dir")

@@ -1,0 +1,46 @@
+"""Which executions a rollback took back."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+
+from mulligan.models import CommandHistoryEntry
+
+
+def undone(
+    entries: Sequence[CommandHistoryEntry],
+    restored: str,
+    restored_at: datetime | None,
+    stood: str | None,
+) -> list[CommandHistoryEntry]:
+    """The executions whose effects a rollback took back, newest first.
+
+    Two executions that started from one snapshot tell that what ran in between was undone already,
+    or changed nothing.
+
+    Args:
+        entries: the newest of the VM's history, newest first, none of them refused.
+        restored: the snapshot the VM is in the state of now.
+        restored_at: when that was made; None where it is not known.
+        stood: the snapshot it was in the state of before, if nothing had run since.
+    """
+    led: list[CommandHistoryEntry] = []  # to the state before the rollback, oldest first
+    for entry in reversed(entries):
+        led = _before(led, entry.snapshot_before)
+        led.append(entry)
+    led = _before(led, stood)
+    kept = _before(led, restored)
+    if len(kept) == len(led) and restored_at is not None:
+        kept = [entry for entry in led if entry.executed_at < restored_at]
+    return led[len(kept) :][::-1]
+
+
+def _before(led: list[CommandHistoryEntry], snapshot: str | None) -> list[CommandHistoryEntry]:
+    """Those before the first that started from a snapshot; all of them where none did."""
+    if snapshot is None:
+        return led
+    for place, entry in enumerate(led):
+        if entry.snapshot_before == snapshot:
+            return led[:place]
+    return led

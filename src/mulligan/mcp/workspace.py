@@ -1,0 +1,113 @@
+"""Where the tools of a client work: an agent and its VMs."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import secrets
+
+from mulligan.client.backends import Backend
+from mulligan.errors import ExecutionNotFound, VmExecutionError, VmNotAvailable
+from mulligan.log import get_logger
+from mulligan.models import DEFAULT_VM_TYPE, ExecutionStatus, VmCreateRequest, VmInstance
+
+log = get_logger()
+
+TEMPORARY = "mcp-session-"  # agents of connections that named none
+MOST_REMEMBERED = 256
+
+
+def temporary_agent() -> str:
+    """An agent for a connection that named none; its VMs go when the connection does."""
+    return TEMPORARY + secrets.token_hex(8)
+
+
+class Workspace:
+    """An agent's VMs, and nobody else's.
+
+    Args:
+        backend: where the VMs are.
+        agent_id: the agent.
+        vm_type: of a VM that is made.
+    """
+
+    def __init__(self, backend: Backend, agent_id: str, vm_type: str = DEFAULT_VM_TYPE) -> None:
+        self.backend = backend
+        self.agent_id = agent_id
+        self._vm_type = vm_type
+        self._finding = asyncio.Lock()
+        self._stands: dict[str, tuple[str, str | None]] = {}
+
+    async def vms(self) -> list[VmInstance]:
+        """Its VMs, oldest first."""
+        return await self.backend.list_vms(self.agent_id)
+
+    async def vm(self, vm_id: str | None = None) -> str:
+        """The id of a VM of this agent; by default of its first, which is made if there is none.
+
+        Raises:
+            VmNotAvailable: there is no such VM, or it is another agent's.
+        """
+        async with self._finding:
+            own = await self.vms()
+            if vm_id is None:
+                return (own[0] if own else await self._make()).id
+        if vm_id not in (each.id for each in own):
+            raise VmNotAvailable(
+                vm_id[:100], field="vm_id", remedy="the tool vms lists those there are"
+            )
+        return vm_id
+
+    async def _make(self) -> VmInstance:
+        name = f"agent-{self.agent_id}-vm"
+        return await self.backend.create_vm(
+            VmCreateRequest(vm_type=self._vm_type, vm_name=name, agent_id=self.agent_id)
+        )
+
+    async def execution(self, execution_id: str) -> ExecutionStatus:
+        """An execution of this agent.
+
+        Raises:
+            ExecutionNotFound: there is none.
+        """
+        status = await self.backend.execution(execution_id)
+        if status.agent_id != self.agent_id:
+            raise ExecutionNotFound(
+                f"no execution {execution_id[:100]}",
+                field="execution_id",
+                remedy="the tool history lists those there are",
+            )
+        return status
+
+    async def remove(self) -> None:
+        """Removes all its VMs; for an agent that nobody will be again."""
+        for each in await self.vms():
+            with contextlib.suppress(VmNotAvailable):
+                await self.backend.delete_vm(each.id)
+
+    # Where rollbacks went, so that the next one does not claim what an earlier one undid
+
+    def stood(self, vm_id: str, newest: str | None) -> str | None:
+        """The snapshot a VM was taken back to, if nothing has run in it since."""
+        snapshot_id, then = self._stands.get(vm_id, (None, None))
+        return snapshot_id if then == newest else None
+
+    def stands(self, vm_id: str, snapshot_id: str, newest: str | None) -> None:
+        """A VM was taken to a snapshot, when its newest execution was that one."""
+        self._stands.pop(vm_id, None)
+        self._stands[vm_id] = (snapshot_id, newest)
+        if len(self._stands) > MOST_REMEMBERED:
+            del self._stands[next(iter(self._stands))]
+
+
+async def sweep(backend: Backend) -> None:
+    """Removes the VMs of connections that a crash ended.
+
+    For whoever has just opened a data directory: no connection of before can be alive.
+    """
+    for each in await backend.list_vms(None):
+        if (each.agent_id or "").startswith(TEMPORARY):
+            try:
+                await backend.delete_vm(each.id)
+            except VmExecutionError as error:
+                log.warning("vm_not_removed", vm_id=each.id, error=str(error))
