@@ -40,9 +40,8 @@ def call(number: int, tool: str, **given: Any) -> dict[str, Any]:
 async def vms(server: Server, agent: str | None = None) -> list[dict[str, Any]]:
     params = {"agent_id": agent} if agent else {}
     async with httpx.AsyncClient(trust_env=False) as http:
-        found: list[dict[str, Any]] = (
-            await http.get(f"{server.url}/api/vms", params=params)
-        ).json()
+        answer = await http.get(f"{server.url}/api/vms", params=params)
+    found: list[dict[str, Any]] = answer.json()
     return found
 
 
@@ -202,7 +201,7 @@ async def test_a_server_that_stops_waits_for_nobody(data_dir: Path, era: str) ->
             await asyncio.wait_for(started.wait(), 60)
             server.process.send_signal(signal.SIGTERM)
             code = await asyncio.to_thread(server.process.wait, 30)
-            assert code == 0, server.log()
+            assert code in (0, -signal.SIGTERM), server.log()  # uvicorn passes it on
             running.cancel()
             await asyncio.wait({running})
     assert "Traceback" not in server.log()

@@ -45,6 +45,7 @@ async def test_each_tool(data_dir: Path, transport: str, era: str) -> None:
         await check_time_machine(client)
         await check_forks(client)
         await check_answers(client)
+        await check_files(client)
     assert host.wait_until(lambda: not host.naming(data_dir))
 
 
@@ -146,6 +147,39 @@ async def check_answers(client: Connected) -> None:
     assert {each["state"] for each in none["blocks"]} <= {"ran", "below threshold", "failed"}
 
 
+async def check_files(client: Connected) -> None:
+    text = "".join(f"{n} – Zeile\n" for n in range(3000))
+    done = await client.data("write_file", path="deep/er/text", content=text, mode="0600")
+    assert (done["path"], done["mode"]) == ("/workspace/deep/er/text", "0600")
+    assert done["size"] == len(text.encode())
+    parts, offset = [], 0
+    while offset is not None:
+        part = await client.data("read_file", path="deep/er/text", offset=offset, length=9999)
+        assert part["offset"] == offset
+        parts.append(part["text"])
+        offset = part["next_offset"]
+    assert "".join(parts) == text
+    await client.data("rollback", snapshot_id=done["snapshot_before"])
+    assert "File error" in await client.refused("read_file", path="deep/er/text")
+    data = base64.b64encode(bytes(range(256))).decode()
+    await client.data("write_file", path="bytes", content=data, encoding="base64")
+    assert 'encoding="base64"' in await client.refused("read_file", path="bytes")
+    assert (await client.data("read_file", path="bytes", encoding="base64"))["text"] == data
+    await client.run(PICTURE + "open('p.png', 'wb').write(Picture()._repr_png_())")
+    shown = await client.call("read_file", path="p.png", length=20)
+    assert [each.type for each in shown.content] == ["text", "image"]
+    assert base64.b64decode(shown.content[1].data).endswith(b"IEND\xaeB`\x82")
+    await client.run("mkdir d; ln -s /etc/passwd link", language="bash")
+    listed = (await client.data("list_files"))["entries"]
+    assert {(each["name"], each["type"], each["target"]) for each in listed} >= {
+        ("bytes", "file", None),
+        ("d", "directory", None),
+        ("link", "symlink", "/etc/passwd"),
+        ("p.png", "file", None),
+    }
+    assert (await client.data("list_files", limit=1))["truncated"]
+
+
 @pytest.mark.parametrize("era", ERAS)
 class TestOutput:
     def open(self, server: Server, era: str) -> AbstractAsyncContextManager[Connected]:
@@ -225,6 +259,10 @@ class TestOutput:
         ("rollback", {"snapshot_id": "snap-none"}, "Snapshot not found"),
         ("rollback", {"execution_id": "a", "last_success": True}, "more than one place"),
         ("fork", {"count": 33}, "count: Input should be less than or equal to 32"),
+        ("read_file", {"path": "no/such"}, "File error"),
+        ("read_file", {"path": "a\0b"}, "File error"),
+        ("write_file", {"path": "x", "content": "?", "encoding": "base64"}, "no base64"),
+        ("list_files", {"path": "/proc/1/root/../../x"}, "File error"),
         ("diff", {"old": "snap-none"}, "Snapshot not found"),
         ("remove_vm", {"vm_id": "vm-none"}, "the tool vms lists"),
     ],

@@ -9,7 +9,20 @@ from typing import Annotated
 
 import typer
 
-from mulligan.cli import approvals, audit, demo, doctor, files, mcp, parse, past, run, serve, session, vm
+from mulligan.cli import (
+    approvals,
+    audit,
+    demo,
+    doctor,
+    files,
+    mcp,
+    parse,
+    past,
+    run,
+    serve,
+    session,
+    vm,
+)
 from mulligan.cli import token as token_commands
 from mulligan.cli.console import INTERRUPTED, fail
 from mulligan.errors import VmExecutionError

@@ -8,6 +8,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 MOST_HISTORY = 50
 MOST_READ = 20_000
+MOST_FILE_READ = 64_000
+UTF8: Literal["utf-8"] = "utf-8"
+BASE64: Literal["base64"] = "base64"
 NO_KERNEL = "none"
 
 
@@ -172,6 +175,51 @@ class History(Input):
         default=None, max_length=1000, description="Only those whose code or output has this text."
     )
     language: str | None = Field(default=None, max_length=100, description="Only this language.")
+    vm_id: VmId = None
+
+
+Path = Annotated[
+    str,
+    Field(description="Absolute, or relative to /workspace.", max_length=4096),
+]
+Encoding = Annotated[
+    Literal["utf-8", "base64"],
+    Field(description='"utf-8" for text, "base64" for any bytes.'),
+]
+
+
+class ReadFile(Input):
+    """Parameters of ``read_file``."""
+
+    path: Path
+    offset: int = Field(default=0, ge=0, description="First byte wanted, counted from 0.")
+    length: int = Field(
+        default=16_000, ge=1, le=MOST_FILE_READ, description="Most bytes that come back."
+    )
+    encoding: Encoding = UTF8
+    vm_id: VmId = None
+
+
+class WriteFile(Input):
+    """Parameters of ``write_file``."""
+
+    path: Path
+    content: str = Field(description="All that is to be in the file.")
+    encoding: Encoding = UTF8
+    parents: bool = Field(default=True, description="Make the directories above it.")
+    mode: str | None = Field(
+        default=None,
+        max_length=10,
+        description='Permissions such as "0755". Default: those it has, else 0644.',
+    )
+    vm_id: VmId = None
+
+
+class ListFiles(Input):
+    """Parameters of ``list_files``."""
+
+    path: Annotated[str, Field(description="A directory, as in read_file.", max_length=4096)] = "."
+    limit: int = Field(default=200, ge=1, le=1000, description="Most names that come back.")
     vm_id: VmId = None
 
 

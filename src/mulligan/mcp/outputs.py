@@ -213,3 +213,45 @@ class Removed(Output):
     """A VM that is gone."""
 
     vm_id: str
+
+
+class FilePart(Output):
+    """A part of a file."""
+
+    vm_id: str
+    path: str
+    offset: int
+    bytes: int = Field(description="How many this part has.")
+    encoding: str = Field(description="utf-8, base64, or the type of a picture.")
+    text: str | None = Field(description="The part; null for a picture, which is image content.")
+    next_offset: int | None = Field(default=None, description="Where to read on; null at the end.")
+
+
+class FileWritten(Output):
+    """A file that was written."""
+
+    vm_id: str
+    path: str
+    size: int
+    mode: str
+    snapshot_before: str | None = Field(description="State that a rollback takes it back to.")
+
+
+class FileEntry(Output):
+    """A name in a directory."""
+
+    name: str
+    type: str = Field(description="file, directory, symlink or another kind.")
+    size: int
+    mode: str
+    modified_at: str
+    target: str | None = Field(default=None, description="What a symlink says.")
+
+
+class FileListing(Output):
+    """A directory, by name."""
+
+    vm_id: str
+    path: str
+    entries: list[FileEntry]
+    truncated: bool = Field(description="Whether there are more.")

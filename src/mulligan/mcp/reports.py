@@ -13,6 +13,7 @@ from mulligan.mcp.outputs import Ran, Stream
 from mulligan.mcp.text import Shown, clean, fenced, shown
 from mulligan.models import DisplayData, VmExecuteResponse
 
+WEBP = "image/webp"
 MOST_VALUE = 4000
 MOST_NOTE = 500
 MOST_NOTES = 20
@@ -21,7 +22,7 @@ SIGNATURES = {
     "image/png": (b"\x89PNG\r\n\x1a\n",),
     "image/jpeg": (b"\xff\xd8\xff",),
     "image/gif": (b"GIF87a", b"GIF89a"),
-    "image/webp": (b"RIFF",),
+    WEBP: (b"RIFF",),
 }
 
 Content: TypeAlias = types.ContentBlock
@@ -137,4 +138,12 @@ def _is_picture(result: DisplayData) -> bool:
         data = base64.b64decode(result.data, validate=True)
     except (binascii.Error, ValueError):
         return False
-    return data.startswith(SIGNATURES[result.mime_type])
+    return picture_type(data) == result.mime_type
+
+
+def picture_type(data: bytes) -> str | None:
+    """The media type of a picture that models take; None of all else."""
+    for mime_type, starts in SIGNATURES.items():
+        if data.startswith(starts) and (mime_type != WEBP or data[8:12] == b"WEBP"):
+            return mime_type
+    return None

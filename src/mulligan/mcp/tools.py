@@ -10,7 +10,7 @@ import mcp_types as types
 from pydantic import BaseModel
 from pydantic.json_schema import GenerateJsonSchema
 
-from mulligan.mcp import inputs, outputs, running, states
+from mulligan.mcp import files, inputs, outputs, running, states
 from mulligan.mcp.calls import Answer
 
 INSTRUCTIONS = """\
@@ -191,6 +191,39 @@ STATES = (
     ),
 )
 
+FILES = (
+    Tool(
+        "read_file",
+        "Read a file",
+        "Returns a text file of the VM, up to 64,000 bytes at once from an offset, or any file as "
+        "base64. Pictures (PNG, JPEG, GIF, WebP up to 1.5 MiB) come back as image content.",
+        inputs.ReadFile,
+        outputs.FilePart,
+        files.read_file,
+        reads_only=True,
+    ),
+    Tool(
+        "write_file",
+        "Write a file",
+        "Writes a file of the VM whole, in one step, in place of what was there. Returns the "
+        "snapshot that undoes it. For programs over 10,000 characters, and for data.",
+        inputs.WriteFile,
+        outputs.FileWritten,
+        files.write_file,
+        destroys=True,
+        repeats=True,
+    ),
+    Tool(
+        "list_files",
+        "List files",
+        "Lists what is in a directory of the VM, by name: type, size, permissions.",
+        inputs.ListFiles,
+        outputs.FileListing,
+        files.list_files,
+        reads_only=True,
+    ),
+)
+
 VMS = (
     Tool(
         "fork",
@@ -223,4 +256,4 @@ VMS = (
     ),
 )
 
-TOOLS = {tool.name: tool for tool in (*RUNNING, *STATES, *VMS)}
+TOOLS = {tool.name: tool for tool in (*RUNNING, *FILES, *STATES, *VMS)}

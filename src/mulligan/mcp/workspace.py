@@ -7,6 +7,7 @@ import contextlib
 import secrets
 
 from mulligan.client.backends import Backend
+from mulligan.client.direct import DirectBackend
 from mulligan.errors import ExecutionNotFound, VmExecutionError, VmNotAvailable
 from mulligan.log import get_logger
 from mulligan.models import DEFAULT_VM_TYPE, ExecutionStatus, VmCreateRequest, VmInstance
@@ -78,6 +79,16 @@ class Workspace:
                 remedy="the tool history lists those there are",
             )
         return status
+
+    async def cleaned(self, text: str) -> str:
+        """A text from a file without the agent's secrets.
+
+        That is done where the engine is in this process; a server gives files as they are.
+        """
+        if not isinstance(self.backend, DirectBackend):
+            return text
+        gates = (await self.backend.open()).gates
+        return await asyncio.to_thread(gates.clean, self.agent_id, text)
 
     async def remove(self) -> None:
         """Removes all its VMs; for an agent that nobody will be again."""

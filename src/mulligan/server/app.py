@@ -55,7 +55,14 @@ CORS_HEADERS = [
     "Mcp-Session-Id",
     "X-Request-Id",
 ]
-CORS_ANSWERS = ["Content-Range", "ETag", "Mcp-Session-Id", "Retry-After", "X-Execution-Id", "X-Request-Id"]
+CORS_ANSWERS = [
+    "Content-Range",
+    "ETag",
+    "Mcp-Session-Id",
+    "Retry-After",
+    "X-Execution-Id",
+    "X-Request-Id",
+]
 
 
 def create_app(
