@@ -46,8 +46,8 @@ class How(Input):
     vm_id: VmId = None
 
 
-class RunCode(How):
-    """Parameters of ``run_code``."""
+class Program(Input):
+    """What is run by ``run_code``."""
 
     code: str = Field(
         description="The program. Usually up to 10,000 characters; put more into files."
@@ -66,8 +66,12 @@ class RunCode(How):
     stdin: str | None = Field(default=None, description="Text the program reads from its input.")
 
 
-class RunAnswer(How):
-    """Parameters of ``run_answer``."""
+class RunCode(How, Program):
+    """Parameters of ``run_code``."""
+
+
+class ModelAnswer(Input):
+    """What is run by ``run_answer``."""
 
     answer: str = Field(
         description="A model's whole answer, prose and fenced code blocks, in Markdown."
@@ -83,6 +87,10 @@ class RunAnswer(How):
         description="Least confidence, from 0 to 1, with which a block is run. Examples of output, "
         "configuration and code that is only quoted score low.",
     )
+
+
+class RunAnswer(How, ModelAnswer):
+    """Parameters of ``run_answer``."""
 
 
 class ReadOutput(Input):

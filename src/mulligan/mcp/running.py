@@ -125,7 +125,11 @@ async def run_answer(call: Call, given: RunAnswer) -> Answer:
         )
     )
     waiting = call.peer.waiting
-    approval = await asking.resumed(call)
+    approval: str | VmExecutionError | None
+    try:
+        approval = await asking.resumed(call)
+    except VmExecutionError as error:
+        approval = error
     run = _AnswerRun(call, given, approval, list(waiting.done) if waiting else [])
     for number, block in enumerate(parsed.code_blocks, 1):
         await run.block(number, block)
@@ -138,11 +142,14 @@ class _AnswerRun:
     Args:
         call: of the tool.
         given: its parameters.
-        approval: a yes to the first block that did not run yet, if there is one.
+        approval: what was said to the first block that did not run yet, if anything was: a yes, or
+            why it is none.
         done: executions of the blocks that ran when this call was made before.
     """
 
-    def __init__(self, call: Call, given: RunAnswer, approval: str | None, done: list[str]) -> None:
+    def __init__(
+        self, call: Call, given: RunAnswer, approval: str | VmExecutionError | None, done: list[str]
+    ) -> None:
         self._call = call
         self._given = given
         self._approval = approval
@@ -190,8 +197,10 @@ class _AnswerRun:
             if status.result is not None:
                 return status.result
             raise HistoryError(f"what {execution_id} gave is not known any more")
-        request = await _request(self._call, self._given, block.code, block.language)
         approval, self._approval = self._approval, None
+        if isinstance(approval, VmExecutionError):
+            raise approval
+        request = await _request(self._call, self._given, block.code, block.language)
         if approval is not None:
             request = request.model_copy(update={"approval": approval})
         response = await _run(self._call, request, self._done)

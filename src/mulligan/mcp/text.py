@@ -52,7 +52,7 @@ def shown(text: str, execution_id: str, stream: str, most: int = MOST_SHOWN) -> 
     start = line_end_before(text, most // 2)
     end = _line_start_after(text, len(text) - most // 2)
     start = min(start, _after_lines(text[:start], MOST_LINES // 2))
-    end = max(end, len(text) - _after_lines(text[: end - 1 : -1], MOST_LINES // 2))
+    end = max(end, _last_lines(text, MOST_LINES // 2))
     call = f'read_output(execution_id="{execution_id}", stream="{stream}", offset={start})'
     marker = f"[… {end - start} characters left out here; to read on: {call} …]"
     joined = f"{_with_newline(text[:start])}{marker}\n{text[end:]}"
@@ -68,6 +68,17 @@ def _after_lines(text: str, lines: int) -> int:
             return len(text)
         position = found + 1
     return position
+
+
+def _last_lines(text: str, lines: int) -> int:
+    """Where the last so many lines begin."""
+    position = len(text) - text.endswith("\n")
+    for _ in range(lines):
+        found = text.rfind("\n", 0, position)
+        if found < 0:
+            return 0
+        position = found
+    return position + 1
 
 
 def line_end_before(text: str, position: int) -> int:
