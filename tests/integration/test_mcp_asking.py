@@ -113,6 +113,18 @@ async def test_an_answer_s_later_block_is_asked_about_and_earlier_ones_run_once(
         assert success[::-1] == ran
 
 
+async def test_a_no_to_a_block_leaves_the_others_told(server: Server, era: str) -> None:
+    asked: list[str] = []
+    person = answering("decline", asked)
+    answer = f"Run this:\n\n```bash\necho one\n```\n\n```bash\n{ASKED}\n```\n\n```bash\nid\n```\n"
+    async with over_http(server.url, era, person, f"?agent_id=refuses-{era}") as client:
+        blocks = (await client.data("run_answer", answer=answer, threshold=0.3))["blocks"]
+    assert [each["state"] for each in blocks] == ["ran", "refused", "not run"]
+    assert "said no" in blocks[1]["error"]
+    assert blocks[0]["execution"]["stdout"]["text"] == "one\n"
+    assert len(asked) == 1
+
+
 async def test_what_is_shown_hides_nothing(server: Server, era: str) -> None:
     asked: list[str] = []
     code = "git clean -fdx # \u202egpj.evil\u202c ``` \x1b[8m ; true"

@@ -21,12 +21,11 @@ def test_the_table_is_of_the_tools_there_are() -> None:
     assert mcp_docs.between(TEXT, "tools") == mcp_docs.table(), "run: python tools/mcp_docs.py"
 
 
-def test_the_session_is_one(tmp_path: Path) -> None:
-    tmp_path.chmod(0o755)
+def test_the_session_is_one(data_dir: Path) -> None:
     shown = mcp_docs.between(TEXT, "session")
-    happens = mcp_docs.fenced(mcp_docs.session(mcp_docs.example(TEXT), tmp_path))
+    happens = mcp_docs.fenced(mcp_docs.session(mcp_docs.example(TEXT), data_dir))
     assert VARIES.sub("…", happens) == VARIES.sub("…", shown)
-    assert list((tmp_path / "data" / "vms").iterdir()) == []
+    assert list((data_dir / "data" / "vms").iterdir()) == []
 
 
 def test_the_command_that_clients_are_given_exists() -> None:
@@ -43,6 +42,8 @@ def test_the_command_that_clients_are_given_exists() -> None:
 def test_the_addresses_that_clients_are_given_exist(server: Server, query: str) -> None:
     import httpx
 
-    answer = httpx.get(f"{server.url}/mcp{query}", trust_env=False)
-    assert answer.status_code == 406  # it speaks the protocol, and this is none
+    ping = {"jsonrpc": "2.0", "id": 1, "method": "ping"}
+    headers = {"Accept": "application/json, text/event-stream"}
+    answer = httpx.post(f"{server.url}/mcp{query}", json=ping, headers=headers, trust_env=False)
+    assert answer.json()["jsonrpc"] == "2.0"
     assert f"http://127.0.0.1:8080/mcp{query}" in TEXT

@@ -258,6 +258,20 @@ async def test_an_agent_s_token_answers_no_questions(guarded: tuple[Server, str]
     assert asked == []
 
 
+async def test_secrets_are_taken_out(data_dir: Path) -> None:
+    secret = "made-up-" + "for-this-test-7Qx2"
+    with Server(data_dir, MULLIGAN_SECRETS__KEY=secret) as server:
+        async with over_http(server.url) as client:
+            code = "import os; open('f', 'w').write(os.environ['KEY']); os.environ['KEY']"
+            ran = await client.run(code)
+            assert secret not in str(ran)
+            assert (await client.run("len(open('f').read())"))["result"] == str(len(secret))
+            told = await client.data("read_file", path="f")
+            assert secret not in str(told)
+            assert told["bytes"] == len(secret)
+            assert secret not in str(await client.data("diff"))
+
+
 def test_it_can_be_switched_off(data_dir: Path) -> None:
     with Server(data_dir, MULLIGAN_MCP__ENABLED="false") as server:
         answer = httpx.post(f"{server.url}/mcp", json=INITIALIZE, headers=ACCEPT, trust_env=False)
