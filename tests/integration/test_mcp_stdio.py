@@ -9,7 +9,7 @@ import pytest
 
 from mulligan.mcp.workspace import TEMPORARY
 from support import host
-from support.mcp_clients import ERAS, LEGACY, Process, over_stdio
+from support.mcp_clients import ERAS, LEGACY, Process, over_http, over_stdio
 from support.server import Server, clean_environment, command
 
 pytestmark = pytest.mark.anyio
@@ -161,9 +161,12 @@ async def test_with_a_server_it_works_there(data_dir: Path) -> None:
             text = await named.refused("read_output", execution_id=ada["execution_id"])
             assert "no execution" in text
         async with over_stdio(data_dir) as client:
-            temporary = (await client.run("1"))["vm_id"]
+            temporary = (await client.run("kept = 1"))["vm_id"]
+            async with over_http(server.url) as other:  # the first there is of these
+                await other.run("1")
+            assert (await client.run("kept"))["result"] == "1"
         assert temporary not in {path.name for path in vms(data_dir)}
-        assert len(vms(data_dir)) == 2
+        assert len(vms(data_dir)) == 3  # of ada, bob and mcp
 
 
 def refusal(*arguments: str) -> tuple[int, str, str]:

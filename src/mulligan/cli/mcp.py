@@ -65,6 +65,7 @@ async def _backend(settings: Settings, server: str | None) -> AsyncIterator[Back
     from mulligan.client.http import HttpBackend
     from mulligan.engine import lock
     from mulligan.mcp.workspace import sweep
+    from mulligan.models import utc_now
 
     backend: Backend
     other = None if server else lock.holder(settings.data_dir)
@@ -79,7 +80,7 @@ async def _backend(settings: Settings, server: str | None) -> AsyncIterator[Back
     try:
         await backend.healthy()
         if server is None:
-            await sweep(backend)
+            await sweep(backend, utc_now())
         yield backend
     finally:
         await backend.close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import json
+from datetime import datetime
 from typing import Any, NamedTuple
 
 from mcp.server.auth.middleware.bearer_auth import AuthenticatedUser
@@ -63,9 +64,11 @@ class HttpFace:
 
     Args:
         engine: opened, and closed after this.
+        began: when the server did.
     """
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, began: datetime) -> None:
+        self._began = began
         self._settings = engine.settings
         self._backend = OpenEngine(engine)
         self._workspaces: dict[str, Workspace] = {}
@@ -82,7 +85,7 @@ class HttpFace:
 
     async def open(self) -> None:
         """Makes ready to serve."""
-        await sweep(self._backend)
+        await sweep(self._backend, self._began)
         ready = asyncio.Event()
         self._serving = asyncio.create_task(self._serve(ready))
         await ready.wait()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import secrets
+from datetime import datetime
 
 from mulligan.client.backends import Backend
 from mulligan.client.direct import DirectBackend
@@ -111,13 +112,15 @@ class Workspace:
             del self._stands[next(iter(self._stands))]
 
 
-async def sweep(backend: Backend) -> None:
+async def sweep(backend: Backend, opened: datetime) -> None:
     """Removes the VMs of connections that a crash ended.
 
-    For whoever has just opened a data directory: no connection of before can be alive.
+    Args:
+        backend: of whoever has the data directory.
+        opened: since when he has it; no connection of before is there any more.
     """
     for each in await backend.list_vms(None):
-        if (each.agent_id or "").startswith(TEMPORARY):
+        if (each.agent_id or "").startswith(TEMPORARY) and each.created_at < opened:
             try:
                 await backend.delete_vm(each.id)
             except VmExecutionError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from importlib import import_module
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qs
@@ -12,6 +13,7 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from mulligan.errors import ConfigError, ValidationFailed, VmExecutionError
+from mulligan.models import utc_now
 from mulligan.server.access import SCOPE_KEY, Caller
 from mulligan.server.answers import answer
 from mulligan.settings import McpSettings
@@ -32,6 +34,7 @@ class Endpoint:
 
     def __init__(self, app: FastAPI) -> None:
         self._app = app
+        self._began = utc_now()
         self._face: HttpFace | None = None
         self._opening = asyncio.Lock()
         self._closed = False
@@ -39,8 +42,8 @@ class Endpoint:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """See ASGI."""
         try:
-            asker, face = self._asker(scope), await self._opened()
-            await face.handle(asker, scope, receive, send)
+            face = await self._opened()
+            await face.handle(self._asker(scope), scope, receive, send)
         except VmExecutionError as error:
             await answer(error)(scope, receive, send)
 
@@ -56,9 +59,9 @@ class Endpoint:
             if self._closed:
                 raise ConfigError("the server is shutting down")
             if self._face is None:
-                from mulligan.mcp.http import HttpFace  # noqa: PLC0415
-
-                face = HttpFace(self._app.state.engine)
+                # In a thread, for it takes a second in which others are served.
+                module = await asyncio.to_thread(import_module, "mulligan.mcp.http")
+                face: HttpFace = module.HttpFace(self._app.state.engine, self._began)
                 await face.open()
                 self._face = face
             return self._face
