@@ -109,7 +109,6 @@ def test_console_examples(block: str, below: str) -> None:
         assert_shown(output.rstrip("\n"), expected.rstrip("\n"))
 
 
-<<<<<<< HEAD
 @pytest.mark.parametrize(("code", "expected"), examples("python"))
 def test_python_examples(code: str, expected: str) -> None:
     with surroundings(code) as (text, env, directory):
@@ -122,36 +121,6 @@ def test_python_examples(code: str, expected: str) -> None:
             cwd=directory,
             check=False,
         )
-=======
-def examples(document: Path) -> list[tuple[str, str]]:
-    """(code, what it prints) of each block of Python and the block after it."""
-    text = document.read_text()
-    blocks = [
-        (block.metadata["info"], text[block.metadata["code_start"] : block.metadata["code_end"]])
-        for block in extract(text)
-    ]
-    pairs = pairwise([*blocks, ("", "")])
-    return [(code, output) for (kind, code), (_, output) in pairs if kind == "python"]
-
-
-@pytest.mark.parametrize(
-    ("code", "expected"),
-    [
-        *examples(ROOT / "README.md"),
-        *examples(ROOT / "docs" / "clients.md"),
-        *examples(ROOT / "docs" / "streaming.md"),
-    ],
-)
-def test_python_examples(data_dir: Path, code: str, expected: str) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        capture_output=True,
-        text=True,
-        timeout=100,
-        env=clean_environment(MULLIGAN_DATA_DIR=str(data_dir)),
-        check=False,
-    )
->>>>>>> 21899aa (What clients do, written down)
     assert (done.returncode, done.stderr) == (0, "")
     assert_shown(done.stdout, expected)
 

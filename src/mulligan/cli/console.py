@@ -6,8 +6,7 @@ import os
 import queue
 import sys
 import threading
-import unicodedata
-from collections.abc import Coroutine, Iterator
+from collections.abc import Coroutine
 from typing import Any, NoReturn, TextIO, TypeVar
 
 import typer
