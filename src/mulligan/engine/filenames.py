@@ -162,11 +162,13 @@ _OWN = {
     filework.IS_ROOT: "is the root of the VM and stays",
     filework.NOT_KEPT: "is gone with the program that can see it",
 }
+_FULL = {errno.EFBIG, errno.ENOSPC, errno.EDQUOT}
 _REMEDIES = {
     errno.ENOENT: "list its directory to see what there is; parents=true makes what is missing",
     errno.EEXIST: "name another",
     errno.EISDIR: "name a file in it; files/list shows what is there",
     errno.ENOTDIR: "name a directory",
+    **dict.fromkeys(_FULL, "remove files, or make a VM with a larger disk_mb"),
     errno.ENOTEMPTY: "with recursive=true it is removed with all that is in it",
     filework.REFUSED: "only regular files are read and written",
     filework.IN_THE_WAY: "with overwrite=true it is replaced",
@@ -178,9 +180,7 @@ _CLASSES: dict[int, type[FileError]] = {
     errno.EACCES: FileForbidden,
     errno.EPERM: FileForbidden,
     errno.EROFS: FileForbidden,
-    errno.EFBIG: FileDiskFull,
-    errno.ENOSPC: FileDiskFull,
-    errno.EDQUOT: FileDiskFull,
+    **dict.fromkeys(_FULL, FileDiskFull),
     errno.ENAMETOOLONG: FileError,
     errno.EINVAL: FileError,
     errno.EIO: FileBroken,
@@ -202,6 +202,8 @@ def failure(number: int, text: str, path: bytes, field: str) -> FileError:
     if number in _OWN:
         kind = _TYPES.get(int(text, 8), "unknown") if re.fullmatch(r"0o[0-7]{1,6}", text) else ""
         said = _OWN[number].format(kind=kind.replace("_", " "))
+    elif number in _FULL:
+        said = "the VM's disk is full, or the host's is; nothing of it was kept"
     elif number in errno.errorcode and number != errno.EIO:
         said = os.strerror(number).lower()
     else:

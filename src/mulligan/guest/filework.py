@@ -19,6 +19,7 @@ sys.path[:] = [path for path in sys.path if path not in ("", "/", "/run/mulligan
 import errno  # noqa: E402
 import os  # noqa: E402
 import struct  # noqa: E402
+import time  # noqa: E402
 from stat import S_IFMT, S_IMODE, S_ISDIR, S_ISLNK, S_ISREG  # noqa: E402
 
 HEADER = struct.Struct(">BI")
@@ -31,6 +32,7 @@ GO, CREDIT, END = 16, 17, 18
 MOST = 64 * 1024
 UNTOLD = 1 << 20  # of a file that says it is empty, as those of /proc do
 MOST_TARGET = 4096
+FULL_LOOKS, FULL_PAUSE_S = 25, 0.02
 REFUSED = 200  # error numbers of our own, above the kernel's: no regular file
 IN_THE_WAY = 201
 IS_ROOT = 202
@@ -222,11 +224,22 @@ def _take(descriptor: int) -> None:
             if NUMBER.unpack(payload)[0] != taken:
                 raise EOFError
             return
-        view = memoryview(payload)
-        while view:
-            view = view[os.write(descriptor, view) :]
+        _put(descriptor, payload)
         taken += len(payload)
         send(TAKEN, NUMBER.pack(taken))
+
+
+def _put(descriptor: int, data: bytes) -> None:
+    """Writes; a disk that has just been full may have been measured again in a moment."""
+    view, patience = memoryview(data), FULL_LOOKS
+    while view:
+        try:
+            view = view[os.write(descriptor, view) :]
+        except OSError as error:
+            if error.errno != errno.EFBIG or not patience:
+                raise
+            patience -= 1
+            time.sleep(FULL_PAUSE_S)
 
 
 def make_directory(path: bytes, parents: bool) -> None:
