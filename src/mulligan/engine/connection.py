@@ -151,9 +151,13 @@ class AgentConnection(asyncio.Protocol):
         self._last_channel = self._last_channel % MOST_CHANNELS + 1
         return self._last_channel
 
-    async def feed(self, running: Running, data: bytes) -> None:
-        """Sends a program some of its input, no faster than the agent's connection takes it."""
-        self._write(frames.encode(frames.STDIN, running.channel, data))
+    def feed(self, running: Running, data: bytes) -> None:
+        """Sends a program some of its input, nothing for its end; ``drained`` has to follow."""
+        kind = frames.STDIN if data else frames.STDIN_END
+        self._write(frames.encode(kind, running.channel, data))
+
+    async def drained(self) -> None:
+        """Waits until the agent takes more."""
         await self._can_write.wait()
 
     def forget(self, running: Running) -> None:

@@ -100,6 +100,8 @@ class FileReader:
             left -= len(data)
             given += len(data)
             yield data
+        await expect(transfer, filework.DONE, self.name)
+        await transfer.over()
 
 
 class FileWriter:
@@ -167,6 +169,7 @@ class FileWriter:
             if kind == filework.RECORD:
                 break
             self._note(kind, payload)
+        await self._transfer.over()
         found = filenames.info(payload, self._name)
         self.committed = found.model_copy(update={"snapshot_before": self._kept})
         return self.committed

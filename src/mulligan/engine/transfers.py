@@ -23,6 +23,7 @@ MOST_MESSAGE = 128 * 1024
 MESSAGE_COST = 64  # what a message takes besides its payload, so that empty ones are bounded, too
 SLACK = 2 * MOST_MESSAGE
 MOST_SAID = 2000
+PATIENCE_S = 1.0
 LONGEST_MS = 7 * 86_400_000  # who waits for the other side is bounded by idleness
 UNBOUNDED = 2**62
 TEXT = (resources.files("mulligan.guest") / "filework.py").read_text(encoding="utf-8")
@@ -149,12 +150,21 @@ class Transfer:
         self.clean = clean
 
     async def send(self, kind: int, payload: bytes) -> None:
-        """Tells the program something, no faster than the agent takes it."""
+        """Tells the program something, no faster than the agent takes it.
+
+        Raises:
+            FileBroken: it takes nothing.
+        """
         data = filework.HEADER.pack(kind, len(payload)) + payload
         for start in range(0, len(data), frames.MAX_CHUNK):
             if self.running.done.done():
                 return  # ``receive`` says why
-            await self._connection.feed(self.running, data[start : start + frames.MAX_CHUNK])
+            self._connection.feed(self.running, data[start : start + frames.MAX_CHUNK])
+            try:
+                async with asyncio.timeout(self._idle_s):
+                    await self._connection.drained()
+            except TimeoutError:
+                raise self._silent() from None
 
     async def receive(self) -> tuple[int, bytes]:
         """The program's next message.
@@ -176,14 +186,17 @@ class Transfer:
                 async with asyncio.timeout(self._idle_s):
                     await running.news.wait()
             except TimeoutError:
-                raise FileBroken(
-                    f"the VM did not go on within {self._idle_s:g} s",
-                    remedy="what runs in it may keep it busy; see files.idle_seconds",
-                ) from None
+                raise self._silent() from None
 
     def heard(self) -> tuple[int, bytes] | None:
         """A message that is there already."""
         return self.running.inbox.next()
+
+    def _silent(self) -> FileBroken:
+        return FileBroken(
+            f"the VM did not go on within {self._idle_s:g} s",
+            remedy="what runs in it may keep it busy; see files.idle_seconds",
+        )
 
     def _ended(self) -> VmExecutionError:
         if self.ended_for is not None:
@@ -200,14 +213,20 @@ class Transfer:
         return FileBroken(f"what works on files in the VM ended: {self.clean(said[:500])}")
 
     async def over(self) -> None:
-        """Waits until the program has ended, which it is about to; one that does not is ended."""
+        """Waits until the program has ended, which it is about to.
+
+        An end by force could meet a program that has its number by then (docs/decisions/0001).
+        """
         await asyncio.wait({self.running.done}, timeout=self._idle_s)
-        await self.close()
 
     async def close(self) -> None:
-        """Ends the program if it has not ended. May be repeated."""
+        """Ends the program if it has not ended: it sees the end of its input, or is killed."""
+        done = self.running.done
         try:
-            if not self.running.done.done():
+            if not done.done():
+                self._connection.feed(self.running, b"")
+                await asyncio.wait({done}, timeout=PATIENCE_S)
+            if not done.done():
                 await self._connection.end([self.running])
         finally:
             self._connection.forget(self.running)
