@@ -169,6 +169,7 @@ class Engine:
             find=fleet.find,
             owned=self._owned,
             keep=FileUndo(self.settings.history, history, machine, maintenance).keep,
+            room=self._past.check_stored,
             clean=gates.clean,
         )
         self._executions = Executions(self.settings.streams, self.execute, fleet.find, history.get)

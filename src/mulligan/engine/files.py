@@ -42,6 +42,7 @@ class Files:
         owned: see the class.
         keep: for the holder of ``vm.steady()``, before files are changed: keeps the present to
             come back to, and says as which snapshot.
+        room: refuses an agent that has stored all it may.
         clean: takes an agent's secrets out of a text.
     """
 
@@ -52,10 +53,12 @@ class Files:
         find: Callable[[str, str | None], Vm],
         owned: Owner,
         keep: Callable[[Vm], Awaitable[str | None]],
+        room: Callable[[str], Awaitable[None]],
         clean: Callable[[str, str], str],
     ) -> None:
         self.settings = settings
         self._find = find
+        self._room = room
         self._conversations = Conversations(settings, python, owned, keep, clean)
 
     # Looking
@@ -168,7 +171,11 @@ class Files:
         parents: bool = False,
         escaped: bool = False,
     ) -> FileInfo:
-        """Writes a file whole, in one step: nobody sees a part of it. See ``open_write``."""
+        """Writes a file whole, in one step: nobody sees a part of it. See ``open_write``.
+
+        Raises:
+            FileError, TooManyRequests: as ``open_write``.
+        """
         if len(data) > AT_ONCE:
             opened = self.open_write(
                 vm_id, path, agent_id, mode=mode, parents=parents, escaped=escaped, size=len(data)
@@ -179,6 +186,7 @@ class Files:
         name = filenames.to_bytes(path, escaped=escaped)
         self._check_size(len(data))
         vm = self._find(vm_id, agent_id)
+        await self._room(vm.record.agent_id)
 
         async def work(transfer: Transfer, kept: str | None) -> FileInfo:
             writer = FileWriter(transfer, name, self.settings.max_file_bytes, kept)
@@ -214,10 +222,12 @@ class Files:
         Raises:
             FileTooLarge: ``size`` is over ``max_file_bytes``.
             FileMissing, FileConflict, FileForbidden: there can be no such file.
+            TooManyRequests: the agent has stored all it may.
         """
         name = filenames.to_bytes(path, escaped=escaped)
         self._check_size(size or 0)
         vm = self._find(vm_id, agent_id)
+        await self._room(vm.record.agent_id)
         transfer, kept = await self._conversations.begin(
             vm, True, "write", name, _mode(mode), parents
         )
