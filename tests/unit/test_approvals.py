@@ -23,6 +23,7 @@ from mulligan.errors import (  # noqa: E402
     ApprovalConflict,
     ApprovalDenied,
     ApprovalExpired,
+    ApprovalNotFound,
     ApprovalRequired,
 )
 from mulligan.history import HistoryStore  # noqa: E402
@@ -177,8 +178,13 @@ class TestPermits:
         with pytest.raises(ApprovalRequired):
             await permits.obtain(what, "?", approval_id=asked.id)
         store.answer(asked.id, True, "ada")
+        other = what.model_copy(update={"code": f"{what.code} "})
         with pytest.raises(ApprovalConflict, match="another execution"):
-            await permits.obtain(subject(), "?", approval_id=asked.id)
+            await permits.obtain(other, "?", approval_id=asked.id)
+        with pytest.raises(ApprovalNotFound):  # another agent's is nobody's
+            await permits.obtain(
+                what.model_copy(update={"agent_id": "another"}), "?", approval_id=asked.id
+            )
         assert (await permits.obtain(what, "?", approval_id=asked.id)).state == "used"
 
     async def test_two_executions_race_and_one_runs(self, store: ApprovalStore) -> None:
