@@ -79,6 +79,18 @@ EXECUTE: dict[str, Case] = {
 FILE = {"path": "f"}  # which ``make_things`` has left in each VM
 
 
+INITIALIZE = {
+    "jsonrpc": "2.0",
+    "id": 1,
+    "method": "initialize",
+    "params": {
+        "protocolVersion": "2025-06-18",
+        "capabilities": {},
+        "clientInfo": {"name": "a test", "version": "1"},
+    },
+}
+
+
 def at(path: str, cases: dict[str, Case]) -> dict[str, Case]:
     def placed(case: Case) -> Case:
         def place(mine: Things, theirs: Things) -> Ask:
@@ -192,6 +204,8 @@ TABLE: dict[tuple[str, str], dict[str, Case]] = {
     ("GET", "/api/vms/{vm_id}/files/stat"): in_files("/stat", FILE),
     ("POST", "/api/vms/{vm_id}/files/mkdir"): in_files("/mkdir", body={"path": "d"}),
     ("POST", "/api/vms/{vm_id}/files/move"): in_files("/move", body={"source": "f", "target": "g"}),
+    # Its tools see the engine as the agent the session is of; tests of their own try them.
+    ("ANY", "/mcp"): {"query.agent_id": narrowed("/mcp", body=INITIALIZE)},
     ("GET", "/api/executions/{execution_id}"): {
         "path.execution_id": lambda _, o: Ask(f"/api/executions/{o.execution}"),
         "query.agent_id": narrowed("/api/executions/{execution}"),
@@ -296,10 +310,11 @@ def kept(clients: dict[str, httpx.Client]) -> Things:
 
 
 def send(client: httpx.Client, method: str, ask: Ask) -> httpx.Response:
-    headers = {}
+    headers = {"Accept": "application/json, text/event-stream"}
+    method = "POST" if method == "ANY" else method
     if method == "WEBSOCKET":  # what is refused is answered as any other request is
         method = "GET"
-        headers = {
+        headers |= {
             "Connection": "Upgrade",
             "Upgrade": "websocket",
             "Sec-WebSocket-Version": "13",
