@@ -7,6 +7,8 @@ from pydantic import ValidationError
 
 from mulligan.errors import ConfigError
 from mulligan.settings import (
+    FileSettings,
+    McpSettings,
     TracingSettings,
     VmType,
     config_file,
@@ -100,6 +102,8 @@ DEFAULTS = {
     "audit": {"enabled": True, "file_mb": 64, "files": 16},
     "allowed_hosts": [],
     "cors_origins": [],
+    "files": FileSettings().model_dump(),
+    "mcp": McpSettings().model_dump(),
     "tracing": TracingSettings().model_dump(),
     "log_level": "info",
 }
