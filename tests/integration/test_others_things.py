@@ -230,8 +230,8 @@ TABLE: dict[tuple[str, str], dict[str, Case]] = {
 }
 OF_NOBODY = {  # they show nothing that belongs to an agent
     ("GET", "/health"),
+    ("GET", "/metrics"),  # of all agents together: for administrators alone
     ("GET", "/openapi.json"),
-    ("GET", "/metrics"),
 }
 ID_NAMES = ("from", "to", "approval")
 
@@ -362,6 +362,10 @@ def state_of(theirs: httpx.Client, kept: Things) -> list[str]:
     found = [theirs.get(path) for path in paths]
     assert all(each.is_success for each in found)
     return [each.text for each in found]
+
+
+def test_metrics_are_not_for_agents(clients: dict[str, httpx.Client]) -> None:
+    assert [client.get("/metrics").status_code for client in clients.values()] == [403, 403]
 
 
 def test_lists_have_what_is_ones_own(
