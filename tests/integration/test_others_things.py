@@ -13,6 +13,7 @@ from starlette.routing import BaseRoute
 
 from mulligan import settings as settings_module
 from mulligan.server.app import create_app
+from support import mcp_access
 from support.access import (
     ASKING,
     MISSING,
@@ -205,7 +206,6 @@ TABLE: dict[tuple[str, str], dict[str, Case]] = {
     ("POST", "/api/vms/{vm_id}/files/mkdir"): in_files("/mkdir", body={"path": "d"}),
     ("POST", "/api/vms/{vm_id}/files/move"): in_files("/move", body={"source": "f", "target": "g"}),
     # Its tools see the engine as the agent the session is of; tests of their own try them.
-    ("ANY", "/mcp"): {"query.agent_id": narrowed("/mcp", body=INITIALIZE)},
     ("GET", "/api/executions/{execution_id}"): {
         "path.execution_id": lambda _, o: Ask(f"/api/executions/{o.execution}"),
         "query.agent_id": narrowed("/api/executions/{execution}"),
@@ -227,6 +227,11 @@ TABLE: dict[tuple[str, str], dict[str, Case]] = {
             f"/api/approvals/{o.approval}", body={"approve": True}, owner=403
         )
     },
+}
+TABLE |= {
+    ("POST", "/mcp"): {"query.agent_id": narrowed("/mcp", owner=400)} | mcp_access.cases(),
+    ("GET", "/mcp"): {"query.agent_id": narrowed("/mcp", owner=400)},
+    ("DELETE", "/mcp"): {"query.agent_id": narrowed("/mcp", owner=400)},
 }
 OF_NOBODY = {  # they show nothing that belongs to an agent
     ("GET", "/health"),
@@ -310,8 +315,7 @@ def kept(clients: dict[str, httpx.Client]) -> Things:
 
 
 def send(client: httpx.Client, method: str, ask: Ask) -> httpx.Response:
-    headers = {"Accept": "application/json, text/event-stream"}
-    method = "POST" if method == "ANY" else method
+    headers = {"Accept": "application/json, text/event-stream"} | dict(ask.headers)
     if method == "WEBSOCKET":  # what is refused is answered as any other request is
         method = "GET"
         headers |= {

@@ -79,6 +79,7 @@ class Ask:
     """Of the answer to whoever names what is not his, or is not there."""
     owner: int | None = None
     """Of the answer to whoever has it; None: any that is no error."""
+    headers: dict[str, str] = field(default_factory=dict)
 
 
 Case = Callable[[Things, Things], Ask]

@@ -116,6 +116,8 @@ async def _beat(call: Call) -> None:
 
 async def run_answer(call: Call, given: RunAnswer) -> Answer:
     """Finds the code in a model's answer, and runs what is sure enough."""
+    if given.vm_id is not None:
+        await call.workspace.vm(given.vm_id)
     parsed = await call.workspace.backend.parse(
         ParseExecuteRequest(
             agent_id=call.workspace.agent_id,

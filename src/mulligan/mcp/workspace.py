@@ -72,13 +72,17 @@ class Workspace:
         Raises:
             ExecutionNotFound: there is none.
         """
-        status = await self.backend.execution(execution_id)
+        unknown = ExecutionNotFound(
+            f"no execution {execution_id[:100]}",
+            field="execution_id",
+            remedy="the tool history lists those there are",
+        )
+        try:
+            status = await self.backend.execution(execution_id)
+        except ExecutionNotFound:
+            raise unknown from None
         if status.agent_id != self.agent_id:
-            raise ExecutionNotFound(
-                f"no execution {execution_id[:100]}",
-                field="execution_id",
-                remedy="the tool history lists those there are",
-            )
+            raise unknown  # in the same words: nobody learns what others have
         return status
 
     async def cleaned(self, text: str) -> str:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from mulligan.mcp.http import Asker, HttpFace
 
 PATH = "/mcp"
+METHODS = ("POST", "GET", "DELETE")
 NOT_IMPLEMENTED = 501
 
 
@@ -109,7 +110,7 @@ def add_routes(app: FastAPI, settings: McpSettings) -> None:
         return
     endpoint = Endpoint(app) if find_spec("mcp") is not None else Missing()
     app.state.mcp = endpoint
-    app.router.routes.append(Route(PATH, endpoint=endpoint))
+    app.router.routes.extend(Route(PATH, endpoint, methods=[method]) for method in METHODS)
 
 
 async def close(app: FastAPI) -> None:
