@@ -54,6 +54,13 @@ class ValidationFailed(VmExecutionError):  # noqa: N818
     http_status = 400
 
 
+class TerminalRefused(ValidationFailed):
+    """A terminal may not be had here, or no more of them; "ValidationFailed" on the wire."""
+
+    template = "Terminal refused: {}"
+    http_status = 403
+
+
 class ExecutionTimeout(VmExecutionError):  # noqa: N818
     """The deadline passed; ``detail`` is the limit in milliseconds."""
 

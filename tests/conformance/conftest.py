@@ -8,7 +8,7 @@ import pytest
 
 from mulligan.drivers.bubblewrap.driver import BubblewrapDriver
 from mulligan.drivers.interface import BootSpec, Driver
-from mulligan.engine.connection import OutputCallback, Program
+from mulligan.engine.program import OutputCallback, Program
 from mulligan.engine.programs import steps_for
 from mulligan.engine.replies import ProgramResult
 from mulligan.engine.store import VmRecord, VmStore, new_id

@@ -2,7 +2,7 @@
 
 import itertools
 
-from mulligan.engine.connection import Program
+from mulligan.engine.program import Program
 from mulligan.engine.programs import steps_for
 from mulligan.engine.replies import KernelMemory, ProgramResult
 from mulligan.images.host import WORKSPACE

@@ -1,5 +1,6 @@
 """Frames: whatever the split, the same; and nothing waits for a frame that cannot be one."""
 
+import contextlib
 from itertools import pairwise
 
 import pytest
@@ -38,6 +39,69 @@ def test_frames_come_out_as_soon_as_they_are_whole(sent: list[tuple[int, int, by
         assert decoder.feed(data[:-1]) == []
         (whole,) = decoder.feed(data[-1:])
         assert (whole.kind, whole.channel, whole.payload) == frame
+
+
+@settings(deadline=None, max_examples=300)
+@given(
+    st.lists(
+        st.binary(max_size=60)
+        | st.builds(
+            HEADER.pack,
+            st.integers(0, 300) | st.integers(0, 2**32 - 1),
+            st.sampled_from([VERSION, 0, 2, 255]),
+            st.integers(0, 255),
+            st.integers(0, 2**32 - 1),
+        ),
+        max_size=12,
+    )
+)
+def test_any_bytes_are_frames_or_refused_and_what_waits_is_bounded(pieces: list[bytes]) -> None:
+    decoder, fed, framed = Decoder(frames.FROM_AGENT, max_payload=100), 0, 0
+    for piece in pieces:
+        fed += len(piece)
+        try:
+            found = decoder.feed(piece)
+        except FrameError:
+            with pytest.raises(FrameError):  # and for good
+                decoder.feed(b"")
+            return
+        for frame in found:
+            assert frame.kind in frames.FROM_AGENT
+            assert len(frame.payload) <= 100
+            framed += HEADER.size + len(frame.payload)
+        assert fed - framed < HEADER.size + 100
+
+
+@settings(deadline=None)
+@given(FRAMES, st.integers(0, 5000), st.binary(min_size=1, max_size=20))
+def test_a_damaged_stream_gives_what_came_before(
+    sent: list[tuple[int, int, bytes]], at: int, damage: bytes
+) -> None:
+    stream = b"".join(encode(*frame) for frame in sent)
+    at = min(at, len(stream))
+    got = []
+    decoder = Decoder(KINDS)
+    with contextlib.suppress(FrameError):
+        for byte in stream[:at] + damage + stream[at + len(damage) :]:
+            got += decoder.feed(bytes([byte]))
+    whole = [Frame(*frame) for frame in sent]
+    end = 0
+    for expected, found in zip(whole, got, strict=False):
+        end += HEADER.size + len(expected.payload)
+        if end > at:
+            break
+        assert (found.kind, found.channel, found.payload) == (
+            expected.kind,
+            expected.channel,
+            expected.payload,
+        )
+
+
+@settings(deadline=None)
+@given(st.binary(max_size=300))
+def test_any_payload_is_an_object_or_refused(payload: bytes) -> None:
+    with contextlib.suppress(FrameError):
+        assert isinstance(Frame(frames.START, 1, payload).body(), dict)
 
 
 @settings(deadline=None)

@@ -21,6 +21,7 @@ from mulligan.cli import (
     run,
     serve,
     session,
+    shell,
     vm,
 )
 from mulligan.cli import token as token_commands
@@ -36,6 +37,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command("run")(run.run)
+app.command("shell")(shell.shell)
 app.command("parse")(parse.parse)
 app.command("history")(past.history)
 app.command("rollback")(past.rollback)

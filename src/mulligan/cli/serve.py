@@ -41,6 +41,7 @@ def _serve(settings: Settings, listener: socket.socket) -> None:
     from mulligan.engine.lock import DirectoryLock
     from mulligan.server import mcp
     from mulligan.server.app import create_app
+    from mulligan.server.terminals import MOST_MESSAGE
 
     log.to_stderr(settings.log_level)
     address, port = listener.getsockname()[:2]
@@ -68,6 +69,9 @@ def _serve(settings: Settings, listener: socket.socket) -> None:
         log_config=None,
         access_log=False,
         lifespan="on",
+        ws="websockets-sansio",
+        ws_max_size=MOST_MESSAGE,
+        ws_per_message_deflate=False,  # what is short is not worth it, and it costs memory each
         timeout_graceful_shutdown=SHUTDOWN_TIMEOUT_S,
     )
     # What is wrong is told below; uvicorn would show where in the code it was found.

@@ -6,6 +6,7 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import AbstractAsyncContextManager
 from typing import NamedTuple, Protocol
 
+from mulligan.client.terminals import Opened
 from mulligan.models import (
     Approval,
     ApprovalAnswer,
@@ -28,6 +29,7 @@ from mulligan.models import (
     RollbackTo,
     Snapshot,
     SnapshotCreateRequest,
+    TerminalRequest,
     VmCreateRequest,
     VmExecuteRequest,
     VmExecuteResponse,
@@ -128,6 +130,8 @@ class Backend(Protocol):
     async def approval(self, approval_id: str) -> Approval: ...
 
     async def answer(self, approval_id: str, answer: ApprovalAnswer) -> Approval: ...
+
+    def terminal(self, vm_id: str, request: TerminalRequest) -> Opened: ...
 
     async def healthy(self) -> bool: ...
 

@@ -13,6 +13,7 @@ from mulligan.client.files import Files
 from mulligan.client.hooks import Hooked
 from mulligan.client.options import Options
 from mulligan.client.past import Past
+from mulligan.client.terminals import Terminals
 from mulligan.errors import ConfigError, ExecutionTimeout
 from mulligan.hooks.approver import Approver
 from mulligan.hooks.manager import HookManager
@@ -37,7 +38,7 @@ WAIT_STEP_S = 0.1
 DEFAULT_TIMEOUT_S = 30
 
 
-class VmExecutionClient(Hooked, Past, Files):
+class VmExecutionClient(Hooked, Past, Files, Terminals):
     """Runs code in VMs, through a server or, in direct mode, in this process.
 
     Use as an async context manager, or call ``close``.

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing, asynccontextmanager
 
 from mulligan.client import embedded
 from mulligan.client.direct_files import DirectFiles
+from mulligan.client.terminals import DirectTerminal, Terminal
 from mulligan.engine.batch import run_batch
 from mulligan.engine.engine import Engine
 from mulligan.engine.lock import DirectoryLock
@@ -29,6 +30,7 @@ from mulligan.models import (
     RollbackTo,
     Snapshot,
     SnapshotCreateRequest,
+    TerminalRequest,
     VmCreateRequest,
     VmExecuteRequest,
     VmExecuteResponse,
@@ -150,6 +152,15 @@ class DirectBackend:
 
     async def answer(self, approval_id: str, answer: ApprovalAnswer) -> Approval:
         return await (await self.open()).gates.answer(approval_id, answer)
+
+    @asynccontextmanager
+    async def terminal(self, vm_id: str, request: TerminalRequest) -> AsyncIterator[Terminal]:
+        terminals = (await self.open()).terminals
+        opened = await terminals.open(vm_id, request)
+        try:
+            yield DirectTerminal(opened)
+        finally:
+            await terminals.close_one(opened)
 
     async def healthy(self) -> bool:
         await self.open()

@@ -13,6 +13,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from mulligan.client import streaming
 from mulligan.client.http_files import HttpFiles
+from mulligan.client.terminals import Opened
 from mulligan.client.transport import (
     ANSWER_SLACK_S,
     CONNECT_S,
@@ -48,6 +49,7 @@ from mulligan.models import (
     RollbackTo,
     Snapshot,
     SnapshotCreateRequest,
+    TerminalRequest,
     VmCreateRequest,
     VmExecuteRequest,
     VmExecuteResponse,
@@ -240,6 +242,11 @@ class HttpBackend:
 
     async def answer(self, approval_id: str, answer: ApprovalAnswer) -> Approval:
         return self._parse(Approval, await self._send("POST", _approval(approval_id), answer))
+
+    def terminal(self, vm_id: str, request: TerminalRequest) -> Opened:
+        from mulligan.client.websocket import open_terminal  # noqa: PLC0415  (few need it)
+
+        return open_terminal(self._transport, _segment(vm_id), request)
 
     async def healthy(self) -> bool:
         return await self._transport.healthy()

@@ -18,6 +18,7 @@ from mulligan.engine.replies import (
     disk_state,
     kernel_memories,
     program_result,
+    taken,
 )
 from mulligan.errors import ExecutionFailed, ValidationFailed
 from mulligan.guest import frames
@@ -142,6 +143,9 @@ class AgentConnection(asyncio.Protocol):
         start = _start_frame(channel, program)
         done: asyncio.Future[ProgramResult] = asyncio.get_running_loop().create_future()
         running = self._running[channel] = make(channel, program, done, on_output)
+        if program.pty is not None:
+            program.pty.asked(lambda kind, body: self._write(frames.encode(kind, channel, body)))
+            done.add_done_callback(program.pty.over)
         self._write(start)
         return running
 
@@ -302,14 +306,29 @@ class AgentConnection(asyncio.Protocol):
             self._on_output(frame)
         elif frame.kind == frames.EXIT:
             self._on_exit(frame)
+        elif frame.kind in (frames.STARTED, frames.TAKEN):
+            self._on_terminal(frame)
         elif frame.kind == frames.DISK:
-            state, sizes = disk_state(frame.body())
-            self.counted.update(sizes)
-            for running in self._running.values():
-                if running.disk is None or state.endswith("ended"):
-                    running.disk = state
+            self._on_disk(frame)
         elif (answer := self._answers.get(frame.channel)) is not None and not answer.done():
             answer.set_result(frame.body())
+
+    def _on_disk(self, frame: frames.Frame) -> None:
+        state, sizes = disk_state(frame.body())
+        self.counted.update(sizes)
+        for running in self._running.values():
+            if running.disk is None or state.endswith("ended"):
+                running.disk = state
+
+    def _on_terminal(self, frame: frames.Frame) -> None:
+        running = self._running.get(frame.channel)
+        pty = running.program.pty if running is not None else None
+        if pty is None:
+            return
+        if frame.kind == frames.STARTED:
+            pty.started()
+        else:
+            pty.taken(taken(frame.body()))
 
     def _on_output(self, frame: frames.Frame) -> None:
         running = self._running.get(frame.channel)

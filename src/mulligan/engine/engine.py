@@ -27,6 +27,7 @@ from mulligan.engine.program import OutputCallback
 from mulligan.engine.recording import Recording
 from mulligan.engine.runner import Runner
 from mulligan.engine.store import StoredVm, VmStore
+from mulligan.engine.terminals import Terminals
 from mulligan.engine.timemachine import TimeMachine
 from mulligan.engine.validation import check_vm_request
 from mulligan.engine.vm import Stores, Vm
@@ -175,6 +176,7 @@ class Engine:
         self._executions = Executions(self.settings.streams, self.execute, fleet.find, history.get)
         stops = self.settings.answers.stop_on_failure
         self.answers = Answers(self.execute, self.create_vm, stop_on_failure=stops)
+        self.terminals = Terminals(self._runner, lambda: self.fleet, self._past, self._allowance)
 
     async def close(self) -> None:
         """Stops every VM, whatever runs in it. Their disks stay for the next time.
@@ -194,6 +196,7 @@ class Engine:
             await self._fleet.close()
         if self._executions is not None:
             await self._executions.close()
+            await self.terminals.close()
         others = self._tasks - {asyncio.current_task()}
         if others:
             await asyncio.wait(others)

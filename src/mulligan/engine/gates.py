@@ -11,7 +11,7 @@ from mulligan.engine.outflow import Outflow
 from mulligan.engine.program import OutputCallback
 from mulligan.engine.vault import Vault
 from mulligan.engine.vm import Vm
-from mulligan.errors import ExecutionFailed
+from mulligan.errors import ExecutionFailed, TerminalRefused
 from mulligan.extraction.syntax import SyntaxChecker
 from mulligan.history import HistoryStore
 from mulligan.hooks.approver import Approver
@@ -29,6 +29,7 @@ from mulligan.models.hooks import (
 )
 from mulligan.models.verdicts import Verdict
 from mulligan.policy.dangerous import judge, load_rules
+from mulligan.policy.secrets import Sanitizer
 from mulligan.settings import Settings
 from mulligan.telemetry import staged
 
@@ -141,6 +142,29 @@ class Gates:
         sanitizer = self.vault.sanitizer(agent_id) if self._sanitized else None
         live = not others and (sanitizer is None or sanitizer.mode != "block")
         return Outflow(on_output, sanitizer, live=live)
+
+    def sanitizer(self, agent_id: str) -> Sanitizer | None:
+        """What takes secrets out of a terminal's output; None where nothing has to be.
+
+        Raises:
+            TerminalRefused: outputs are judged as a whole, which a terminal's cannot be.
+        """
+        others = [each for each in self._after_gates if each != SANITIZER]
+        if others:
+            raise TerminalRefused(
+                f"the hook {others[0]} judges outputs before they go back, and a terminal's goes "
+                "back at once",
+                remedy="have it judge code only, or be an observer",
+            )
+        if not self._sanitized:
+            return None
+        found = self.vault.sanitizer(agent_id)
+        if found.mode == "block":
+            raise TerminalRefused(
+                "outputs with secrets are withheld as a whole, and a terminal's goes back at once",
+                remedy='set hooks.sanitizer to "redact"',
+            )
+        return found
 
     # Before
 

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from mulligan.engine.pty import Pty
 from mulligan.engine.replies import ProgramResult
 from mulligan.guest import frames
 
@@ -32,6 +33,8 @@ class Program:
         code: with "kernel", what to run.
         enter: with "kernel", whether a kernel that runs already goes to ``cwd`` first.
         disk: what may be written to the VM's disk, as ``guest.quota.Terms`` takes it.
+        pty: the terminal it runs in, with the runtime "exec"; its output goes there alone, and its
+            input comes from there.
     """
 
     runtime: str
@@ -48,6 +51,7 @@ class Program:
     code: str = ""
     enter: bool = False
     disk: dict[str, object] | None = None
+    pty: Pty | None = None
 
     def body(self) -> dict[str, object]:
         """Body of the START frame."""
@@ -66,6 +70,7 @@ class Program:
             "code": self.code,
             "enter": self.enter,
             "disk": self.disk,
+            "terminal": self.pty.body() if self.pty is not None else None,
         }
 
 
@@ -84,11 +89,14 @@ class Running:
     )
 
     def take(self, kind: int, data: bytes) -> None:
-        """Keeps output.
+        """Keeps output, or has its terminal take it.
 
         Raises:
             FrameError: it is more than the agent was told to send.
         """
+        if self.program.pty is not None:
+            self.program.pty.output(data)
+            return
         if len(self.output[kind]) + len(data) > self.program.output_limit:
             raise frames.FrameError("more output than it was told to send")
         self.output[kind] += data

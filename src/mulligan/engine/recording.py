@@ -27,8 +27,8 @@ from mulligan.settings import HistorySettings
 log = get_logger()
 
 NO_RESTORE_POINT = (
-    "nothing to go back to: when this started, another execution ran in the VM, or a program in "
-    "the background did and more had been written than is copied under it"
+    "nothing to go back to: when this started, another execution ran in the VM, or a terminal or a "
+    "program in the background did and more had been written than is copied under it"
 )
 
 

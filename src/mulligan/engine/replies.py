@@ -120,6 +120,15 @@ def disk_state(body: dict[str, Any]) -> tuple[str, dict[str, int]]:
     return str(state), {str(tree): _number(sizes, tree) for tree in sizes}
 
 
+def taken(body: dict[str, Any]) -> int:
+    """Reads a TAKEN frame: how many bytes of input a terminal has taken.
+
+    Raises:
+        FrameError: it is none.
+    """
+    return _number(body, "bytes")
+
+
 def kernel_memories(body: dict[str, Any]) -> list[KernelMemory]:
     """Reads a KERNELS_DONE frame.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Protocol, TypeVar
 
 from mulligan.engine.execution import Watcher
@@ -58,12 +58,12 @@ class Runner:
         vm_for: Callable[[str, str | None], Coroutine[Any, Any, Vm]],
         owned: Owner,
     ) -> None:
-        self._settings = settings
-        self._image = image
-        self._gates = gates
-        self._record = record
+        self.settings = settings
+        self.image = image
+        self.gates = gates
+        self.record = record
         self._vm_for = vm_for
-        self._owned = owned
+        self.owned = owned
 
     async def execute(
         self,
@@ -72,28 +72,44 @@ class Runner:
         watcher: Watcher | None = None,
     ) -> VmExecuteResponse:
         """See ``Engine.execute``."""
-        language = check_request(request, self._settings)
-        program_of(request, language, self._image, self._settings)  # is there a toolchain
+        language = check_request(request, self.settings)
+        program_of(request, language, self.image, self.settings)  # is there a toolchain
         vm = await self._vm_for(request.agent_id, request.vm_id)
         watcher = watcher or Watcher()
-        judged = await self._gates.before(request, language, vm.record.id, watcher.execution_id)
+        attempt = functools.partial(self._attempt, vm, on_output=on_output, watcher=watcher)
+        return await self.admit(vm, request, language, watcher, attempt)
+
+    async def admit(
+        self,
+        vm: Vm,
+        request: VmExecuteRequest,
+        language: str,
+        watcher: Watcher,
+        attempt: Callable[[Judged], Awaitable[Result]],
+    ) -> Result:
+        """Has a request judged, and attempted where that is allowed, if need be by a person.
+
+        Raises:
+            VmExecutionError: it was refused, or ``attempt`` raised it.
+        """
+        judged = await self.gates.before(request, language, vm.record.id, watcher.execution_id)
         if judged.block is not None:
             refusal = ValidationFailed(judged.block, field="code")
             await self._refuse(vm, judged, watcher, refusal)
         if judged.proposed is not None:
-            check_request(judged.request, self._settings)
+            check_request(judged.request, self.settings)
         try:
-            return await self._attempt(vm, judged, on_output, watcher)
+            return await attempt(judged)
         except ApprovalRequired as waits:
             watcher.waits()
-            if not await self._gates.consult(waits.approval_id):
+            if not await self.gates.consult(waits.approval_id):
                 raise
             answered = judged.with_approval(waits.approval_id)
         except (ApprovalDenied, ApprovalExpired) as refusal:
             await self._refuse(vm, judged, watcher, refusal)
             raise
         try:
-            return await self._attempt(vm, answered, on_output, watcher)
+            return await attempt(answered)
         except (ApprovalDenied, ApprovalExpired) as refusal:
             await self._refuse(vm, judged, watcher, refusal)
             raise
@@ -102,24 +118,25 @@ class Runner:
         self, vm: Vm, judged: Judged, watcher: Watcher, refusal: VmExecutionError
     ) -> None:
         """Has the history know of an execution that was not let run."""
-        recording = self._record(vm, judged, watcher.execution_id)
-        await self._owned(recording.refuse(refusal))
+        recording = self.record(vm, judged, watcher.execution_id)
+        await self.owned(recording.refuse(refusal))
         raise refusal
 
     async def _attempt(
         self,
         vm: Vm,
         judged: Judged,
+        *,
         on_output: OutputCallback | None,
         watcher: Watcher,
     ) -> VmExecuteResponse:
         execution_id = watcher.execution_id
-        environment = self._gates.environment(judged.request)
+        environment = self.gates.environment(judged.request)
         request = judged.request.model_copy(update={"env": environment})
-        program = program_of(request, judged.language, self._image, self._settings)
-        outflow = self._gates.outflow(request.agent_id, on_output) if on_output else None
-        recording = self._record(vm, judged, execution_id)
-        permit = functools.partial(self._gates.permit, judged, vm, execution_id)
+        program = program_of(request, judged.language, self.image, self.settings)
+        outflow = self.gates.outflow(request.agent_id, on_output) if on_output else None
+        recording = self.record(vm, judged, execution_id)
+        permit = functools.partial(self.gates.permit, judged, vm, execution_id)
         started_at = utc_now()
         start = time.monotonic()
         watcher.admitted(vm, judged.language)
@@ -140,13 +157,13 @@ class Runner:
             if outflow is not None:
                 outflow.stop()
             vm.cancelled_for.pop(execution_id, None)
-            await self._owned(recording.fail(error))
+            await self.owned(recording.fail(error))
             raise
         response = response_of(execution_id, vm.record.id, program, result, started_at, duration_ms)
         why = vm.cancelled_for.pop(execution_id, None)
         if why and response.outcome == "cancelled":
             response = response.model_copy(update={"error": f"{response.error}: {why}"})
-        response = await self._owned(self._finish(judged, recording, response))
+        response = await self.owned(self._finish(judged, recording, response))
         if outflow is not None:
             outflow.release(response.stdout, response.stderr)
         log.info(
@@ -164,5 +181,5 @@ class Runner:
     async def _finish(
         self, judged: Judged, recording: Recording, response: VmExecuteResponse
     ) -> VmExecuteResponse:
-        released = await self._gates.after(judged, response)
+        released = await self.gates.after(judged, response)
         return await recording.finish(released.response, rollback=released.rollback)

@@ -94,7 +94,8 @@ class TimeMachine:
         await recall_writer(self._history, vm)
         if not await disk.freeze(vm):
             with vm.stores.layers.held(vm.record.agent_id):  # until its row is there
-                copied = None if vm.running else await disk.copy(vm, small=True)
+                attended = vm.terminals.issuperset(vm.running)  # somebody sits there, and waits
+                copied = await disk.copy(vm, small=True) if attended else None
                 if copied is None:
                     return None
                 return Point((await self._add(vm, copied, kind, None, None)).id, None)

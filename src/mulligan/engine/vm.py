@@ -80,6 +80,7 @@ class Vm:
         self._beginnings: set[asyncio.Task[tuple[AgentConnection, Running]]] = set()
         self._running: dict[str, Running] = {}
         self.cancelled_for: dict[str, str] = {}
+        self.terminals: set[str] = set()  # those of ``running`` that mostly wait for keys
         self._closed = False
 
     @property

@@ -16,11 +16,12 @@ from _signal import SIGCHLD, SIGKILL, set_wakeup_fd
 from _signal import signal as set_handler
 
 from mulligan.guest import frames, launch, processes, spawn, zygotes
-from mulligan.guest.captures import Capture, Feed, open_pipes
-from mulligan.guest.execution import DRAIN_READS, Execution
+from mulligan.guest.captures import Capture
+from mulligan.guest.execution import Execution
 from mulligan.guest.forkserver import ENDED, FORKED
 from mulligan.guest.host import Host
 from mulligan.guest.loop import Loop
+from mulligan.guest.streams import Streams
 from mulligan.guest.vm import Vm
 
 TYPE_CHECKING = False  # importing typing for it would cost every VM milliseconds
@@ -40,6 +41,7 @@ class Agent:
         self._loop = Loop()
         self._host = Host(descriptor, self._loop, self._handle)
         self._send = self._host.send
+        self._streams = Streams(self._loop, self._host)
         self._executions: dict[int, Execution] = {}
         self._by_pid: dict[int, Execution] = {}
         self._zygote: zygotes.Zygote | None = zygote
@@ -108,11 +110,14 @@ class Agent:
     def _on_frame(self, execution: Execution, frame: frames.Frame) -> None:
         """A frame for an execution that has not ended."""
         if frame.kind == frames.KILL:
-            self._end(execution, "cancel")
+            if not self._streams.hang_up(execution):
+                self._end(execution, "cancel")
+        elif frame.kind in frames.TO_TERMINAL:
+            self._streams.control(execution, frame)
         elif execution.stdin is not None:
             execution.stdin.pending += frame.payload
             execution.stdin.ended |= frame.kind == frames.STDIN_END
-            self._on_stdin(execution)
+            self._streams.input(execution)
 
     def _all_kernels(self) -> Kernels:
         """The kernels; what they need is not imported before the first."""
@@ -137,22 +142,15 @@ class Agent:
     def _start(self, channel: int, body: dict[str, Any]) -> None:
         """Starts a program in the way its job asks for."""
         try:
-            inner, outer, stdin = open_pipes(with_stdin=body["stdin"])
+            execution, inner = self._streams.open(channel, body)
         except OSError as error:
             self._refuse(channel, f"pipe: {error.strerror}")
             return
         stdin_inner, stdout_inner, stderr_inner, report_inner = inner
-        stdout, stderr, report = outer
-        limit = body["output_limit"]
-        execution = Execution(channel, Capture(stdout, limit), Capture(stderr, limit))
-        execution.report = report
         execution.deadline = time.monotonic() + body["timeout_ms"] / 1000
         self._executions[channel] = execution
-        self._loop.watch(stdout, lambda: self._on_output(execution, frames.STDOUT))
-        self._loop.watch(stderr, lambda: self._on_output(execution, frames.STDERR))
-        self._loop.watch(report, lambda: self._on_report(execution))
-        if stdin is not None:
-            execution.stdin = Feed(stdin)
+        assert execution.report is not None
+        self._loop.watch(execution.report, lambda: self._on_report(execution))
         job = launch.job(body, self._env, self._nofile, full=self._vm.quota.full)
         streams = (stdin_inner, stdout_inner, stderr_inner)
         try:
@@ -213,7 +211,7 @@ class Agent:
             self._loop.close(execution.report)
             execution.report = None
             if execution.stdin is not None:
-                self._on_stdin(execution)
+                self._streams.input(execution)
             if not execution.pid and not execution.namespace:
                 self._on_zygote()  # it may have said so by now
             if not execution.pid and not execution.namespace:
@@ -227,35 +225,6 @@ class Agent:
             execution.reason = "setup"
         execution.message = execution.message or "the process that was to start it was ended"
         self._finish(execution)
-
-    def _on_stdin(self, execution: Execution) -> None:
-        """Gives the program what has come for it, and closes its input at the end."""
-        feed = execution.stdin
-        if feed is None or execution.report is not None:
-            return
-        watched = self._loop.watches(feed.descriptor)
-        if feed.write():
-            execution.stdin = None
-            self._loop.close(feed.descriptor)
-        elif feed.pending and not watched:
-            self._loop.watch(feed.descriptor, lambda: self._on_stdin(execution), write=True)
-        elif not feed.pending and watched:
-            self._loop.forget(feed.descriptor)
-
-    def _on_output(self, execution: Execution, kind: int) -> None:
-        capture = execution.outputs[kind]
-        try:
-            chunk = capture.read()
-        except BlockingIOError:
-            return
-        if chunk is None:
-            self._loop.close(capture.descriptor)
-            execution.open.discard(kind)
-            return
-        if chunk:
-            self._send(kind, execution.channel, chunk)
-        if self._host.crowded():
-            self._loop.hold(capture.descriptor)
 
     # Ends
 
@@ -358,7 +327,7 @@ class Agent:
     def _finish(self, execution: Execution) -> None:
         """Passes on the last of the output and says how it ended."""
         for kind in list(execution.open):
-            self._drain(execution, kind)
+            self._streams.drain(execution, kind)
         if execution.report is not None:
             self._loop.close(execution.report)
         if execution.stdin is not None:
@@ -366,32 +335,3 @@ class Agent:
         self._by_pid.pop(execution.pid, None)
         del self._executions[execution.channel]
         self._send(frames.EXIT, execution.channel, execution.result() | self._vm.written())
-
-    def _drain(self, execution: Execution, kind: int) -> None:
-        """Reads what is left in a stream's pipe and closes it.
-
-        Where a program stays in the background the pipe stays open and what comes is dropped, so
-        that its writes go on succeeding.
-        """
-        capture = execution.outputs[kind]
-        try:
-            for _ in range(DRAIN_READS):
-                chunk = capture.read()
-                if chunk is None:
-                    self._loop.close(capture.descriptor)
-                    return
-                if chunk:
-                    self._send(kind, execution.channel, chunk)
-        except BlockingIOError:
-            pass  # it is empty
-        if not execution.background:
-            self._loop.close(capture.descriptor)
-            return
-        self._loop.replace(capture.descriptor, lambda: self._discard(capture))
-
-    def _discard(self, capture: Capture) -> None:
-        try:
-            if capture.read() is None:
-                self._loop.close(capture.descriptor)
-        except BlockingIOError:
-            return

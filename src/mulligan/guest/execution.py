@@ -1,10 +1,16 @@
 """One execution inside the VM, from its start to the frame that says how it ended."""
 
+from __future__ import annotations
+
 import os
 from _signal import SIGKILL
 
 from mulligan.guest import frames, processes
 from mulligan.guest.captures import Capture, Feed
+
+TYPE_CHECKING = False  # importing typing for it would cost every VM milliseconds
+if TYPE_CHECKING:
+    from mulligan.guest.terminals import Terminal
 
 DRAIN_READS = 32
 REPORT_LIMIT = 4096
@@ -15,7 +21,8 @@ class Execution:
     """State of one execution.
 
     An execution ends with its main process. What that leaves behind is given ``LINGER_S`` to end
-    by itself, and is then ended, unless it was detached on purpose (see ``processes``).
+    by itself, and is then ended, unless it was detached on purpose (see ``processes``). Of a
+    terminal nothing stays.
     """
 
     LINGER_S = 0.25
@@ -25,6 +32,7 @@ class Execution:
         self.outputs = {frames.STDOUT: stdout, frames.STDERR: stderr}
         self.open = {frames.STDOUT, frames.STDERR}
         self.stdin: Feed | None = None
+        self.terminal: Terminal | None = None
         self.report: int | None = None
         self.report_data = b""
         self.pid = 0
@@ -73,11 +81,16 @@ class Execution:
         """Looks at what the main process left; true while something should still end."""
         if not self.namespace:
             return False
+        if self.terminal is not None:
+            return bool(processes.conclusive(self.namespace))
         attached, self.background = processes.stragglers(self.namespace, self.pid)
         return bool(attached)
 
     def end_attached(self) -> None:
         """Ends what was not detached on purpose."""
+        if self.terminal is not None:
+            self._sure(processes.end_all(self.namespace))
+            return
         self._sure(processes.end_all(self.namespace, self.pid))
         _, self.background = processes.stragglers(self.namespace, self.pid)
 

@@ -8,6 +8,11 @@ A frame is a header of ten bytes, big-endian, and its payload::
 raw bytes for STDIN, STDOUT and STDERR, and a JSON object for every other kind. Either side treats
 the other's frames as input from a stranger: a frame of another version, an unknown kind or a
 length over the bound ends the connection.
+
+The frames of a terminal: RESIZE has ``cols`` and ``rows``, SIGNAL the ``number`` of a signal for
+its foreground process group, CREDIT the ``bytes`` of output that may be sent beyond those granted
+before (at first, START's ``terminal.window``), TAKEN the ``bytes`` of STDIN it has taken since the
+last.
 """
 
 import struct
@@ -18,6 +23,7 @@ VERSION = 1
 HEADER = struct.Struct(">IBBI")
 MAX_PAYLOAD = 32 * 1024 * 1024
 MAX_CHUNK = 64 * 1024
+LAST_WORDS = 64 * 1024  # of a terminal that is over, beyond its window; the kernel keeps less
 
 # From the host
 BOOT = 1
@@ -30,6 +36,9 @@ KERNELS = 7
 ROOT = 8
 PAUSE = 9
 RESUME = 10
+RESIZE = 11
+SIGNAL = 12
+CREDIT = 13
 # From the agent
 READY = 65
 STARTED = 66
@@ -42,10 +51,15 @@ KERNELS_DONE = 72
 ROOT_DONE = 73
 PAUSED = 74
 DISK = 75
+TAKEN = 76
 
-FROM_HOST = frozenset((BOOT, START, STDIN, STDIN_END, KILL, PING, KERNELS, ROOT, PAUSE, RESUME))
+TO_TERMINAL = frozenset((RESIZE, SIGNAL, CREDIT))
+FROM_HOST = TO_TERMINAL | frozenset(
+    (BOOT, START, STDIN, STDIN_END, KILL, PING, KERNELS, ROOT, PAUSE, RESUME)
+)
 FROM_AGENT = frozenset(
-    (READY, STARTED, STDOUT, STDERR, EXIT, PONG, FATAL, KERNELS_DONE, ROOT_DONE, PAUSED, DISK)
+    (READY, STARTED, STDOUT, STDERR, EXIT, PONG, FATAL, KERNELS_DONE, ROOT_DONE, PAUSED)
+    + (DISK, TAKEN)
 )
 RAW = frozenset((STDIN, STDOUT, STDERR))
 

@@ -40,6 +40,7 @@ def job(
         "steps": body["steps"],
         "nofile": nofile,
         "full": full,
+        "terminal": body["terminal"] is not None,
         "job": body["job"] if body["runtime"] == "job" else None,
     }
 
@@ -50,11 +51,16 @@ def enter(job: dict[str, Any], root: int, report: int) -> None:
     Says so on ``report``: a line ``ns <inode>`` once everything is in place, else what was wrong.
 
     Args:
-        job: ``files`` (name to bytes), ``cwd``, ``env`` and ``nofile`` (limits) of the execution.
+        job: ``files`` (name to bytes), ``cwd``, ``env`` and ``nofile`` (limits) of the execution;
+            with ``terminal`` stdin becomes the terminal of its session.
         root: descriptor of the mount namespace to run in.
         report: where to write; closed by an exec, or by the caller.
     """
     os.setsid()
+    if job.get("terminal"):
+        from mulligan.guest import terminals
+
+        terminals.control()
     kernel.setns(root, kernel.CLONE_NEWNS)
     kernel.unshare(kernel.CLONE_NEWNS)
     flags = kernel.MS_NOSUID | kernel.MS_NODEV

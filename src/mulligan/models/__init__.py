@@ -56,6 +56,7 @@ from mulligan.models.past import (
     Snapshot,
     SnapshotCreateRequest,
 )
+from mulligan.models.terminal import TerminalExit, TerminalRequest, TerminalStarted
 from mulligan.models.verdicts import Verdict
 
 __all__ = [
@@ -101,6 +102,9 @@ __all__ = [
     "RollbackTo",
     "Snapshot",
     "SnapshotCreateRequest",
+    "TerminalExit",
+    "TerminalRequest",
+    "TerminalStarted",
     "UtcTime",
     "Verdict",
     "VmCreateRequest",

@@ -27,6 +27,7 @@ from mulligan.server import (
     files,
     mcp,
     past,
+    terminals,
     tracing,
     vms,
     watching,
@@ -120,7 +121,7 @@ def create_app(
     app.add_exception_handler(TooLarge, lambda *_: refusal(settings.max_request_bytes))
     _guard(app, settings, watch)
     _add_routes(app)
-    for module in (vms, executions, approvals, past, files, directories):
+    for module in (vms, executions, approvals, past, files, directories, terminals):
         module.add_routes(app)
     watching.add_routes(app, watch)
     mcp.add_routes(app, settings.mcp)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import Depends, Request
+from fastapi import Depends
+from starlette.requests import HTTPConnection
 
 from mulligan.engine.engine import Engine
 
 
-async def _engine(request: Request) -> Engine:
-    engine: Engine = request.app.state.engine
+async def _engine(connection: HTTPConnection) -> Engine:
+    engine: Engine = connection.app.state.engine
     return engine
 
 

@@ -11,6 +11,7 @@ from mulligan.settings.sections import (
     VmType,
 )
 from mulligan.settings.settings import Settings, config_file, default_data_dir, load
+from mulligan.settings.terminal import TerminalSettings
 from mulligan.settings.tracing import TracingSettings
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "McpSettings",
     "Settings",
     "StreamSettings",
+    "TerminalSettings",
     "TracingSettings",
     "VmType",
     "config_file",

@@ -33,6 +33,7 @@ from mulligan.settings.sections import (
     StreamSettings,
     VmType,
 )
+from mulligan.settings.terminal import TerminalSettings
 from mulligan.settings.tracing import TracingSettings
 
 
@@ -115,6 +116,7 @@ class Settings(BaseSettings):
     files: FileSettings = Field(default_factory=FileSettings)
     tracing: TracingSettings = Field(default_factory=TracingSettings)
     mcp: McpSettings = Field(default_factory=McpSettings)
+    terminal: TerminalSettings = Field(default_factory=TerminalSettings)
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
     @field_validator("data_dir")

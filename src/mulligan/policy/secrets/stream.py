@@ -22,6 +22,7 @@ from mulligan.policy.secrets.scanner import scan
 LINE = 64 * 1024
 _SAID_BELOW = (BEGIN_LINE, NAME_LINE)  # lines of which the next one says what they are
 _OVERLAP = 8 * 1024  # of a window: what the next one judges again
+_TYPED = 4 * 1024  # of a terminal's line: what is judged again with what comes next
 _CONTEXT = 512  # bytes before a window that rules may look at
 MOST_FINDINGS = 1000
 _TOKEN_START = re.compile(rb"[^\s:=,;?>)\]}|\"'`]*\Z")
@@ -98,6 +99,17 @@ class StreamRedactor:
             return b""
         out = self._lines.feed(self._without(self._finder.flush_idle(), None))
         return self._out(out + self._lines.idle())
+
+    def flush_typed(self) -> bytes:
+        """As ``flush_idle``, for a terminal: somebody waits to see what he types.
+
+        An unfinished token goes out, too, unless it begins as vendors' do; and what follows a
+        quotation mark that is not closed yet.
+        """
+        if self._mode == "off":
+            return b""
+        out = self._lines.feed(self._without(self._finder.flush_idle(), None))
+        return self._out(out + self._lines.idle(typed=True))
 
     def finish(self, *, truncated: bool = False) -> bytes:
         """The rest. ``truncated``: the stream was cut, so the beginning of a secret goes, too."""
@@ -196,27 +208,27 @@ class _Lines:
             out += self._scan(len(self._text), len(self._text), last=True, truncated=truncated)
         return out + b"\n" * self._line_end
 
-    def idle(self) -> bytes:
-        """Whole words of the unfinished line."""
+    def idle(self, *, typed: bool = False) -> bytes:
+        """Whole words of the unfinished line; with ``typed`` see ``flush_typed``."""
         if not self.held or self._state.open:
             return b""
         token = _TOKEN_START.search(self._text)
         assert token is not None
         line = self._text
         cut = token.start()
-        if len(line) - cut < 4 and not _UNFINISHED_TOKEN.search(line):
+        if (typed or len(line) - cut < 4) and not _UNFINISHED_TOKEN.search(line):
             cut = len(line)
         for span in scan(line, self._patterns, BlockState()):
             if span.end >= cut:
                 cut = min(cut, span.start)
-        for quote in (b'"', b"'", b"`"):
+        for quote in () if typed else (b'"', b"'", b"`"):
             if line.count(quote) % 2:
                 cut = min(cut, line.rfind(quote))
         if b"PRIVATE KEY" in line:
             cut = min(cut, line.find(b"-----"))
         if cut <= self._context:
             return b""
-        return self._scan(len(line), cut, keep=LINE)
+        return self._scan(len(line), cut, keep=_TYPED if typed else LINE)
 
     def _step(self) -> bytes | None:
         """One portion: as many whole lines as a window has, or a window of a long line."""
