@@ -191,6 +191,10 @@ TABLE: dict[tuple[str, str], dict[str, Case]] = {
             f"/api/vms/{m.vm}/fork", body={"execution_id": o.execution}
         ),
     },
+    ("WEBSOCKET", "/api/vms/{vm_id}/terminal"): {
+        "path.vm_id": of_vm("/api/vms/{vm}/terminal"),
+        "query.agent_id": narrowed("/api/vms/{vm}/terminal"),
+    },
     ("GET", "/api/vms/{vm_id}/diff"): {
         "path.vm_id": of_vm("/api/vms/{vm}/diff"),
         "query.agent_id": narrowed("/api/vms/{vm}/diff"),
