@@ -7,6 +7,7 @@ with its status and the JSON form of errors, in place of the handshake.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 
 from fastapi import FastAPI, WebSocket, WebSocketDisconnect
 from pydantic import ValidationError
@@ -87,7 +88,7 @@ async def _serve(socket: WebSocket, terminal: Terminal) -> None:
     """Until the program has ended and all it wrote was sent, or the client has gone."""
     await socket.accept()
     started = TerminalStarted(execution_id=terminal.execution_id, vm_id=terminal.vm_id)
-    await socket.send_text(started.model_dump_json())
+    await _send(socket, started.model_dump_json())
     inward = asyncio.create_task(_inward(socket, terminal))
     outward = asyncio.create_task(_outward(socket, terminal))
     try:
@@ -103,10 +104,26 @@ async def _serve(socket: WebSocket, terminal: Terminal) -> None:
         await asyncio.gather(inward, outward, return_exceptions=True)
 
 
+async def _send(socket: WebSocket, message: str | bytes) -> None:
+    """Sends a message; raises WebSocketDisconnect where nobody is there any more."""
+    try:
+        if isinstance(message, str):
+            await socket.send_text(message)
+        else:
+            await socket.send_bytes(message)
+    except RuntimeError as error:  # uvicorn's, where a client's fault had it close the socket
+        raise WebSocketDisconnect(status.WS_1006_ABNORMAL_CLOSURE) from error
+
+
+async def _close(socket: WebSocket, code: int) -> None:
+    with contextlib.suppress(RuntimeError):  # as above
+        await socket.close(code)
+
+
 async def _outward(socket: WebSocket, terminal: Terminal) -> None:
     while data := await terminal.receive():
         for start in range(0, len(data), PIECE):
-            await socket.send_bytes(data[start : start + PIECE])
+            await _send(socket, data[start : start + PIECE])
 
 
 async def _inward(socket: WebSocket, terminal: Terminal) -> None:
@@ -114,14 +131,14 @@ async def _inward(socket: WebSocket, terminal: Terminal) -> None:
     while (message := await socket.receive())["type"] == "websocket.receive":
         data, text = message.get("bytes"), message.get("text")
         if max(len(data or b""), len(text or "")) > MOST_MESSAGE:  # where the server let it through
-            await socket.close(status.WS_1009_MESSAGE_TOO_BIG)
+            await _close(socket, status.WS_1009_MESSAGE_TOO_BIG)
             return
         if data is not None:
             try:
                 await _type(terminal, data)
             except ExecutionFailed as error:
                 await _tell(socket, error, fatal=True)
-                await socket.close(status.WS_1008_POLICY_VIOLATION)
+                await _close(socket, status.WS_1008_POLICY_VIOLATION)
                 return
             continue
         try:
@@ -174,12 +191,12 @@ async def _tell_end(socket: WebSocket, terminal: Terminal) -> None:
         ended = await terminal.ended()
     except VmExecutionError as error:
         await _tell(socket, error, fatal=True)
-        await socket.close(status.WS_1011_INTERNAL_ERROR)
+        await _close(socket, status.WS_1011_INTERNAL_ERROR)
         return
-    await socket.send_text(ended.model_dump_json())
-    await socket.close(status.WS_1000_NORMAL_CLOSURE)
+    await _send(socket, ended.model_dump_json())
+    await _close(socket, status.WS_1000_NORMAL_CLOSURE)
 
 
 async def _tell(socket: WebSocket, error: VmExecutionError, *, fatal: bool) -> None:
     said = TerminalError(fatal=fatal, **ErrorAnswer.of(error).model_dump())
-    await socket.send_text(said.model_dump_json())
+    await _send(socket, said.model_dump_json())
