@@ -17,7 +17,9 @@ from hypothesis import strategies as st
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
+from mulligan import VmExecutionClient, VmExecutionConfig
 from mulligan.models import DEFAULT_VM_TYPE
+from support.access import make_token
 from support.host import wait_until
 from support.server import Server
 
@@ -202,6 +204,35 @@ async def test_what_is_refused_is_answered_like_any_request(
 async def test_web_pages_do_not_get_one(server: Server, vm: str, headers: dict[str, str]) -> None:
     code, _ = await asyncio.to_thread(handshake, server, vm, headers)
     assert code == 403
+
+
+@pytest.mark.parametrize("agents", ["false", "true"])
+async def test_tokens(data_dir: Path, agents: str) -> None:
+    """An agent's opens none, where nobody allowed that; an administrator's does; none does not."""
+    with Server(data_dir, MULLIGAN_TERMINAL__AGENTS=agents) as server:
+        tokens = {
+            "theirs": make_token(data_dir, "--agent", "theirs")["token"],
+            "ours": make_token(data_dir, "--agent", "ours")["token"],
+            "admin": make_token(data_dir, "--admin")["token"],
+        }
+        headers = {name: {"Authorization": f"Bearer {token}"} for name, token in tokens.items()}
+        asked = {"agent_id": "ours", "vm_type": DEFAULT_VM_TYPE}
+        url = f"{server.url}/api/vms"
+        made = httpx.post(url, json=asked, headers=headers["ours"], trust_env=False).json()["id"]
+        expected = {"theirs": 404, "ours": 101 if agents == "true" else 403, "admin": 101}
+        for name, code in expected.items():
+            answered, raw = await asyncio.to_thread(handshake, server, made, headers[name])
+            raw.close()
+            assert (name, answered) == (name, code)
+        assert (await asyncio.to_thread(handshake, server, made))[0] == 401
+        settings = VmExecutionConfig(api_base_url=server.url)
+        async with VmExecutionClient(settings, auth_token=tokens["admin"]) as client:
+            async with client.terminal(made) as terminal:
+                await terminal.send(b"exit 5\r")
+                async for _ in terminal.output():
+                    pass
+            assert terminal.exit
+            assert terminal.exit.exit_code == 5
 
 
 async def test_a_vm_that_is_not_there(server: Server) -> None:

@@ -16,6 +16,7 @@ from mulligan.guest import frames
 WINDOW = 256 * 1024  # of output that is on its way, or waits to be read
 IN_FLIGHT = 64 * 1024  # of input that the agent may hold
 KEPT = 1024 * 1024  # of input that waits here
+PIECE = 32 * 1024  # of output that is read at once: looking for secrets in it takes milliseconds
 
 Send = Callable[[int, bytes | dict[str, object]], None]
 
@@ -88,14 +89,14 @@ class Pty:
     # For its user
 
     async def read(self) -> bytes:
-        """What was written since the last read, up to ``WINDOW``; empty when it is over."""
+        """What was written since the last read, up to ``PIECE``; empty when it is over."""
         while not self._output:
             if self.is_over:
                 return b""
             self._news.clear()
             await self._news.wait()
-        data = bytes(self._output)
-        self._output.clear()
+        data = bytes(self._output[:PIECE])
+        del self._output[:PIECE]
         if self._send is not None:
             self._granted += len(data)
             self._send(frames.CREDIT, {"bytes": len(data)})

@@ -46,7 +46,7 @@ log = get_logger()
 LANGUAGE = "terminal"  # of its row in the history
 LOGIN_SHELL = "bash --login"  # what that row says was run, where there was no command
 PROMPT = r"\u@\h:\w\$ "
-HELD_S = 0.02  # what may be the beginning of a secret waits so long for the rest
+HELD_S = 0.01  # what may be the beginning of a secret waits so long for the rest
 
 
 class Terminal:
