@@ -276,6 +276,30 @@ class FileBroken(FileError):  # noqa: N818
     http_status = 502
 
 
+class SessionExists(VmExecutionError):  # noqa: N818
+    """The agent has a session of that name already."""
+
+    variant = "SessionExists"
+    template = "Session exists already: {}"
+    http_status = 409
+
+
+class IdempotencyKeyReused(VmExecutionError):  # noqa: N818
+    """The key was sent with another request before; nothing ran now."""
+
+    variant = "IdempotencyKeyReused"
+    template = "Idempotency key reused: {}"
+    http_status = 409
+
+
+class IdempotencyKeyLost(VmExecutionError):  # noqa: N818
+    """The key's request was begun once and its answer is not to be had; nothing ran now."""
+
+    variant = "IdempotencyKeyLost"
+    template = "Answer lost: {}"
+    http_status = 409
+
+
 VARIANTS: dict[str, type[VmExecutionError]] = {
     error.variant: error for error in VmExecutionError.__subclasses__()
 }

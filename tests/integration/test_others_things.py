@@ -46,6 +46,18 @@ def narrowed(path: str, **more: object) -> Case:
     )
 
 
+SESSION = "/sessions/{name:path}"
+
+
+def of_session(what: str, **more: object) -> dict[str, Case]:
+    """Names a session in a path."""
+    path = "/sessions/{session}" + what
+    return {
+        "path.name": lambda _, o: Ask(path.format(session=o.session), **more),
+        "query.agent_id": narrowed(path, **more),
+    }
+
+
 def in_files(route: str, query: dict[str, str] | None = None, **more: object) -> dict[str, Case]:
     """Names a VM whose files are meant."""
     path = f"/api/vms/{{vm}}/files{route}"
@@ -230,6 +242,25 @@ TABLE: dict[tuple[str, str], dict[str, Case]] = {
         "path.approval_id": lambda _, o: Ask(
             f"/api/approvals/{o.approval}", body={"approve": True}, owner=403
         )
+    },
+    ("POST", "/sessions"): {
+        "body.agent_id": lambda _, o: Ask("/sessions", body={"name": "new", "agent_id": o.agent})
+    },
+    ("GET", "/sessions"): {"query.agent_id": narrowed("/sessions")},
+    ("GET", f"{SESSION}/info"): of_session("/info"),
+    ("DELETE", SESSION): of_session(""),
+    ("POST", f"{SESSION}/execute"): of_session("/execute", body={"command": "true"}),
+    ("POST", f"{SESSION}/snapshots"): of_session("/snapshots"),
+    ("POST", f"{SESSION}/rollback"): {
+        "path.name": lambda _, o: Ask(
+            f"/sessions/{o.session}/rollback", body={"snapshot_id": o.kept}
+        ),
+        "query.agent_id": lambda m, o: Ask(
+            f"/sessions/{m.session}/rollback", {"agent_id": o.agent}, {"snapshot_id": m.kept}
+        ),
+        "body.snapshot_id": lambda m, o: Ask(
+            f"/sessions/{m.session}/rollback", body={"snapshot_id": o.kept}
+        ),
     },
 }
 TABLE |= {

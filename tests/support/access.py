@@ -1,5 +1,6 @@
 """Agents with tokens, what each of them has, and every way to name what is another's."""
 
+import itertools
 import json
 import re
 import subprocess
@@ -44,6 +45,9 @@ class Things:
     execution: str
     snapshot: str
     approval: str
+    session: str
+    kept: str
+    """A snapshot of the session."""
 
 
 MISSING = Things(
@@ -52,7 +56,10 @@ MISSING = Things(
     "exec-" + "0" * 16,
     "snap-" + "0" * 16,
     "approval-" + "0" * 16,
+    "session-none",
+    "snap-" + "1" * 16,
 )
+_numbers = itertools.count(1)
 ASKING = "git clean -fdx"  # a gate wants a person asked about it
 
 
@@ -65,7 +72,11 @@ def make_things(client: httpx.Client, agent: str) -> Things:
     kept = client.post(f"/api/vms/{vm}/snapshots", json={"name": "mine"})
     asked = client.post("/api/llm/execute", json=run | {"code": ASKING}).json()
     approval = asked["error"]["ApprovalRequired"].partition(":")[0]
-    return Things(agent, vm, ran.json()["execution_id"], kept.json()["id"], approval)
+    session = f"session-{next(_numbers)}"
+    client.post("/sessions", json={"name": session, "agent_id": agent})
+    state = client.post(f"/sessions/{session}/snapshots").json()["snapshot_id"]
+    execution = ran.json()["execution_id"]
+    return Things(agent, vm, execution, kept.json()["id"], approval, session, state)
 
 
 @dataclass(frozen=True)

@@ -28,12 +28,15 @@ TABLE = [
     (errors.ApprovalExpired, "ApprovalExpired", "a", "Approval expired: a", 410),
     (errors.ApprovalNotFound, "ApprovalNotFound", "a", "Approval not found: a", 404),
     (errors.ApprovalConflict, "ApprovalConflict", "a", "Approval not usable: a", 409),
+    (errors.SessionExists, "SessionExists", "s", "Session exists already: s", 409),
+    (errors.IdempotencyKeyReused, "IdempotencyKeyReused", "k", "Idempotency key reused: k", 409),
+    (errors.IdempotencyKeyLost, "IdempotencyKeyLost", "k", "Answer lost: k", 409),
 ]
 
 
 def test_the_table_has_every_variant() -> None:
     assert {row[1]: row[0] for row in TABLE} == errors.VARIANTS
-    assert len(TABLE) == len(errors.VARIANTS) == 19
+    assert len(TABLE) == len(errors.VARIANTS) == 22
 
 
 @pytest.mark.parametrize(("kind", "variant", "detail", "text", "status"), TABLE)

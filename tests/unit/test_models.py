@@ -123,6 +123,17 @@ FILLED: dict[type[BaseModel], str] = {
     models.DiffEntry: DIFF,
     models.DiffResponse: f"""{{"vm_id": "vm-1", "old_snapshot_id": "s-1", "new_snapshot_id": "s-2",
         "entries": [{DIFF}], "truncated": true}}""",
+    models.SessionCreateRequest: """{"name": "n", "vm_type": "t", "memory_mb": 3, "vcpus": 2,
+        "agent_id": "a"}""",
+    models.Session: f"""{{"name": "n", "vm_id": "v", "agent_id": "a", "vm_type": "t",
+        "status": "ready", "created_at": "{TIME}", "last_activity": "{TIME}", "commands": 4,
+        "memory_mb": 3, "vcpus": 2, "notes": ["n"]}}""",
+    models.SessionCommand: '{"command": "c", "timeout_seconds": 5}',
+    models.SessionOutput: """{"output": "o", "exit_code": -1, "execution_id": "e", "vm_id": "v",
+        "outcome": "failed", "error": "x", "truncated": true, "duration_ms": 4}""",
+    models.SessionSnapshotRequest: '{"name": "n"}',
+    models.SessionSnapshot: f"""{{"snapshot_id": "s", "name": "n", "created_at": "{TIME}"}}""",
+    models.SessionRollback: '{"snapshot_id": "s"}',
 }
 OPTIONS: dict[type[BaseModel], list[str]] = {
     models.CodeBlock: ["metadata"],
@@ -176,6 +187,12 @@ OPTIONS: dict[type[BaseModel], list[str]] = {
     models.DiffEntry: ["old_size", "new_size", "old_mode", "new_mode", "text_diff"],
     models.DiffResponse: ["old_snapshot_id", "new_snapshot_id"],
     models.RollbackResponse: ["pre_rollback_snapshot_id", "error"],
+    models.SessionCreateRequest: ["vm_type", "memory_mb", "vcpus", "agent_id"],
+    models.Session: ["last_activity", "commands", "memory_mb", "vcpus"],
+    models.SessionCommand: ["timeout_seconds"],
+    models.SessionOutput: ["error"],
+    models.SessionSnapshotRequest: ["name"],
+    models.SessionSnapshot: ["name"],
 }
 HISTORY_DEFAULTS = {
     "enabled": True,
@@ -243,6 +260,8 @@ DEFAULTS: dict[type[BaseModel], dict[str, object]] = {
     models.ApprovalAnswer: {"who": "somebody"},
     models.ForkResponse: {"notes": []},
     models.DiffResponse: {"truncated": False},
+    models.Session: {"notes": []},
+    models.SessionOutput: {"truncated": False, "duration_ms": 0},
 }
 REQUESTS = [
     models.VmExecuteRequest,
@@ -257,6 +276,10 @@ REQUESTS = [
     models.AnswerOptions,
     models.ExecutionHistory,
     models.BatchRequest,
+    models.SessionCreateRequest,
+    models.SessionCommand,
+    models.SessionSnapshotRequest,
+    models.SessionRollback,
 ]
 ANYTHING = {"metadata", "vm_config"}
 UNSIGNED_MAX = {"vm_pool_size": 2**32 - 1}

@@ -41,6 +41,7 @@ def write(home: Path, monkeypatch: pytest.MonkeyPatch):
     return _write
 
 
+VM_TYPE = {"driver": "bubblewrap", "image": "host", "disk_mb": 10240}
 DEFAULTS = {
     "host": "127.0.0.1",
     "port": 8080,
@@ -50,7 +51,7 @@ DEFAULTS = {
     "max_timeout_seconds": 3600,
     "auto_provision": True,
     "default_vm_type": "focal-optimized",
-    "vm_types": {"focal-optimized": {"driver": "bubblewrap", "image": "host", "disk_mb": 10240}},
+    "vm_types": {"focal-optimized": VM_TYPE, "ubuntu": VM_TYPE},
     "output_limit_bytes": 1024**2,
     "max_request_bytes": 16 * 1024**2,
     "boot_timeout_seconds": 20.0,
@@ -84,6 +85,7 @@ DEFAULTS = {
     },
     "secrets": {},
     "answers": {"stop_on_failure": True},
+    "idempotency": {"keep_seconds": 86400, "max_keys": 10_000, "max_bytes": 64 * 1024**2},
     "streams": {
         "buffer_bytes": 4 * 1024**2,
         "keep_ended": 256,

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 
 from pydantic import ValidationError
 
+from mulligan.engine.validation import check_agent_id
 from mulligan.errors import ValidationFailed, VmExecutionError
 from mulligan.models import (
     AnswerOptions,
@@ -98,6 +99,7 @@ class Answers:
 
 
 def _options(request: ParseExecuteRequest) -> AnswerOptions:
+    check_agent_id(request.agent_id)
     if not 0 <= request.auto_execute_threshold <= 1:
         raise ValidationFailed(
             f"auto_execute_threshold must be from 0 to 1, not {request.auto_execute_threshold}",

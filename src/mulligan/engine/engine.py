@@ -22,10 +22,12 @@ from mulligan.engine.fleet import Fleet
 from mulligan.engine.gates import Gates
 from mulligan.engine.lock import DirectoryLock
 from mulligan.engine.maintenance import Maintenance, layers_of
+from mulligan.engine.once import Once
 from mulligan.engine.past import Past
 from mulligan.engine.program import OutputCallback
 from mulligan.engine.recording import Recording
 from mulligan.engine.runner import Runner
+from mulligan.engine.sessions import Sessions
 from mulligan.engine.store import StoredVm, VmStore
 from mulligan.engine.terminals import Terminals
 from mulligan.engine.timemachine import TimeMachine
@@ -138,6 +140,8 @@ class Engine:
         if lost:
             log.warning("executions_lost", execution_ids=lost)
         await asyncio.to_thread(history.forget_all_but, stores.vms.ids())
+        self.once = Once(history, self.settings.idempotency, self._owned)
+        await self.once.open()
         return history
 
     def _serve(self, fleet: Fleet, driver: Driver, history: HistoryStore) -> None:
@@ -174,6 +178,9 @@ class Engine:
             clean=gates.clean,
         )
         self._executions = Executions(self.settings.streams, self.execute, fleet.find, history.get)
+        self.sessions = Sessions(
+            fleet, self._past, self.execute, self.delete_vm, self.settings.default_vm_type
+        )
         stops = self.settings.answers.stop_on_failure
         self.answers = Answers(self.execute, self.create_vm, stop_on_failure=stops)
         self.terminals = Terminals(self._runner, lambda: self.fleet, self._past, self._allowance)

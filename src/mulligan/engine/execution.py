@@ -25,8 +25,8 @@ NEVER_STARTED = -1
 class Watcher:
     """Told how far an execution is. This one only names it."""
 
-    def __init__(self) -> None:
-        self.execution_id = new_id("exec")
+    def __init__(self, execution_id: str | None = None) -> None:
+        self.execution_id = execution_id or new_id("exec")
 
     def admitted(self, vm: Vm, language: str) -> None:
         """It was not refused, and will run in this VM."""
@@ -46,8 +46,9 @@ class Execution(Watcher):
         request: VmExecuteRequest,
         most_bytes: int,
         on_admitted: Callable[[Execution], None],
+        execution_id: str | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(execution_id)
         self._on_admitted = on_admitted
         self.agent_id = request.agent_id
         self.language = request.language

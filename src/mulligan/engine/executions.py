@@ -71,8 +71,12 @@ class Executions:
         self._tasks: set[asyncio.Task[None]] = set()
         self._expiry: asyncio.TimerHandle | None = None
 
-    async def start(self, request: VmExecuteRequest) -> Execution:
+    async def start(self, request: VmExecuteRequest, execution_id: str | None = None) -> Execution:
         """Starts an execution that runs to its end whether anybody waits for it or not.
+
+        Args:
+            request: see the model.
+            execution_id: its id, where the caller has chosen one.
 
         Returns:
             It, when it was not refused; its VM may still have to boot.
@@ -80,7 +84,7 @@ class Executions:
         Raises:
             VmExecutionError: it was refused.
         """
-        execution = Execution(request, self.settings.buffer_bytes, self._add)
+        execution = Execution(request, self.settings.buffer_bytes, self._add, execution_id)
         task = execution.task = asyncio.create_task(self._run(execution, request))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)

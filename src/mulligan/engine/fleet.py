@@ -103,7 +103,13 @@ class Fleet:
             return await self.create(agent_id, f"agent-{agent_id}-vm", vm_type)
 
     async def create(
-        self, agent_id: str, name: str, vm_type: str, disk_mb: int | None = None
+        self,
+        agent_id: str,
+        name: str,
+        vm_type: str,
+        disk_mb: int | None = None,
+        *,
+        session: bool = False,
     ) -> Vm:
         """Makes a VM.
 
@@ -121,12 +127,18 @@ class Fleet:
             driver=self._driver.name,
             created_at=self._created_now(),
             disk_mb=disk_mb,
+            session=session,
         )
         return await self._owned(self._add_allowed(record))
 
     async def fork(self, vm: Vm, name: str, base: str | None) -> Vm:
         """A VM of the same agent and type that goes on from a layer."""
-        changes = {"id": new_id("vm"), "name": name, "created_at": self._created_now()}
+        changes = {
+            "id": new_id("vm"),
+            "name": name,
+            "created_at": self._created_now(),
+            "session": False,
+        }
         return await self._add(vm.record.model_copy(update=changes), base)
 
     def _created_now(self) -> datetime:

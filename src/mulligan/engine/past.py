@@ -79,6 +79,11 @@ class Past:
         if self._allowance.bounds_bytes:
             await self._owned(self._allowance.stored(agent_id, self._sizes.of_agent))
 
+    @property
+    def enabled(self) -> bool:
+        """Whether there is a history."""
+        return self._enabled()
+
     async def vm(self, vm_id: str, agent_id: str | None = None) -> VmInstance:
         """A VM, with what it takes on disk.
 

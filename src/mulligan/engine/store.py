@@ -21,7 +21,7 @@ import threading
 from dataclasses import dataclass
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, StrictInt, StrictStr, ValidationError
+from pydantic import BaseModel, ConfigDict, StrictBool, StrictInt, StrictStr, ValidationError
 
 from mulligan.errors import ExecutionFailed
 from mulligan.layers.directories import make_directory, remove_tree, replace_file, sync_directory
@@ -44,6 +44,7 @@ class VmRecord(BaseModel):
     driver: StrictStr
     created_at: UtcTime
     disk_mb: StrictInt | None = None  # None: as its type has it
+    session: StrictBool = False
 
 
 def new_id(prefix: str) -> str:

@@ -13,6 +13,7 @@ from sqlalchemy import (
     Connection,
     Index,
     Integer,
+    LargeBinary,
     MetaData,
     Table,
     Text,
@@ -24,7 +25,7 @@ from sqlalchemy import (
 from mulligan.history.columns import AnyText, Time, Unsigned
 
 VERSION_TABLE = "mulligan_version"
-HEAD = "0003"  # the newest step in migrations/versions
+HEAD = "0004"  # the newest step in migrations/versions
 
 metadata = MetaData()
 _KEY = BigInteger().with_variant(Integer, "sqlite")  # SQLite counts up INTEGER alone
@@ -200,6 +201,27 @@ tokens = Table(
 )
 Index("mulligan_tokens_id", tokens.c.id, unique=True)
 Index("mulligan_tokens_digest", tokens.c.digest, unique=True)
+
+# Requests that came with an idempotency key: see keys.py. The body comes last, as above.
+keys = Table(
+    "mulligan_idempotency_keys",
+    metadata,
+    Column("seq", _KEY, primary_key=True, autoincrement=True),
+    Column("agent_id", AnyText, nullable=False),
+    Column("key", Text, nullable=False),
+    Column("digest", Text, nullable=False),
+    Column("operation", Text, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("created_at", Time, nullable=False),
+    Column("execution_id", Text),
+    Column("status", Integer),
+    Column("bytes", BigInteger, nullable=False),
+    Column("body", LargeBinary),
+    sqlite_autoincrement=True,
+)
+Index("mulligan_idempotency_keys_key", keys.c.agent_id, keys.c.key, unique=True)
+Index("mulligan_idempotency_keys_agent", keys.c.agent_id, keys.c.seq)
+Index("mulligan_idempotency_keys_created", keys.c.created_at)
 
 # The full-text index: rowid is the execution's seq. A virtual table on SQLite, hence no Table.
 words = table("mulligan_words", column("rowid", BigInteger), column("words"))

@@ -26,6 +26,7 @@ from mulligan.history.costs import Costs
 from mulligan.history.database import Database, in_memory, open_sqlite, open_url
 from mulligan.history.dropped import Dropped
 from mulligan.history.failures import file_error
+from mulligan.history.keys import KeyStore
 from mulligan.history.outputs import STREAMS, Outputs, make_private
 from mulligan.log import get_logger
 from mulligan.models import (
@@ -34,6 +35,7 @@ from mulligan.models import (
     HistoryQueryResponse,
     Snapshot,
 )
+from mulligan.settings import IdempotencySettings
 
 log = get_logger()
 
@@ -133,6 +135,16 @@ class HistoryStore(Costs):
     def approvals(self, *, expires_after: timedelta, use_within: timedelta) -> ApprovalStore:
         """The approvals in this database, kept on the disk whatever ``persist`` says."""
         return ApprovalStore(self._snapshots, expires_after=expires_after, use_within=use_within)
+
+    def keys(self, settings: IdempotencySettings) -> KeyStore:
+        """The idempotency keys in this database; their answers persist as executions do."""
+        return KeyStore(
+            self._snapshots,
+            persist=self._persist,
+            keep_for=timedelta(seconds=settings.keep_seconds),
+            max_keys=settings.max_keys,
+            max_bytes=settings.max_bytes,
+        )
 
     def begin(
         self,

@@ -11,6 +11,7 @@ from mulligan.models.base import F64, I32, U32, U64, UtcTime, utc_now
 from mulligan.models.execution import (
     DEFAULT_LANGUAGES,
     DEFAULT_VM_TYPE,
+    SESSION_VM_TYPE,
     AnswerOptions,
     BatchRequest,
     BatchResponse,
@@ -56,6 +57,15 @@ from mulligan.models.past import (
     Snapshot,
     SnapshotCreateRequest,
 )
+from mulligan.models.sessions import (
+    Session,
+    SessionCommand,
+    SessionCreateRequest,
+    SessionOutput,
+    SessionRollback,
+    SessionSnapshot,
+    SessionSnapshotRequest,
+)
 from mulligan.models.terminal import TerminalExit, TerminalRequest, TerminalStarted
 from mulligan.models.verdicts import Verdict
 
@@ -64,6 +74,7 @@ __all__ = [
     "DEFAULT_VM_TYPE",
     "F64",
     "I32",
+    "SESSION_VM_TYPE",
     "U32",
     "U64",
     "AnswerOptions",
@@ -100,6 +111,13 @@ __all__ = [
     "RollbackRequest",
     "RollbackResponse",
     "RollbackTo",
+    "Session",
+    "SessionCommand",
+    "SessionCreateRequest",
+    "SessionOutput",
+    "SessionRollback",
+    "SessionSnapshot",
+    "SessionSnapshotRequest",
     "Snapshot",
     "SnapshotCreateRequest",
     "TerminalExit",

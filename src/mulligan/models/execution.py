@@ -41,6 +41,7 @@ class ExecutionHistory(Request):
 
 DEFAULT_LANGUAGES: tuple[str, ...] = ("python", "javascript", "bash", "rust")
 DEFAULT_VM_TYPE = "focal-optimized"
+SESSION_VM_TYPE = "ubuntu"
 
 
 class VmExecutionConfig(Struct):
@@ -214,9 +215,7 @@ class ExecutionStatus(Struct):
 class BatchRequest(Request):
     """Several of ``VmExecuteRequest``, each read on its own: one that is wrong spoils no other."""
 
-    requests: list[Any] = Field(
-        json_schema_extra={"items": {"$ref": "#/components/schemas/VmExecuteRequest"}}
-    )
+    requests: list[Any] = Field(description="Each as `POST /api/llm/execute` takes it.")
 
 
 class BatchResult(Struct):

@@ -12,12 +12,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from http import HTTPStatus
 from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.routing import Match, Route
 from starlette.types import Receive, Scope, Send
 
 from mulligan.errors import (
@@ -37,15 +39,19 @@ log = get_logger()
 POLICY_VIOLATION = 1008  # of RFC 6455
 
 
+def told(error: VmExecutionError) -> ErrorAnswer:
+    """The body of an error's answer, with the request's id."""
+    return ErrorAnswer.of(error).model_copy(update={"request_id": request_id()})
+
+
 def answer(error: VmExecutionError, status: int | None = None) -> JSONResponse:
     """The answer for an error."""
-    body = ErrorAnswer.of(error).model_copy(update={"request_id": request_id()})
     headers = {}
     if isinstance(error, TooManyRequests):
         headers["Retry-After"] = str(error.retry_after_s)
     if isinstance(error, Unauthorized):
         headers["WWW-Authenticate"] = 'Bearer realm="mulligan"'
-    return JSONResponse(body.model_dump(), status or error.http_status, headers)
+    return JSONResponse(told(error).model_dump(), status or error.http_status, headers)
 
 
 async def refuse(
@@ -87,12 +93,22 @@ async def _on_invalid(_: Request, error: Exception) -> JSONResponse:
 def of_invalid(first: Mapping[str, Any]) -> ValidationFailed:
     """One of pydantic's complaints as an error."""
     first_part, *rest = first["loc"] or ("body",)
-    parts = rest if first_part in ("body", "query", "path") else [first_part, *rest]
+    parts = rest if first_part in ("body", "query", "path", "header") else [first_part, *rest]
     field = ".".join(map(str, parts)) or "body"
     return ValidationFailed(f"{field}: {first['msg']}", field=field)
 
 
-async def _on_http(_: Request, error: Exception) -> JSONResponse:
+def _methods_at(request: Request) -> list[str]:
+    """The methods a path takes, of all its routes; each route knows its own alone."""
+    found: dict[str, set[str]] = {}
+    for route in request.app.routes:
+        if isinstance(route, Route) and route.matches(request.scope)[0] is not Match.NONE:
+            found.setdefault(route.path, set()).update(route.methods or ())
+    # Where a path may be read as several, the longest is the one that was meant.
+    return sorted(found[max(found, key=len)]) if found else []
+
+
+async def _on_http(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
     if error.detail == "There was an error parsing the body":  # FastAPI's words for no UTF-8
         reason = "it is not UTF-8, or is nested too deeply"
@@ -101,6 +117,8 @@ async def _on_http(_: Request, error: Exception) -> JSONResponse:
         )
     response = answer(ApiError(str(error.detail)), status=error.status_code)
     response.headers.update(error.headers or {})
+    if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+        response.headers["Allow"] = ", ".join(_methods_at(request))
     return response
 
 

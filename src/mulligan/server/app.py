@@ -11,6 +11,7 @@ from fastapi.middleware.cors import CORSMiddleware
 
 from mulligan.engine.engine import Engine
 from mulligan.engine.lock import DirectoryLock
+from mulligan.engine.once import EXECUTE
 from mulligan.errors import VmExecutionError
 from mulligan.history.tokens import TokenStore, open_tokens
 from mulligan.models import (
@@ -26,18 +27,19 @@ from mulligan.server import (
     executions,
     files,
     mcp,
+    openapi,
     past,
+    sessions,
     terminals,
     tracing,
     vms,
     watching,
 )
-from mulligan.server.access import CallerDependency
 from mulligan.server.audit import Audit
 from mulligan.server.audit_log import AuditLog
 from mulligan.server.authentication import Authentication, Tokens
-from mulligan.server.engines import EngineDependency
 from mulligan.server.limits import BodyLimit, LocalOnly, TooLarge, refusal
+from mulligan.server.once import KeyDependency
 from mulligan.server.rates import RateLimit
 from mulligan.server.request_ids import RequestIds
 from mulligan.server.watching import Watch, Watching
@@ -45,7 +47,6 @@ from mulligan.settings import Settings, is_loopback
 from mulligan.telemetry import told_to
 from mulligan.version import __version__
 
-JSON = "application/json"
 CORS_HEADERS = [
     "Authorization",
     "Idempotency-Key",
@@ -59,6 +60,7 @@ CORS_HEADERS = [
 CORS_ANSWERS = [
     "Content-Range",
     "ETag",
+    "Idempotent-Replayed",
     "Mcp-Session-Id",
     "Retry-After",
     "X-Execution-Id",
@@ -116,13 +118,12 @@ def create_app(
         lifespan=lifespan,
         docs_url=None,  # they load their scripts from elsewhere
         redoc_url=None,
+        generate_unique_id_function=openapi.operation_id,
     )
     answers.install(app)
     app.add_exception_handler(TooLarge, lambda *_: refusal(settings.max_request_bytes))
     _guard(app, settings, watch)
     _add_routes(app)
-    for module in (vms, executions, approvals, past, files, directories, terminals):
-        module.add_routes(app)
     watching.add_routes(app, watch)
     mcp.add_routes(app, settings.mcp)
     return app
@@ -164,29 +165,45 @@ def _guard(app: FastAPI, settings: Settings, watch: Watch) -> None:
 
 
 def _add_routes(app: FastAPI) -> None:
+    _add_first(app)
+    for module in (vms, executions, approvals, past, sessions, files, directories, terminals):
+        module.add_routes(app)
+    openapi.install(app)
+
+
+def _add_first(app: FastAPI) -> None:
     @app.post(
         "/api/llm/execute",
         response_model=VmExecuteResponse,
         summary="Run code in a VM of an agent",
     )
-    async def execute(
-        request: VmExecuteRequest, engine: EngineDependency, caller: CallerDependency
-    ) -> Response:
-        caller.agent(request.agent_id)
-        caller.note(vm_id=request.vm_id, approval=request.approval)
-        result = await engine.execute(request)
-        caller.note(vm_id=result.vm_id, execution_id=result.execution_id)
-        return Response(result.model_dump_json(), media_type=JSON)
+    async def execute(request: VmExecuteRequest, key: KeyDependency) -> Response:
+        """Without `vm_id` it runs in the agent's first VM, which is made if there is none.
+
+        A program that fails or runs into its time limit is no error: the answer says so.
+        """
+        key.caller.note(vm_id=request.vm_id, approval=request.approval)
+        return await key.answer(
+            request.agent_id,
+            EXECUTE,
+            {"request": request},
+            lambda attempt: key.engine.execute(request, watcher=attempt),
+            note=lambda done: {"vm_id": done.vm_id, "execution_id": done.execution_id},
+        )
 
     @app.post(
         "/api/llm/parse-execute",
         response_model=ParseExecuteResponse,
         summary="Find the code in a model's answer and, if asked, run what is sure enough",
     )
-    async def parse_execute(
-        request: ParseExecuteRequest, engine: EngineDependency, caller: CallerDependency
-    ) -> Response:
-        caller.agent(request.agent_id)
-        done = await engine.answers.parse_and_execute(request)
-        caller.note(execution_id=[each.execution_id for each in done.execution_results])
-        return Response(done.model_dump_json(), media_type=JSON)
+    async def parse_execute(request: ParseExecuteRequest, key: KeyDependency) -> Response:
+        """All blocks run in one VM, in order. What could not be run, or failed, is in `errors`."""
+        return await key.answer(
+            request.agent_id,
+            "parse-execute",
+            {"request": request},
+            lambda _: key.engine.answers.parse_and_execute(request),
+            note=lambda done: {
+                "execution_id": [each.execution_id for each in done.execution_results]
+            },
+        )

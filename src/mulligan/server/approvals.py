@@ -7,6 +7,7 @@ from typing import Annotated
 from fastapi import FastAPI, Query
 
 from mulligan.models import Approval, ApprovalAnswer, ErrorAnswer
+from mulligan.models.approvals import STATES
 from mulligan.server.access import CallerDependency
 from mulligan.server.engines import EngineDependency
 
@@ -21,10 +22,10 @@ def add_routes(app: FastAPI) -> None:
         response_model=list[Approval],
         summary="What people are asked, newest first",
     )
-    async def approvals(
+    async def list_approvals(
         engine: EngineDependency,
         caller: CallerDependency,
-        state: Text = None,
+        state: Annotated[str | None, Query(json_schema_extra={"enum": list(STATES)})] = None,
         agent_id: Text = None,
         limit: Annotated[int, Query(ge=1, le=1000)] = 100,
     ) -> list[Approval]:
@@ -37,9 +38,10 @@ def add_routes(app: FastAPI) -> None:
         summary="A question, and what became of it",
         responses={404: {"model": ErrorAnswer}},
     )
-    async def approval(
+    async def get_approval(
         approval_id: str, engine: EngineDependency, caller: CallerDependency
     ) -> Approval:
+        """Code and input are shown as they would run; of variables there are the names alone."""
         return await engine.gates.question(approval_id, caller.agent_id)
 
     @app.post(
@@ -48,7 +50,7 @@ def add_routes(app: FastAPI) -> None:
         summary="Answer a question",
         responses={status: {"model": ErrorAnswer} for status in (403, 404, 409, 410)},
     )
-    async def answer(
+    async def answer_approval(
         approval_id: str,
         answer: ApprovalAnswer,
         engine: EngineDependency,

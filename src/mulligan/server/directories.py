@@ -42,6 +42,7 @@ def _add_looking(app: FastAPI) -> None:
         limit: Annotated[int, Query(ge=1, le=MOST_LISTED)] = USUALLY_LISTED,
         escaped: Escaped = False,
     ) -> FileList:
+        """`truncated` says that there are more than `limit`."""
         agent_id = noted(caller, engine, vm_id, owner, path=path)
         return await engine.files.list(vm_id, path, agent_id, limit=limit, escaped=escaped)
 
@@ -51,7 +52,7 @@ def _add_looking(app: FastAPI) -> None:
         summary="What a name is; a link is not followed",
         responses=errors(),
     )
-    async def stat(
+    async def stat_file(
         vm_id: str,
         path: Path,
         engine: EngineDependency,
@@ -59,6 +60,7 @@ def _add_looking(app: FastAPI) -> None:
         owner: Owner = None,
         escaped: Escaped = False,
     ) -> FileInfo:
+        """What it links to is in `target`."""
         agent_id = noted(caller, engine, vm_id, owner, path=path)
         return await engine.files.stat(vm_id, path, agent_id, escaped=escaped)
 
@@ -70,13 +72,14 @@ def _add_making(app: FastAPI) -> None:
         summary="Make a directory",
         responses=errors(507),
     )
-    async def mkdir(
+    async def make_directory(
         vm_id: str,
         request: MakeDirectoryRequest,
         engine: EngineDependency,
         caller: CallerDependency,
         owner: Owner = None,
     ) -> FileInfo:
+        """`snapshot_before` is where a rollback takes the VM to undo it."""
         agent_id = noted(caller, engine, vm_id, owner, path=request.path)
         return await engine.files.make_directory(
             vm_id,
@@ -92,13 +95,14 @@ def _add_making(app: FastAPI) -> None:
         summary="Give a file or directory another path",
         responses=errors(507),
     )
-    async def move(
+    async def move_file(
         vm_id: str,
         request: MoveFileRequest,
         engine: EngineDependency,
         caller: CallerDependency,
         owner: Owner = None,
     ) -> FileInfo:
+        """Nothing in the way is replaced, unless `overwrite`."""
         paths = {"source": request.source, "target": request.target}
         agent_id = noted(caller, engine, vm_id, owner, **paths)
         return await engine.files.move(
@@ -119,7 +123,7 @@ def _add_removing(app: FastAPI) -> None:
         summary="Remove a file or directory",
         responses=errors(),
     )
-    async def delete(
+    async def delete_file(
         vm_id: str,
         path: Path,
         engine: EngineDependency,
@@ -128,6 +132,7 @@ def _add_removing(app: FastAPI) -> None:
         recursive: Annotated[bool, Query(description="With all that is in it.")] = False,
         escaped: Escaped = False,
     ) -> FileChange:
+        """A directory with something in it wants `recursive`."""
         agent_id = noted(caller, engine, vm_id, owner, path=path)
         return await engine.files.delete(
             vm_id, path, agent_id, recursive=recursive, escaped=escaped

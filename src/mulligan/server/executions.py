@@ -16,7 +16,13 @@ from starlette.background import BackgroundTask
 from mulligan.engine.batch import Asked, run_batch
 from mulligan.engine.events import LINE_BREAKS, Event
 from mulligan.engine.executions import Executions
-from mulligan.errors import ValidationFailed, VmExecutionError
+from mulligan.engine.once import STREAM, Attempt
+from mulligan.errors import (
+    ExecutionNotFound,
+    IdempotencyKeyLost,
+    ValidationFailed,
+    VmExecutionError,
+)
 from mulligan.models import (
     BatchRequest,
     BatchResponse,
@@ -27,6 +33,7 @@ from mulligan.models import (
 from mulligan.server.access import Caller, CallerDependency
 from mulligan.server.answers import of_invalid
 from mulligan.server.engines import EngineDependency
+from mulligan.server.once import NAME, REPLAYED, Key, KeyDependency
 from mulligan.telemetry import Stage
 
 PIECE = 64 * 1024  # of an event, so that a slow reader has no more of it in memory
@@ -54,7 +61,7 @@ data: {"execution_id":"exec-595dfc5c548404e4","exit_code":0,"stdout":"hi\\n"}
 
 
 def _described(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    stream = {"schema": {"type": "string"}, "example": EVENTS}
+    stream = {"schema": {"title": "Events"}, "example": EVENTS}
     errors: dict[int | str, dict[str, Any]] = {
         status: {"model": ErrorAnswer} for status in statuses
     }
@@ -81,11 +88,8 @@ def _add_starts(app: FastAPI) -> None:
         response_class=Response,
         responses=_described(400, 404, 422),
     )
-    async def stream(
-        request: VmExecuteRequest,
-        engine: EngineDependency,
-        caller: CallerDependency,
-        cancel_on_disconnect: Cancel = False,
+    async def execute_stream(
+        request: VmExecuteRequest, key: KeyDependency, cancel_on_disconnect: Cancel = False
     ) -> Response:
         """The body is that of `/api/llm/execute`.
 
@@ -93,18 +97,22 @@ def _add_starts(app: FastAPI) -> None:
         `cancel_on_disconnect`; `/api/executions/{id}/events` with `Last-Event-ID` has what it
         missed.
         """
-        caller.agent(request.agent_id)
-        executions = engine.executions
-        caller.note(vm_id=request.vm_id, approval=request.approval)
-        execution = await executions.start(request)
-        vm_id = execution.vm.record.id if execution.vm is not None else None
-        caller.note(execution_id=execution.execution_id, vm_id=vm_id)
-        heartbeat = engine.settings.streams.heartbeat_seconds
-        events = execution.events.listen(0, heartbeat)
+        agent_id = key.caller.agent(request.agent_id)
+        key.caller.note(vm_id=request.vm_id, approval=request.approval)
+        executions = key.engine.executions
+        heartbeat = key.engine.settings.streams.heartbeat_seconds
+        if key.text is None:
+            execution = await executions.start(request)
+            execution_id, replayed = execution.execution_id, False
+            events = execution.events.listen(0, heartbeat)
+            vm_id = execution.vm.record.id if execution.vm is not None else None
+            key.caller.note(execution_id=execution_id, vm_id=vm_id)
+        else:
+            execution_id, replayed, events = await _start_once(key, agent_id, request, heartbeat)
         gone = None
         if cancel_on_disconnect:
-            gone = BackgroundTask(_on_gone, executions, execution.execution_id)
-        return _answer(execution.execution_id, events, gone)
+            gone = BackgroundTask(_on_gone, executions, execution_id)
+        return _answer(execution_id, events, gone, replayed=replayed)
 
     @app.post(
         "/api/llm/execute/batch",
@@ -112,18 +120,22 @@ def _add_starts(app: FastAPI) -> None:
         summary="Run several requests",
         responses={400: {"model": ErrorAnswer}},
     )
-    async def batch(
-        request: BatchRequest, engine: EngineDependency, caller: CallerDependency
-    ) -> Response:
+    async def execute_batch(request: BatchRequest, key: KeyDependency) -> Response:
         """Answers come in the order of the requests, each with a `result` or its own `error`.
 
         Up to 100 requests. Those to one VM run one after the other, in their order; those to
         different VMs beside each other, up to four at once.
         """
-        asked = [_read(each, caller) for each in request.requests]
-        done = await run_batch(asked, engine.execute, engine.list_vms)
-        caller.note(execution_id=[each.result.execution_id for each in done.results if each.result])
-        return Response(done.model_dump_json(), media_type="application/json")
+        asked = [_read(each, key.caller) for each in request.requests]
+        return await key.answer(
+            key.caller.agent(),
+            "batch",
+            {"request": request},
+            lambda _: run_batch(asked, key.engine.execute, key.engine.list_vms),
+            note=lambda done: {
+                "execution_id": [each.result.execution_id for each in done.results if each.result]
+            },
+        )
 
 
 def _add_watching(app: FastAPI) -> None:
@@ -133,12 +145,13 @@ def _add_watching(app: FastAPI) -> None:
         summary="An execution, running or ended",
         responses={404: {"model": ErrorAnswer}},
     )
-    async def status(
+    async def get_execution(
         execution_id: str,
         engine: EngineDependency,
         caller: CallerDependency,
         agent_id: Agent = None,
     ) -> Response:
+        """From memory while it runs and for a while after it, from the history later."""
         found = await engine.executions.status(execution_id, caller.agent(agent_id))
         return Response(found.model_dump_json(), media_type="application/json")
 
@@ -148,7 +161,7 @@ def _add_watching(app: FastAPI) -> None:
         response_class=Response,
         responses=_described(400, 404) | {204: {"description": "There is nothing more to come"}},
     )
-    async def events(
+    async def execution_events(
         execution_id: str,
         engine: EngineDependency,
         caller: CallerDependency,
@@ -156,7 +169,11 @@ def _add_watching(app: FastAPI) -> None:
             int, Query(ge=0, description="The last event that was seen; 0 for none.")
         ] = 0,
         last_event_id: Annotated[
-            str | None, Header(description="The same, as reconnecting clients say it; it wins.")
+            str | None,
+            Header(
+                description="The same, as reconnecting clients say it; it wins.",
+                json_schema_extra={"pattern": f"^[0-9]{{1,{MOST_DIGITS}}}$"},
+            ),
         ] = None,
         agent_id: Agent = None,
         cancel_on_disconnect: Cancel = False,
@@ -185,7 +202,7 @@ def _add_cancelling(app: FastAPI) -> None:
         summary="End an execution; one that has ended stays as it is",
         responses={404: {"model": ErrorAnswer}},
     )
-    async def cancel(
+    async def cancel_execution(
         execution_id: str,
         engine: EngineDependency,
         caller: CallerDependency,
@@ -194,6 +211,34 @@ def _add_cancelling(app: FastAPI) -> None:
         """The answer comes when nothing of it runs any more. May be repeated."""
         found = await engine.executions.cancel(execution_id, caller.agent(agent_id))
         return Response(found.model_dump_json(), media_type="application/json")
+
+
+async def _start_once(
+    key: Key, agent_id: str, request: VmExecuteRequest, heartbeat_s: float
+) -> tuple[str, bool, AsyncGenerator[Event, None]]:
+    """The id and the events of the execution that was started with a key, now or before."""
+    executions = key.engine.executions
+
+    async def start(attempt: Attempt) -> None:
+        await executions.start(request, attempt.execution_id)
+
+    found = await key.ask(agent_id, STREAM, {"request": request}, start)
+    execution_id = found.execution_id
+    assert execution_id is not None
+    try:
+        state = await executions.status(execution_id)
+        key.caller.note(vm_id=state.vm_id)
+        if state.result is None or state.result.outcome != "lost":
+            events = await executions.listen(execution_id, 0, None, heartbeat_s)
+            return execution_id, found.replayed, events
+        known = "the server ended under it; the history has it as lost"
+    except ExecutionNotFound:
+        known = "the history does not know it any more"
+    raise IdempotencyKeyLost(
+        f"{execution_id} was started with this key, and {known}. Nothing was run now",
+        field=NAME,
+        remedy="see in the history what it did; to run it again, use a new key",
+    )
 
 
 async def _on_gone(executions: Executions, execution_id: str) -> None:
@@ -222,11 +267,15 @@ def _number(text: str) -> int:
 
 
 def _answer(
-    execution_id: str, events: AsyncGenerator[Event, None], gone: BackgroundTask | None
+    execution_id: str,
+    events: AsyncGenerator[Event, None],
+    gone: BackgroundTask | None,
+    *,
+    replayed: bool = False,
 ) -> Response:
     return EventSourceResponse(
         _frames(execution_id, events),
-        headers={"X-Execution-Id": execution_id},
+        headers={"X-Execution-Id": execution_id} | (REPLAYED if replayed else {}),
         background=gone,
         ping=0,  # heartbeats are ours: they must not come between the pieces of an event
         shutdown_event=anyio.Event(),

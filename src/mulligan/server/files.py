@@ -67,7 +67,7 @@ def _add_reading(app: FastAPI) -> None:
         },
     )
     @app.head("/api/vms/{vm_id}/files", include_in_schema=False)
-    async def read(
+    async def read_file(
         vm_id: str,
         path: Path,
         request: Request,
@@ -76,6 +76,7 @@ def _add_reading(app: FastAPI) -> None:
         owner: Owner = None,
         escaped: Escaped = False,
     ) -> Response:
+        """With `Range`, `If-Range` and `If-None-Match`, and in constant memory."""
         agent_id = noted(caller, engine, vm_id, owner, path=path)
         async with AsyncExitStack() as stack:
             opened = engine.files.open_read(vm_id, path, agent_id, escaped=escaped)
@@ -183,7 +184,7 @@ def _add_writing(app: FastAPI) -> None:
         responses=errors(REQUEST_TIMEOUT, 413, 507),
         openapi_extra={"requestBody": body},
     )
-    async def write(
+    async def write_file(
         vm_id: str,
         path: Path,
         request: Request,
@@ -194,6 +195,7 @@ def _add_writing(app: FastAPI) -> None:
         parents: Annotated[bool, Query(description="Make directories above it.")] = False,
         escaped: Escaped = False,
     ) -> FileInfo | Response:
+        """It appears when all of it has come. `snapshot_before` undoes it."""
         agent_id = noted(caller, engine, vm_id, owner, path=path)
         declared = request.headers.get("content-length", "")
         size = int(declared) if declared.isascii() and declared.isdigit() else None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import FastAPI, Query
+from fastapi import FastAPI, Query, Response
 
 from mulligan.models import (
     DiffResponse,
@@ -20,6 +20,7 @@ from mulligan.models import (
 )
 from mulligan.server.access import CallerDependency
 from mulligan.server.engines import EngineDependency
+from mulligan.server.once import Key, KeyDependency
 
 Text = Annotated[str | None, Query()]
 Time = Annotated[UtcTime | None, Query()]
@@ -41,7 +42,7 @@ def _add_history(app: FastAPI) -> None:
         response_model=HistoryQueryResponse,
         summary="Executions of a VM, newest first; `total` counts all that match",
     )
-    async def history(
+    async def query_history(
         vm_id: str,
         engine: EngineDependency,
         caller: CallerDependency,
@@ -54,6 +55,9 @@ def _add_history(app: FastAPI) -> None:
         search: Text = None,
         language: Text = None,
     ) -> HistoryQueryResponse:
+        """Filters add up. Dates are those of the beginning, both included; `limit` is 100 if it is
+        not given, and 1000 at most. Large outputs are shortened here.
+        """
         request = HistoryQueryRequest(
             vm_id=vm_id,
             agent_id=caller.agent(agent_id),
@@ -75,26 +79,33 @@ def _add_snapshots(app: FastAPI) -> None:
         status_code=201,
         summary="Keep the state a VM is in",
     )
-    async def create(
+    async def create_snapshot(
         vm_id: str,
-        engine: EngineDependency,
-        caller: CallerDependency,
+        key: KeyDependency,
         request: SnapshotCreateRequest | None = None,
         owner: Owner = None,
-    ) -> Snapshot:
+    ) -> Response:
+        """Files, and the memory of kernels where that can be kept, without a byte being copied."""
         wanted = request or SnapshotCreateRequest()
-        made = await engine.past.snapshot(vm_id, wanted, caller.agent(owner))
-        caller.note(snapshot_id=made.id)
-        return made
+        agent_id = key.caller.agent(owner)
+        return await key.answer(
+            agent_id,
+            "snapshot",
+            {"vm_id": vm_id, "request": wanted},
+            lambda _: key.engine.past.snapshot(vm_id, wanted, agent_id),
+            note=lambda made: {"snapshot_id": made.id},
+            status=201,
+        )
 
     @app.get(
         "/api/vms/{vm_id}/snapshots",
         response_model=list[Snapshot],
         summary="Snapshots of a VM, newest first",
     )
-    async def list_all(
+    async def list_snapshots(
         vm_id: str, engine: EngineDependency, caller: CallerDependency, owner: Owner = None
     ) -> list[Snapshot]:
+        """Those made by hand, by settings, before executions and before rollbacks."""
         return await engine.past.snapshots(vm_id, caller.agent(owner))
 
     @app.delete(
@@ -102,13 +113,14 @@ def _add_snapshots(app: FastAPI) -> None:
         status_code=204,
         summary="Forget a snapshot; what others are built on stays",
     )
-    async def delete(
+    async def delete_snapshot(
         vm_id: str,
         snapshot_id: str,
         engine: EngineDependency,
         caller: CallerDependency,
         owner: Owner = None,
     ) -> None:
+        """What no VM and no other snapshot needs is removed from the disk in the background."""
         await engine.past.delete_snapshot(vm_id, snapshot_id, caller.agent(owner))
 
 
@@ -119,15 +131,10 @@ def _add_changes(app: FastAPI) -> None:
         summary="Take a VM back: to a snapshot, to before an execution, to the last success",
     )
     async def rollback(
-        vm_id: str,
-        engine: EngineDependency,
-        caller: CallerDependency,
-        to: RollbackTo | None = None,
-        owner: Owner = None,
-    ) -> RollbackResponse:
-        to = to or RollbackTo()
-        caller.note(snapshot_id=to.snapshot_id, execution_id=to.execution_id)
-        return await engine.past.rollback(vm_id, to, caller.agent(owner))
+        vm_id: str, key: KeyDependency, to: RollbackTo | None = None, owner: Owner = None
+    ) -> Response:
+        """Without a body: to before its last execution. What runs in it is cancelled."""
+        return await _roll_back(key, vm_id, to or RollbackTo(), owner)
 
     @app.post(
         "/api/vms/{vm_id}/rollback/{snapshot_id}",
@@ -135,15 +142,21 @@ def _add_changes(app: FastAPI) -> None:
         summary="Take a VM back to a snapshot",
     )
     async def rollback_to(
-        vm_id: str,
-        snapshot_id: str,
-        engine: EngineDependency,
-        caller: CallerDependency,
-        owner: Owner = None,
-    ) -> RollbackResponse:
-        return await engine.past.rollback(
-            vm_id, RollbackTo(snapshot_id=snapshot_id), caller.agent(owner)
-        )
+        vm_id: str, snapshot_id: str, key: KeyDependency, owner: Owner = None
+    ) -> Response:
+        """Files, and the memory of kernels that was kept. What runs in it is cancelled."""
+        return await _roll_back(key, vm_id, RollbackTo(snapshot_id=snapshot_id), owner)
+
+
+async def _roll_back(key: Key, vm_id: str, to: RollbackTo, owner: str | None) -> Response:
+    key.caller.note(snapshot_id=to.snapshot_id, execution_id=to.execution_id)
+    agent_id = key.caller.agent(owner)
+    return await key.answer(
+        agent_id,
+        "rollback",
+        {"vm_id": vm_id, "request": to},
+        lambda _: key.engine.past.rollback(vm_id, to, agent_id),
+    )
 
 
 def _add_forks(app: FastAPI) -> None:
@@ -155,16 +168,22 @@ def _add_forks(app: FastAPI) -> None:
     )
     async def fork(
         vm_id: str,
-        engine: EngineDependency,
-        caller: CallerDependency,
+        key: KeyDependency,
         request: ForkRequest | None = None,
         owner: Owner = None,
-    ) -> ForkResponse:
+    ) -> Response:
+        """They have the files, and share them until they write. Memory of kernels stays behind."""
         wanted = request or ForkRequest()
-        caller.note(snapshot_id=wanted.snapshot_id, execution_id=wanted.execution_id)
-        done = await engine.past.fork(vm_id, wanted, caller.agent(owner))
-        caller.note(forks=[each.id for each in done.vms])
-        return done
+        key.caller.note(snapshot_id=wanted.snapshot_id, execution_id=wanted.execution_id)
+        agent_id = key.caller.agent(owner)
+        return await key.answer(
+            agent_id,
+            "fork",
+            {"vm_id": vm_id, "request": wanted},
+            lambda _: key.engine.past.fork(vm_id, wanted, agent_id),
+            note=lambda done: {"forks": [each.id for each in done.vms]},
+            status=201,
+        )
 
     @app.get(
         "/api/vms/{vm_id}/diff",
@@ -179,4 +198,5 @@ def _add_forks(app: FastAPI) -> None:
         new: Annotated[str | None, Query(alias="to")] = None,
         owner: Owner = None,
     ) -> DiffResponse:
+        """Without `from`: since before the last execution. Texts come with a unified diff."""
         return await engine.past.diff(vm_id, old, new, caller.agent(owner))

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import FastAPI, Query
+from fastapi import FastAPI, Query, Response
 
 from mulligan.models import VmCreateRequest, VmInstance, VmPoolResponse
 from mulligan.server.access import CallerDependency
 from mulligan.server.engines import EngineDependency
+from mulligan.server.once import KeyDependency
 
 Agent = Annotated[str | None, Query(description="If given, VMs have to be this agent's.")]
 
@@ -24,30 +25,39 @@ def add_routes(app: FastAPI) -> None:
     async def vm_pool(
         agent_id: str, engine: EngineDependency, caller: CallerDependency
     ) -> VmPoolResponse:
+        """`pool_config` has the bounds of this server."""
         return engine.vm_pool(caller.agent(agent_id))
 
     @app.post(
         "/api/vms", response_model=VmInstance, status_code=201, summary="Make a VM for an agent"
     )
-    async def create_vm(
-        request: VmCreateRequest, engine: EngineDependency, caller: CallerDependency
-    ) -> VmInstance:
+    async def create_vm(request: VmCreateRequest, key: KeyDependency) -> Response:
         """Without `agent_id` the VM is for the token's agent, or for the one in `vm_name`."""
-        wanted = request.model_copy(update={"agent_id": caller.agent(request.agent_id)})
-        made = await engine.create_vm(wanted, boot=True)
-        caller.note(vm_id=made.id, agent_id=made.agent_id)
-        return made
+        agent_id = key.caller.agent(request.agent_id)
+        wanted = request.model_copy(update={"agent_id": agent_id})
+        return await key.answer(
+            agent_id,
+            "VM",
+            {"request": wanted},
+            lambda _: key.engine.create_vm(wanted, boot=True),
+            note=lambda made: {"vm_id": made.id, "agent_id": made.agent_id},
+            status=201,
+        )
 
     @app.get("/api/vms", response_model=list[VmInstance], summary="List VMs, oldest first")
     async def list_vms(
         engine: EngineDependency, caller: CallerDependency, agent_id: Agent = None
     ) -> list[VmInstance]:
+        """Without `agent_id` they are the caller's, or all of them for an administrator."""
         return engine.list_vms(caller.agent(agent_id))
 
     @app.get("/api/vms/{vm_id}", response_model=VmInstance, summary="Look at a VM")
     async def get_vm(
         vm_id: str, engine: EngineDependency, caller: CallerDependency, agent_id: Agent = None
     ) -> VmInstance:
+        """It takes executions when `status` is "ready" or "running", and boots for them when
+        "stopped". Sizes are in bytes.
+        """
         return await engine.past.vm(vm_id, caller.agent(agent_id))
 
     @app.delete(
@@ -56,4 +66,5 @@ def add_routes(app: FastAPI) -> None:
     async def delete_vm(
         vm_id: str, engine: EngineDependency, caller: CallerDependency, agent_id: Agent = None
     ) -> None:
+        """What runs in it is ended; its history and its snapshots go with it."""
         await engine.delete_vm(vm_id, caller.agent(agent_id))

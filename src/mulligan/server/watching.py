@@ -26,6 +26,7 @@ from mulligan.telemetry import Several, Sink, told_to
 from mulligan.version import __version__
 
 WEBSOCKET = "WEBSOCKET"
+FEATURES = ("idempotency-keys",)  # what a client may rely on that older servers do not have
 CLIENT_GONE = 499  # as nginx has it
 FAULT = 500
 
@@ -36,6 +37,7 @@ class HealthAnswer(Struct):
     status: Literal["ok", "failing", "stopping"]
     version: str = __version__
     languages: list[str] = Field(default_factory=list)
+    features: list[str] = Field(default_factory=lambda: list(FEATURES))
     checks: dict[str, Check] = Field(default_factory=dict)
 
 

@@ -3,6 +3,7 @@
 from mulligan.settings.access import AuditSettings, LimitSettings, is_loopback
 from mulligan.settings.files import FileSettings
 from mulligan.settings.hooks import ApprovalSettings, HookCommand, HookSettings, known_languages
+from mulligan.settings.idempotency import IdempotencySettings
 from mulligan.settings.mcp import McpSettings
 from mulligan.settings.sections import (
     AnswerSettings,
@@ -22,6 +23,7 @@ __all__ = [
     "HistorySettings",
     "HookCommand",
     "HookSettings",
+    "IdempotencySettings",
     "LimitSettings",
     "McpSettings",
     "Settings",

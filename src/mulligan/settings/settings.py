@@ -21,10 +21,11 @@ from pydantic_settings import (
 )
 
 from mulligan.errors import ConfigError
-from mulligan.models import DEFAULT_LANGUAGES, DEFAULT_VM_TYPE
+from mulligan.models import DEFAULT_LANGUAGES, DEFAULT_VM_TYPE, SESSION_VM_TYPE
 from mulligan.settings.access import AuditSettings, LimitSettings, checked_origin
 from mulligan.settings.files import FileSettings
 from mulligan.settings.hooks import ApprovalSettings, HookSettings, known_languages
+from mulligan.settings.idempotency import IdempotencySettings
 from mulligan.settings.mcp import McpSettings
 from mulligan.settings.sections import (
     MIB,
@@ -43,6 +44,11 @@ def default_data_dir() -> Path:
         return Path("/var/lib/mulligan")
     base = os.environ.get("XDG_DATA_HOME") or "~/.local/share"
     return Path(base).expanduser() / "mulligan"
+
+
+def default_vm_types() -> dict[str, VmType]:
+    """The default type, and the one clients of sessions ask for; both are the host's image."""
+    return {DEFAULT_VM_TYPE: VmType(), SESSION_VM_TYPE: VmType()}
 
 
 def config_file() -> Path | None:
@@ -94,7 +100,7 @@ class Settings(BaseSettings):
     max_timeout_seconds: int = Field(default=3600, ge=1)
     auto_provision: bool = True
     default_vm_type: str = DEFAULT_VM_TYPE
-    vm_types: dict[str, VmType] = Field(default_factory=lambda: {DEFAULT_VM_TYPE: VmType()})
+    vm_types: dict[str, VmType] = Field(default_factory=default_vm_types)
     output_limit_bytes: int = Field(default=MIB, ge=1, le=256 * MIB)
     max_request_bytes: int = Field(default=16 * MIB, ge=1024)
     boot_timeout_seconds: float = Field(default=20.0, gt=0)
@@ -108,6 +114,7 @@ class Settings(BaseSettings):
     approvals: ApprovalSettings = Field(default_factory=ApprovalSettings)
     secrets: dict[str, SecretStr] = Field(default_factory=dict)
     answers: AnswerSettings = Field(default_factory=AnswerSettings)
+    idempotency: IdempotencySettings = Field(default_factory=IdempotencySettings)
     streams: StreamSettings = Field(default_factory=StreamSettings)
     limits: LimitSettings = Field(default_factory=LimitSettings)
     audit: AuditSettings = Field(default_factory=AuditSettings)

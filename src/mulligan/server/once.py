@@ -1,0 +1,109 @@
+"""The header ``Idempotency-Key``: a request that is sent again is not done again."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from typing import Annotated, Any, TypeVar
+
+from fastapi import Depends, Header, Request, Response
+from pydantic import BaseModel
+
+from mulligan.engine.engine import Engine
+from mulligan.engine.once import MOST_KEY_LENGTH, OK, Answer, Asked, Attempt
+from mulligan.errors import ValidationFailed
+from mulligan.server.access import Caller, CallerDependency
+from mulligan.server.answers import told
+from mulligan.server.engines import EngineDependency
+
+NAME = "Idempotency-Key"
+REPLAYED = {"Idempotent-Replayed": "true"}
+JSON = "application/json"
+# A text, or a String of RFC 9651 (Structured Field Values), which stands for the text in it.
+_TEXT = r"[!#-~]([ -~]*[!-~])?"
+_STRING = r'"([ !#-\[\]-~]|\\["\\])+"'
+_PATTERN = rf"^({_TEXT}|{_STRING})$"
+DESCRIPTION = (
+    "The request is done once, however often it is sent with the same key; each time it gets the "
+    "first answer. 1 to 255 printable characters of ASCII, such as a UUID; new with each request."
+)
+
+
+Model = TypeVar("Model", bound=BaseModel)
+Ids = dict[str, str | list[str] | None]
+
+
+@dataclass(frozen=True)
+class Key:
+    """The key of a request, if it has one; who sent it, and the engine."""
+
+    engine: Engine
+    caller: Caller
+    text: str | None
+
+    async def answer(
+        self,
+        agent_id: str | None,
+        operation: str,
+        subject: dict[str, Any],
+        work: Callable[[Attempt], Coroutine[Any, Any, Model]],
+        *,
+        note: Callable[[Model], Ids] | None = None,
+        status: int = OK,
+    ) -> Response:
+        """Does something, once if there is a key; see ``Once.do``.
+
+        Args:
+            agent_id, operation, subject: see ``Asked``.
+            work, status: see ``Once.do``.
+            note: the ids in a result the audit log is to have.
+        """
+        agent_id = self.caller.agent(agent_id)
+
+        async def noted(attempt: Attempt) -> Model:
+            done = await work(attempt)
+            if note is not None:
+                self.caller.note(**note(done))
+            return done
+
+        if self.text is None:
+            done = await noted(Attempt())
+            return Response(done.model_dump_json(), status, media_type=JSON)
+        found = await self.ask(agent_id, operation, subject, noted, status)
+        headers = REPLAYED if found.replayed else None
+        return Response(found.body, found.status, headers, media_type=JSON)
+
+    async def ask(
+        self,
+        agent_id: str | None,
+        operation: str,
+        subject: dict[str, Any],
+        work: Callable[[Attempt], Coroutine[Any, Any, BaseModel | None]],
+        status: int = OK,
+    ) -> Answer:
+        """``Once.do`` where there is a key."""
+        assert self.text is not None
+        asked = Asked(self.text, agent_id or "", operation, subject)
+        found = await self.engine.once.do(asked, work, status, told)
+        self.caller.note(execution_id=found.execution_id)
+        return found
+
+
+async def _key(
+    http: Request,
+    engine: EngineDependency,
+    caller: CallerDependency,
+    text: Annotated[
+        str | None,
+        Header(alias=NAME, pattern=_PATTERN, max_length=MOST_KEY_LENGTH, description=DESCRIPTION),
+    ] = None,
+) -> Key:
+    if len(http.headers.getlist(NAME)) > 1:
+        raise ValidationFailed("there is more than one Idempotency-Key", field=NAME)
+    if text is not None and text.startswith('"'):
+        text = re.sub(r"\\(.)", r"\1", text[1:-1])
+    return Key(engine, caller, text)
+
+
+KeyDependency = Annotated[Key, Depends(_key)]
