@@ -9,6 +9,7 @@ from typing import Any
 
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -24,6 +25,8 @@ GENERATED = {
     "reference/settings.md": settings_table.page,
 }
 GUIDES = "Guides"
+SECURITY_HERE = "<!-- SECURITY.md -->"
+SECURITY_FROM = "## The boundary"
 DECISIONS = "decisions"
 
 
@@ -50,6 +53,15 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     for name, page in GENERATED.items():
         files.append(File.generated(config, name, content=page()))
     return files
+
+
+def on_page_markdown(markdown: str, *, page: Page, config: MkDocsConfig, files: Files) -> str:  # noqa: ARG001
+    """Puts SECURITY.md, below its chapter on reporting, where a page has a place for it."""
+    if SECURITY_HERE not in markdown:
+        return markdown
+    text = (Path(config.config_file_path).parent / "SECURITY.md").read_text()
+    boundary = text[text.index(SECURITY_FROM) :]
+    return markdown.replace(SECURITY_HERE, boundary.replace("](docs/", "]("))
 
 
 def _title(path: Path) -> str:
