@@ -89,6 +89,7 @@ def test_a_database_of_before_tokens_gets_their_table(tmp_path: Path) -> None:
         pass
     with sqlite3.connect(tmp_path / "history.db") as database:
         database.execute("DROP TABLE mulligan_tokens")
+        database.execute("DROP TABLE mulligan_idempotency_keys")  # younger still
         database.execute("UPDATE mulligan_version SET version_num = '0002'")
     database.close()
     with open_tokens(tmp_path) as store:

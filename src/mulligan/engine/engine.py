@@ -18,7 +18,7 @@ from mulligan.engine.execution import Watcher
 from mulligan.engine.executions import Executions
 from mulligan.engine.files import Files
 from mulligan.engine.fileundo import FileUndo
-from mulligan.engine.fleet import Fleet
+from mulligan.engine.fleet import Fleet, pool_of
 from mulligan.engine.gates import Gates
 from mulligan.engine.lock import DirectoryLock
 from mulligan.engine.maintenance import Maintenance, layers_of
@@ -44,7 +44,6 @@ from mulligan.models import (
     VmCreateRequest,
     VmExecuteRequest,
     VmExecuteResponse,
-    VmExecutionConfig,
     VmInstance,
     VmPoolResponse,
 )
@@ -356,19 +355,7 @@ class Engine:
 
     def vm_pool(self, agent_id: str) -> VmPoolResponse:
         """An agent's VMs, those that run something apart from the others."""
-        vms = self.list_vms(agent_id)
-        busy = [vm for vm in vms if vm.status == "running"]
-        given = {
-            name: getattr(self.settings, name)
-            for name in VmExecutionConfig.model_fields
-            if name in type(self.settings).model_fields and name != "history"
-        }
-        return VmPoolResponse(
-            agent_id=agent_id,
-            available_vms=[vm for vm in vms if vm not in busy],
-            in_use_vms=busy,
-            pool_config=VmExecutionConfig(enabled=True, **given),
-        )
+        return pool_of(self.settings, agent_id, self.list_vms(agent_id))
 
     async def delete_vm(self, vm_id: str, agent_id: str | None = None) -> None:
         """Stops a VM and removes it and everything it wrote.

@@ -17,7 +17,7 @@ from mulligan.engine.vm import Stores, Vm
 from mulligan.errors import ConfigError, VmExecutionError, VmNotAvailable
 from mulligan.images.host import HostImage
 from mulligan.log import get_logger
-from mulligan.models import utc_now
+from mulligan.models import VmExecutionConfig, VmInstance, VmPoolResponse, utc_now
 from mulligan.settings import Settings
 
 log = get_logger()
@@ -204,3 +204,19 @@ class Fleet:
                 if vm.state.base is not None:
                     tops.add(vm.state.base)
         return tops, used
+
+
+def pool_of(settings: Settings, agent_id: str, vms: list[VmInstance]) -> VmPoolResponse:
+    """An agent's VMs, those that run something apart from the others, and what the settings say."""
+    busy = [vm for vm in vms if vm.status == "running"]
+    given = {
+        name: getattr(settings, name)
+        for name in VmExecutionConfig.model_fields
+        if name in type(settings).model_fields and name != "history"
+    }
+    return VmPoolResponse(
+        agent_id=agent_id,
+        available_vms=[vm for vm in vms if vm not in busy],
+        in_use_vms=busy,
+        pool_config=VmExecutionConfig(enabled=True, **given),
+    )
