@@ -19,10 +19,10 @@ from support.host import data_directory
 from support.server import Server, clean_environment
 
 ROOT = Path(__file__).parents[2]
-OWN_TESTS = {"mcp.md"}  # test_mcp_docs.py
 PAGES = [
-    ROOT / "README.md",
-    *(page for page in sorted(ROOT.glob("docs/**/*.md")) if page.name not in OWN_TESTS),
+    page
+    for page in [ROOT / "README.md", *sorted(ROOT.glob("docs/**/*.md"))]
+    if not (Path(__file__).parent / f"test_{page.stem}_docs.py").exists()  # tests of its own
 ]
 SERVER = "localhost:8080"
 INCLUDED = "--8<--"  # a file of examples/, which has tests of its own
