@@ -1,7 +1,8 @@
 """What the README and the pages of docs/ show is what happens.
 
 Blocks of ``console`` and ``python`` are run; what is not to be run is ``text``. What talks to
-``localhost:8080`` finds a server there. ``…`` in what is shown stands for anything.
+``localhost:8080``, or to a client's default server, finds one there. ``…`` in what is shown stands
+for anything.
 """
 
 import importlib.util
@@ -25,6 +26,7 @@ PAGES = [
     if not (Path(__file__).parent / f"test_{page.stem}_docs.py").exists()  # tests of its own
 ]
 SERVER = "localhost:8080"
+DEFAULT_CLIENT = "VmExecutionClient()"  # it would go to that server, too
 INCLUDED = "--8<--"  # a file of examples/, which has tests of its own
 
 
@@ -75,6 +77,12 @@ def assert_shown(printed: str, shown: str) -> None:
         assert printed == shown
 
 
+def client_of(url: str) -> str:
+    """``VmExecutionClient()`` for another server than the default one."""
+    config = f"__import__('mulligan').VmExecutionConfig(api_base_url={url!r})"
+    return DEFAULT_CLIENT.replace("()", f"({config})")
+
+
 @contextmanager
 def surroundings(code: str) -> Iterator[tuple[str, dict[str, str], Path]]:
     """The code, its environment and working directory; with a server, if it talks to one."""
@@ -83,11 +91,12 @@ def surroundings(code: str) -> Iterator[tuple[str, dict[str, str], Path]]:
         work.mkdir()
         env = clean_environment(MULLIGAN_DATA_DIR=str(data), NO_PROXY="127.0.0.1")
         env["PATH"] = f"{Path(sys.executable).parent}:/usr/bin:/bin:{env['PATH']}"
-        if SERVER not in code:
+        if SERVER not in code and DEFAULT_CLIENT not in code:
             yield code, env, work
             return
         with Server(data) as server:
-            yield code.replace(SERVER, server.url.removeprefix("http://")), env, work
+            code = code.replace(SERVER, server.url.removeprefix("http://"))
+            yield code.replace(DEFAULT_CLIENT, client_of(server.url)), env, work
 
 
 @pytest.mark.parametrize(("block", "below"), examples("console"))

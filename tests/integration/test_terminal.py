@@ -2,11 +2,7 @@
 
 import asyncio
 import inspect
-import re
-import subprocess
-import sys
 from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
 
@@ -468,20 +464,6 @@ async def test_the_time_limit(engine) -> None:
         assert (ended.outcome, ended.exit_code) == ("timeout", 124)
     finally:
         await terminal.close()
-
-
-def test_the_example_of_the_docs(data_dir) -> None:
-    text = (Path(__file__).parents[2] / "docs" / "terminal.md").read_text()
-    code, printed = re.findall(r"```(?:python|text)\n(.*?)```", text, re.DOTALL)[1:3]
-    with Server(data_dir) as server:
-        code = code.replace(
-            "VmExecutionClient()",
-            f"VmExecutionClient(VmExecutionConfig(api_base_url={server.url!r}))",
-        ).replace("import VmExecutionClient", "import VmExecutionClient, VmExecutionConfig")
-        done = subprocess.run(
-            [sys.executable, "-c", code], capture_output=True, text=True, check=False
-        )
-    assert (done.stdout, done.stderr) == (printed, "")
 
 
 def test_the_blocking_client_has_them(data_dir) -> None:
