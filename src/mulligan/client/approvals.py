@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import contextlib
 
-from mulligan.client.backends import Backend
+from mulligan.client.backends import Backend, Doing
 from mulligan.errors import (
     ApprovalConflict,
     ApprovalExpired,
     ApprovalRequired,
+    ValidationFailed,
     VmExecutionError,
 )
 from mulligan.hooks.approver import Approver, asked
 from mulligan.hooks.calls import Calls
 from mulligan.models import Approval, ApprovalAnswer, VmExecuteRequest, VmExecuteResponse
+
+MOST_KEY = 255
 
 
 class Approvals:
@@ -52,15 +55,33 @@ class Approvals:
         answer = ApprovalAnswer(approve=approve, who=who, comment=comment)
         return await self._backend.answer(approval_id, answer)
 
-    async def _execute_asking(self, request: VmExecuteRequest) -> VmExecuteResponse:
+    def _doing(self, key: str | None) -> Doing:
+        """What does something: once, if there is an idempotency key.
+
+        Raises:
+            ValidationFailed: it is none.
+        """
+        if key is None:
+            return self._backend
+        if not (0 < len(key) <= MOST_KEY and key.isascii() and key.isprintable()):
+            raise ValidationFailed(
+                f"idempotency_key must be 1 to {MOST_KEY} printable characters of ASCII",
+                field="idempotency_key",
+                remedy="use a UUID",
+            )
+        return self._backend.keyed(key)
+
+    async def _execute_asking(
+        self, request: VmExecuteRequest, key: str | None = None
+    ) -> VmExecuteResponse:
         """Runs code; where a person has to say yes first, the client's approver is asked."""
         try:
-            return await self._backend.execute(request)
+            return await self._doing(key).execute(request)
         except ApprovalRequired as waits:
             approved = await self._approved(request, waits)
             if approved is None:
                 raise
-        return await self._backend.execute(approved)
+        return await self._doing(key).execute(approved)  # a refusal has not used up the key
 
     async def _approved(
         self, request: VmExecuteRequest, error: VmExecutionError

@@ -129,16 +129,26 @@ class VmExecutionClient(Hooked, Past, Files, Terminals):
         """Lets go of connections and, in direct mode, stops the VMs; their disks stay."""
         await self._backend.close()
 
-    async def execute_code(self, request: VmExecuteRequest) -> VmExecuteResponse:
+    async def execute_code(
+        self, request: VmExecuteRequest, *, idempotency_key: str | None = None
+    ) -> VmExecuteResponse:
         """Runs code and returns what came of it. Never repeated: code may not run twice.
 
+        With ``idempotency_key`` it runs once, however often it is asked for with that key; each
+        time there is the first answer. Only then is it sent again where the connection is lost.
+        All methods that take a key mean this by it; see docs/http-api.md.
+
         Raises:
+            IdempotencyKeyReused: the key came with another request before.
+            IdempotencyKeyLost: it was begun once, and nobody knows what came of it.
             VmExecutionError: it was refused, or could not be run. A program that fails or is
                 stopped by its time limit is no error.
         """
-        return await self._execute_judged(self._options.execution(request))
+        return await self._execute_judged(self._options.execution(request), idempotency_key)
 
-    async def execute_batch(self, requests: list[VmExecuteRequest]) -> BatchResponse:
+    async def execute_batch(
+        self, requests: list[VmExecuteRequest], *, idempotency_key: str | None = None
+    ) -> BatchResponse:
         """Runs several requests; the answers are in their order, each with a result or an error.
 
         Those to one VM run one after the other, those to different VMs beside each other.
@@ -146,10 +156,15 @@ class VmExecutionClient(Hooked, Past, Files, Terminals):
         Raises:
             ValidationFailed: there are too many.
         """
-        return await self._batch_judged([self._options.execution(each) for each in requests])
+        asked = [self._options.execution(each) for each in requests]
+        return await self._batch_judged(asked, idempotency_key)
 
     async def stream(
-        self, request: VmExecuteRequest, *, cancel_on_disconnect: bool = False
+        self,
+        request: VmExecuteRequest,
+        *,
+        cancel_on_disconnect: bool = False,
+        idempotency_key: str | None = None,
     ) -> AsyncGenerator[ExecutionEvent, None]:
         """Runs code and gives what happens as it happens, up to its result.
 
@@ -165,7 +180,9 @@ class VmExecutionClient(Hooked, Past, Files, Terminals):
             ConnectionFailed: the connection was lost for good.
         """
         asked = self._options.execution(request)
-        source = self._stream_judged(asked, cancel_on_disconnect=cancel_on_disconnect)
+        source = self._stream_judged(
+            asked, cancel_on_disconnect=cancel_on_disconnect, key=idempotency_key
+        )
         async with aclosing(source) as events:
             async for event in events:
                 yield event
@@ -217,21 +234,25 @@ class VmExecutionClient(Hooked, Past, Files, Terminals):
         )
         return await self.execute_code(request)
 
-    async def parse_and_execute(self, request: ParseExecuteRequest) -> ParseExecuteResponse:
+    async def parse_and_execute(
+        self, request: ParseExecuteRequest, *, idempotency_key: str | None = None
+    ) -> ParseExecuteResponse:
         """Finds the code in a model's answer and, if asked, runs what is sure enough, in order.
 
         Raises:
             ValidationFailed: a field is wrong; nothing ran.
         """
-        return await self._backend.parse(self._options.answer(request))
+        return await self._doing(idempotency_key).parse(self._options.answer(request))
 
     async def get_vm_pool(self, agent_id: str) -> VmPoolResponse:
         """An agent's VMs: those that run something, and the others."""
         return await self._backend.pool(agent_id)
 
-    async def provision_vm(self, agent_id: str, vm_type: str | None = None) -> VmInstance:
+    async def provision_vm(
+        self, agent_id: str, vm_type: str | None = None, *, idempotency_key: str | None = None
+    ) -> VmInstance:
         """Makes a VM for an agent."""
-        return await self._backend.create_vm(
+        return await self._doing(idempotency_key).create_vm(
             VmCreateRequest(
                 vm_type=vm_type or self.config.default_vm_type,
                 vm_name=f"agent-{agent_id}-vm",

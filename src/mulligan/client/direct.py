@@ -8,6 +8,7 @@ from contextlib import aclosing, asynccontextmanager
 
 from mulligan.client import embedded
 from mulligan.client.direct_files import DirectFiles
+from mulligan.client.direct_once import KeyedDirect
 from mulligan.client.terminals import DirectTerminal, Terminal
 from mulligan.engine.batch import run_batch
 from mulligan.engine.engine import Engine
@@ -72,6 +73,10 @@ class DirectBackend:
 
     def use_token(self, token: str) -> None:
         """There is nobody to show it to."""
+
+    def keyed(self, key: str) -> KeyedDirect:
+        """The same, doing with a key what does something."""
+        return KeyedDirect(self.open, key)
 
     async def execute(self, request: VmExecuteRequest) -> VmExecuteResponse:
         return await (await self.open()).execute(request)

@@ -65,17 +65,21 @@ class Hooked(Approvals):
         self._hooks = hook_manager
         return self
 
-    async def _execute_judged(self, request: VmExecuteRequest) -> VmExecuteResponse:
+    async def _execute_judged(
+        self, request: VmExecuteRequest, key: str | None = None
+    ) -> VmExecuteResponse:
         if self._hooks is None:
-            return await self._execute_asking(request)
+            return await self._execute_asking(request, key)
         start = time.monotonic()
         request, verdicts = await self._before(self._hooks, request)
-        response = await self._execute_asking(request)
+        response = await self._execute_asking(request, key)
         return await self._after(self._hooks, request, response, start, verdicts)
 
-    async def _batch_judged(self, requests: list[VmExecuteRequest]) -> BatchResponse:
+    async def _batch_judged(
+        self, requests: list[VmExecuteRequest], key: str | None = None
+    ) -> BatchResponse:
         if self._hooks is None:
-            return await self._backend.batch(requests)
+            return await self._doing(key).batch(requests)
         start = time.monotonic()
         results: dict[int, BatchResult] = {}
         admitted: list[tuple[int, VmExecuteRequest, tuple[Verdict, ...]]] = []
@@ -84,7 +88,7 @@ class Hooked(Approvals):
                 admitted.append((number, *await self._before(self._hooks, request)))
             except VmExecutionError as error:
                 results[number] = BatchResult(error=ErrorAnswer.of(error))
-        done = await self._backend.batch([request for _, request, _ in admitted])
+        done = await self._doing(key).batch([request for _, request, _ in admitted])
         for (number, request, verdicts), each in zip(admitted, done.results, strict=True):
             results[number] = each
             if each.result is not None:
@@ -96,7 +100,7 @@ class Hooked(Approvals):
         return BatchResponse(results=[results[number] for number in range(len(requests))])
 
     async def _stream_judged(
-        self, request: VmExecuteRequest, *, cancel_on_disconnect: bool
+        self, request: VmExecuteRequest, *, cancel_on_disconnect: bool, key: str | None = None
     ) -> AsyncGenerator[ExecutionEvent, None]:
         hooks = self._hooks
         start = time.monotonic()
@@ -104,7 +108,7 @@ class Hooked(Approvals):
         if hooks is not None:
             request, verdicts = await self._before(hooks, request)
         withheld = hooks is not None and _judges_output(hooks)
-        source = self._stream_asking(request, cancel_on_disconnect=cancel_on_disconnect)
+        source = self._stream_asking(request, cancel_on_disconnect=cancel_on_disconnect, key=key)
         async with aclosing(source) as events:
             async for event in events:
                 if hooks is not None and event.result is not None:
@@ -122,17 +126,21 @@ class Hooked(Approvals):
                     yield event
 
     async def _stream_asking(
-        self, request: VmExecuteRequest, *, cancel_on_disconnect: bool
+        self, request: VmExecuteRequest, *, cancel_on_disconnect: bool, key: str | None = None
     ) -> AsyncGenerator[ExecutionEvent, None]:
         """A stream; where a person has to say yes first, the client's approver is asked."""
         approved: VmExecuteRequest | None = request
         while approved is not None:
-            source = self._backend.stream(approved, cancel_on_disconnect=cancel_on_disconnect)
+            doing = self._doing(key)
+            source = doing.stream(approved, cancel_on_disconnect=cancel_on_disconnect)
             approved = None
             async with aclosing(source) as events:
                 async for event in events:
                     if event.error is not None:
                         approved = await self._approved(request, event.error.exception())
+                        if approved is not None and key is not None:
+                            # The key's execution was begun and refused: this is another.
+                            key = f"{key[:200]}/{approved.approval}"
                     if approved is None:
                         yield event
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import AsyncGenerator
 from contextlib import AbstractAsyncContextManager, aclosing
@@ -13,6 +14,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from mulligan.client import streaming
 from mulligan.client.http_files import HttpFiles
+from mulligan.client.repeats import key_header, knows_keys
 from mulligan.client.terminals import Opened
 from mulligan.client.transport import (
     ANSWER_SLACK_S,
@@ -73,17 +75,33 @@ class HttpBackend:
         timeout_ms: for executions that name no timeout of their own.
         auth_token: sent as a bearer token; None: the one in force (see ``client.tokens``), ""
             for none.
+        transport: one there is, in place of one of its own.
+        key: an idempotency key, sent with each request.
     """
 
-    def __init__(self, base_url: str, timeout_ms: int, auth_token: str | None = None) -> None:
+    def __init__(
+        self,
+        base_url: str,
+        timeout_ms: int,
+        auth_token: str | None = None,
+        *,
+        transport: Transport | None = None,
+        key: str | None = None,
+    ) -> None:
+        self._base_url = base_url
         self._timeout_ms = timeout_ms
-        self._transport = Transport(base_url, auth_token)
-        self._send = self._transport.send
+        self._transport = transport or Transport(base_url, auth_token)
+        self._key = key
+        self._send = functools.partial(self._transport.send, key=key)
         self._parse = self._transport.parse
 
     def use_token(self, token: str) -> None:
         """See ``Transport``."""
         self._transport.use_token(token)
+
+    def keyed(self, key: str) -> HttpBackend:
+        """The same, sending an idempotency key with what does something."""
+        return HttpBackend(self._base_url, self._timeout_ms, transport=self._transport, key=key)
 
     @property
     def files(self) -> HttpFiles:
@@ -128,7 +146,7 @@ class HttpBackend:
                     "/api/llm/execute/stream",
                     params=params,
                     content=body_of(request),
-                    headers=headers | {"Content-Type": "application/json"},
+                    headers=headers | {"Content-Type": "application/json"} | key_header(self._key),
                     timeout=timeout,
                 )
             path = f"/api/executions/{_execution(known or '')}/events"
@@ -138,7 +156,8 @@ class HttpBackend:
             )
 
         try:
-            listener = streaming.Listener(ask, self._stream_error_of, execution_id, after)
+            again = None if self._key is None else functools.partial(knows_keys, http)
+            listener = streaming.Listener(ask, self._stream_error_of, execution_id, after, again)
             async with aclosing(listener.events()) as events:
                 async for event in events:
                     yield event

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mulligan.client.backends import Backend
+from mulligan.client.approvals import Approvals
 from mulligan.client.options import Options
 from mulligan.errors import HistoryError, VmNotAvailable
 from mulligan.models import (
@@ -20,11 +20,10 @@ from mulligan.models import (
 )
 
 
-class Past:
+class Past(Approvals):
     """The part of a client that has to do with what was."""
 
     config: VmExecutionConfig
-    _backend: Backend
     _options: Options
 
     async def query_history(self, request: HistoryQueryRequest) -> HistoryQueryResponse:
@@ -45,7 +44,9 @@ class Past:
             HistoryQueryRequest(vm_id=vm_id, agent_id=agent_id, limit=limit, failures_only=True)
         )
 
-    async def rollback_to_snapshot(self, request: RollbackRequest) -> RollbackResponse:
+    async def rollback_to_snapshot(
+        self, request: RollbackRequest, *, idempotency_key: str | None = None
+    ) -> RollbackResponse:
         """Takes a VM back to a snapshot; what runs in it is cancelled.
 
         Raises:
@@ -57,7 +58,7 @@ class Past:
             snapshot_id=request.snapshot_id,
             create_pre_rollback_snapshot=request.create_pre_rollback_snapshot,
         )
-        return await self._backend.rollback(request.vm_id, to)
+        return await self._doing(idempotency_key).rollback(request.vm_id, to)
 
     async def rollback_to_last_success(self, vm_id: str, agent_id: str) -> RollbackResponse:
         """Takes a VM back to what its last successful execution left, keeping the present, too.
@@ -85,16 +86,23 @@ class Past:
                 return entry.snapshot_id
         return None
 
-    async def rollback(self, vm_id: str, to: RollbackTo | None = None) -> RollbackResponse:
+    async def rollback(
+        self, vm_id: str, to: RollbackTo | None = None, *, idempotency_key: str | None = None
+    ) -> RollbackResponse:
         """Takes a VM back; by default to before its last execution that changed something.
 
         Raises:
             SnapshotNotFound, RollbackFailed: the VM is as it was.
         """
-        return await self._backend.rollback(vm_id, to or RollbackTo())
+        return await self._doing(idempotency_key).rollback(vm_id, to or RollbackTo())
 
     async def create_snapshot(
-        self, vm_id: str, name: str | None = None, description: str | None = None
+        self,
+        vm_id: str,
+        name: str | None = None,
+        description: str | None = None,
+        *,
+        idempotency_key: str | None = None,
     ) -> Snapshot:
         """Keeps the state a VM is in.
 
@@ -102,7 +110,7 @@ class Past:
             SnapshotFailed: the VM is as it was.
         """
         request = SnapshotCreateRequest(name=name, description=description)
-        return await self._backend.snapshot(vm_id, request)
+        return await self._doing(idempotency_key).snapshot(vm_id, request)
 
     async def list_snapshots(self, vm_id: str) -> list[Snapshot]:
         """A VM's snapshots, newest first."""
@@ -123,6 +131,7 @@ class Past:
         *,
         snapshot_id: str | None = None,
         execution_id: str | None = None,
+        idempotency_key: str | None = None,
     ) -> ForkResponse:
         """Makes VMs that go on from a VM's present, from a snapshot or from before an execution.
 
@@ -131,7 +140,7 @@ class Past:
             SnapshotNotFound: the VM has no such snapshot.
         """
         request = ForkRequest(count=count, snapshot_id=snapshot_id, execution_id=execution_id)
-        return await self._backend.fork(vm_id, request)
+        return await self._doing(idempotency_key).fork(vm_id, request)
 
     async def diff(
         self, vm_id: str, old: str | None = None, new: str | None = None

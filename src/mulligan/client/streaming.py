@@ -28,10 +28,13 @@ class Listener:
 
     Args:
         open_: asks for the events: of the execution of that id, after that event; where there is
-            no id yet, it starts the execution. That is done once, and never after a failure.
+            no id yet, it starts the execution. That is done once, and never after a failure, unless
+            ``again`` says so.
         error_of: the error an answer carries.
         execution_id: the execution; None for one that is yet to start.
         after: the last event that is not wanted.
+        again: whether an execution may be started again that was started perhaps: where it came
+            with an idempotency key, and the server knows keys.
     """
 
     def __init__(
@@ -40,7 +43,9 @@ class Listener:
         error_of: Callable[[httpx.Response], Awaitable[VmExecutionError]],
         execution_id: str | None,
         after: int,
+        again: Callable[[], Awaitable[bool]] | None = None,
     ) -> None:
+        self._again = again
         self._open = open_
         self._error_of = error_of
         self._execution_id = execution_id
@@ -67,7 +72,8 @@ class Listener:
             except SSEError as error:
                 raise ApiError(f"Failed to parse response: {error}") from None
             except httpx.TransportError as error:
-                if self._execution_id is None and isinstance(error, NOTHING_SENT):
+                first = self._execution_id is None and self._failures == 0
+                if first and isinstance(error, NOTHING_SENT):
                     raise
                 reason = str(error) or type(error).__name__
             await self._wait(reason)
@@ -92,9 +98,17 @@ class Listener:
                     if event.last:
                         return
 
+    async def _may_start_again(self) -> bool:
+        if self._again is None:
+            return False
+        try:
+            return await self._again()
+        except httpx.TransportError:
+            return True  # the next attempt finds out whether it is there again
+
     async def _wait(self, reason: str) -> None:
         """Until the next attempt, if there is to be one."""
-        if self._execution_id is None:
+        if self._execution_id is None and not await self._may_start_again():
             raise ConnectionFailed(
                 f"the connection was lost before the execution had an id: {reason}",
                 remedy="it may have started; look into the history before you run it again",

@@ -1,7 +1,8 @@
 """Requests to a server, and what is said where it is old, something else, or gone.
 
 What is sent again: everything, where no connection was made, since nothing was sent; GETs, where
-one was lost. Nothing else ever is: code may not run twice.
+one was lost; and what has an idempotency key (see ``client.repeats``). Nothing else ever is: code
+may not run twice.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from urllib.parse import urlsplit
 import httpx
 from pydantic import BaseModel, ValidationError
 
+from mulligan.client.repeats import KEY, key_header, repeated
 from mulligan.client.tokens import token_in_force
 from mulligan.errors import (
     ApiError,
@@ -99,6 +101,7 @@ class Transport:
         *,
         params: dict[str, str] | None = None,
         timeout: float | None = ANSWER_SLACK_S,
+        key: str | None = None,
     ) -> httpx.Response:
         """Sends a request and reads its answer, in ``timeout`` seconds at the most.
 
@@ -107,7 +110,7 @@ class Transport:
             ExecutionTimeout: it did not answer in time.
             VmExecutionError: what it answered; an ``ApiError`` where that is nothing of ours.
         """
-        headers = trace_headers()
+        headers = trace_headers() | key_header(key)
         if body is not None:
             headers["Content-Type"] = "application/json"
         request = self.http.build_request(
@@ -137,6 +140,8 @@ class Transport:
             except httpx.TimeoutException:
                 raise
             except httpx.TransportError as error:
+                if KEY in request.headers and not isinstance(error, NOT_SENT):
+                    return await repeated(self.http, lambda: self._once(request), error)
                 safe = request.method == "GET" or isinstance(error, NOT_SENT)
                 if not safe or attempt == ATTEMPTS:
                     raise

@@ -16,10 +16,9 @@ from starlette.background import BackgroundTask
 from mulligan.engine.batch import Asked, run_batch
 from mulligan.engine.events import LINE_BREAKS, Event
 from mulligan.engine.executions import Executions
-from mulligan.engine.once import STREAM, Attempt
+from mulligan.engine.joined import start_once
+from mulligan.engine.once import STREAM
 from mulligan.errors import (
-    ExecutionNotFound,
-    IdempotencyKeyLost,
     ValidationFailed,
     VmExecutionError,
 )
@@ -33,7 +32,7 @@ from mulligan.models import (
 from mulligan.server.access import Caller, CallerDependency
 from mulligan.server.answers import of_invalid
 from mulligan.server.engines import EngineDependency
-from mulligan.server.once import NAME, REPLAYED, Key, KeyDependency
+from mulligan.server.once import REPLAYED, Key, KeyDependency
 from mulligan.telemetry import Stage
 
 PIECE = 64 * 1024  # of an event, so that a slow reader has no more of it in memory
@@ -218,27 +217,11 @@ async def _start_once(
 ) -> tuple[str, bool, AsyncGenerator[Event, None]]:
     """The id and the events of the execution that was started with a key, now or before."""
     executions = key.engine.executions
-
-    async def start(attempt: Attempt) -> None:
-        await executions.start(request, attempt.execution_id)
-
-    found = await key.ask(agent_id, STREAM, {"request": request}, start)
-    execution_id = found.execution_id
-    assert execution_id is not None
-    try:
-        state = await executions.status(execution_id)
-        key.caller.note(vm_id=state.vm_id)
-        if state.result is None or state.result.outcome != "lost":
-            events = await executions.listen(execution_id, 0, None, heartbeat_s)
-            return execution_id, found.replayed, events
-        known = "the server ended under it; the history has it as lost"
-    except ExecutionNotFound:
-        known = "the history does not know it any more"
-    raise IdempotencyKeyLost(
-        f"{execution_id} was started with this key, and {known}. Nothing was run now",
-        field=NAME,
-        remedy="see in the history what it did; to run it again, use a new key",
-    )
+    asked = key.asked(agent_id, STREAM, {"request": request})
+    state, replayed = await start_once(key.engine.once, executions, asked, request)
+    key.caller.note(vm_id=state.vm_id, execution_id=state.execution_id)
+    events = await executions.listen(state.execution_id, 0, None, heartbeat_s)
+    return state.execution_id, replayed, events
 
 
 async def _on_gone(executions: Executions, execution_id: str) -> None:

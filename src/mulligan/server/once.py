@@ -11,7 +11,7 @@ from fastapi import Depends, Header, Request, Response
 from pydantic import BaseModel
 
 from mulligan.engine.engine import Engine
-from mulligan.engine.once import MOST_KEY_LENGTH, OK, Answer, Asked, Attempt
+from mulligan.engine.once import MOST_KEY_LENGTH, OK, Asked, Attempt
 from mulligan.errors import ValidationFailed
 from mulligan.server.access import Caller, CallerDependency
 from mulligan.server.answers import told
@@ -21,8 +21,8 @@ NAME = "Idempotency-Key"
 REPLAYED = {"Idempotent-Replayed": "true"}
 JSON = "application/json"
 # A text, or a String of RFC 9651 (Structured Field Values), which stands for the text in it.
-_TEXT = r"[!#-~]([ -~]*[!-~])?"
-_STRING = r'"([ !#-\[\]-~]|\\["\\])+"'
+_TEXT = rf"[!#-~]([ -~]{{0,{MOST_KEY_LENGTH - 2}}}[!-~])?"
+_STRING = rf'"([ !#-\[\]-~]|\\["\\]){{1,{MOST_KEY_LENGTH}}}"'
 _PATTERN = rf"^({_TEXT}|{_STRING})$"
 DESCRIPTION = (
     "The request is done once, however often it is sent with the same key; each time it gets the "
@@ -70,24 +70,16 @@ class Key:
         if self.text is None:
             done = await noted(Attempt())
             return Response(done.model_dump_json(), status, media_type=JSON)
-        found = await self.ask(agent_id, operation, subject, noted, status)
+        asked = self.asked(agent_id, operation, subject)
+        found = await self.engine.once.do(asked, noted, status, told)
+        self.caller.note(execution_id=found.execution_id)
         headers = REPLAYED if found.replayed else None
         return Response(found.body, found.status, headers, media_type=JSON)
 
-    async def ask(
-        self,
-        agent_id: str | None,
-        operation: str,
-        subject: dict[str, Any],
-        work: Callable[[Attempt], Coroutine[Any, Any, BaseModel | None]],
-        status: int = OK,
-    ) -> Answer:
-        """``Once.do`` where there is a key."""
+    def asked(self, agent_id: str | None, operation: str, subject: dict[str, Any]) -> Asked:
+        """The request, where there is a key."""
         assert self.text is not None
-        asked = Asked(self.text, agent_id or "", operation, subject)
-        found = await self.engine.once.do(asked, work, status, told)
-        self.caller.note(execution_id=found.execution_id)
-        return found
+        return Asked(self.text, agent_id or "", operation, subject)
 
 
 async def _key(
@@ -96,7 +88,11 @@ async def _key(
     caller: CallerDependency,
     text: Annotated[
         str | None,
-        Header(alias=NAME, pattern=_PATTERN, max_length=MOST_KEY_LENGTH, description=DESCRIPTION),
+        Header(
+            alias=NAME,
+            pattern=_PATTERN,
+            description=DESCRIPTION,
+        ),
     ] = None,
 ) -> Key:
     if len(http.headers.getlist(NAME)) > 1:
