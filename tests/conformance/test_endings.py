@@ -141,10 +141,10 @@ async def test_a_child_whose_first_thread_ended_is_found(machine) -> None:
     assert await running(machine, before) <= before
 
 
-async def test_a_stopped_zygote_costs_only_itself(machine) -> None:
+async def test_a_zygote_a_program_stops_goes_on(machine) -> None:
     assert "main.py" in await machine.text("tr '\\0' ' ' < /proc/2/cmdline; kill -STOP 2; true")
     bystander = asyncio.create_task(machine.run("sleep 2; echo well"))
-    assert (await machine.run("print(1)", "python", timeout_ms=300)).reason == "timeout"
+    assert await machine.text("print(1)", "python") == "1\n"
     assert (await bystander).stdout == b"well\n"
     assert await machine.text("print('again')", "python") == "again\n"
 
@@ -166,10 +166,11 @@ async def test_more_executions_than_descriptors(machine) -> None:
 async def test_a_waiting_compiler_holds_nothing_of_the_agents(machine) -> None:
     if "rust" not in machine.image.toolchains:
         pytest.skip("this host has no rust")
-    # The forked agent that waits for rustc has the agent's command line.
+    # The child of the zygote that waits for rustc has the zygote's command line; the zygote itself
+    # shows its descriptors to nobody.
     look = (
         "for p in /proc/[0-9]*; do [ $p = /proc/1 ] && continue; "
-        "grep -qs mulligan.guest $p/cmdline && echo waiting && ls -l $p/fd; done; true"
+        "grep -qs /run/mulligan/main.py $p/cmdline && ls -l $p/fd && echo waiting; done; true"
     )
     compiling = asyncio.create_task(machine.run("fn main() {}", "rust", timeout_ms=60_000))
     seen = ""
@@ -279,7 +280,7 @@ async def test_a_zygote_that_was_stopped_keeps_no_execution_from_its_end(machine
     before = await machine.text("readlink /proc/1/ns/pid; stat -c %Z /proc/1")
     code = "import os, signal, time; os.kill(os.getppid(), signal.SIGSTOP); {}"
     ended = await machine.run(code.format("print('done')"), "python", timeout_ms=700)
-    assert (ended.reason, ended.stdout) == ("timeout", b"done\n")
+    assert (ended.reason, ended.stdout) == ("exit", b"done\n")
     assert (await machine.run(code.format("time.sleep(60)"), "python", timeout_ms=700)).reason == (
         "timeout"
     )

@@ -32,7 +32,8 @@ RESPONSE = f"""{{"execution_id": "ex-1", "vm_id": "vm-1", "exit_code": -21474836
 INSTANCE = f"""{{"id": "vm-1", "name": "agent-a-vm", "vm_type": "focal-optimized",
     "status": "ready", "ip_address": "10.0.0.2", "created_at": "{TIME}",
     "last_activity": "{TIME}", "agent_id": "a", "driver": "bubblewrap", "disk_mb": 1,
-    "disk_bytes": 2, "kept_bytes": 4, "own_bytes": 3}}"""
+    "disk_bytes": 2, "kept_bytes": 4, "own_bytes": 3,
+    "limits": {{"vcpus": {{"value": 1.5, "held_by": "none", "reason": "r"}}}}}}"""
 ERROR = """{"error": {"ValidationFailed": "no"}, "message": "m", "field": "f", "remedy": "r",
     "request_id": "q"}"""
 ENTRY = f"""{{"id": "h-1", "vm_id": "vm-1", "agent_id": "a", "command": "ls", "language": "bash",
@@ -65,8 +66,9 @@ FILLED: dict[type[BaseModel], str] = {
     models.ParseExecuteResponse: f"""{{"code_blocks": [{BLOCK}], "execution_results": [{RESPONSE}],
         "errors": ["no"]}}""",
     models.VmInstance: INSTANCE,
+    models.VmLimit: '{"value": 0.5, "held_by": "rlimit", "reason": "r"}',
     models.VmCreateRequest: """{"vm_type": "jammy", "vm_name": "agent-a-vm", "agent_id": "a",
-        "disk_mb": 5}""",
+        "disk_mb": 5, "memory_mb": 6, "vcpus": 0.5, "max_processes": 7}""",
     models.VmPoolResponse: f"""{{"agent_id": "a", "available_vms": [{INSTANCE}],
         "in_use_vms": [], "pool_config": {CONFIG}}}""",
     models.ExecutionIntent: """{"confidence": 0.75, "trigger_keywords": ["run"],
@@ -149,9 +151,12 @@ OPTIONS: dict[type[BaseModel], list[str]] = {
     models.ParseExecuteRequest: ["vm_config"],
     models.VmInstance: [
         *("ip_address", "last_activity", "agent_id", "driver"),
-        *("disk_mb", "disk_bytes", "kept_bytes", "own_bytes"),
+        *("disk_mb", "disk_bytes", "kept_bytes", "own_bytes", "limits"),
     ],
-    models.VmCreateRequest: ["vm_name", "agent_id", "disk_mb"],
+    models.VmLimit: ["reason"],
+    models.VmCreateRequest: [
+        *("vm_name", "agent_id", "disk_mb", "memory_mb", "vcpus", "max_processes"),
+    ],
     models.CommandHistoryEntry: [
         *("snapshot_id", "proposed_command", "error", "kernel", "approval", "stdin_sha256"),
         *("completed_at", "snapshot_before", "snapshot_after", "change_bytes"),

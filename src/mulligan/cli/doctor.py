@@ -76,6 +76,7 @@ def _findings(settings: Settings) -> Iterator[Finding]:
     yield data
     if data.state == "ok":
         yield _disk_quota(settings)
+        yield _limits(settings)
         bwrap = _bubblewrap(settings)
         yield bwrap
         yield _namespaces(settings) if bwrap.state == "ok" else _skipped("namespaces", bwrap)
@@ -139,6 +140,27 @@ def _disk_quota(settings: Settings) -> Finding:
         return _failed("disk quota", error)
     unlimited = bounds.limit_bytes is None or not settings.min_free_mb
     return Finding("disk quota", "note" if unlimited else "ok", f"{limit}; {kept}")
+
+
+def _limits(settings: Settings) -> Finding:
+    """What holds VMs of the usual type to their limits."""
+    from mulligan.drivers.bubblewrap.holding import holding
+    from mulligan.drivers.cgroups import Cgroups
+    from mulligan.drivers.cgroups.bases import REMEDY
+    from mulligan.engine.limits import limits_of_type
+
+    asked = limits_of_type(settings.vm_type(settings.default_vm_type))
+    held = holding(asked, Cgroups(settings.data_dir))
+    said = [
+        f"{name} = {limit.value:.15g} by {limit.held_by}"
+        if limit.held_by != "none"
+        else f"{name} = {limit.value:.15g} by nothing ({limit.reason})"
+        for name, limit in held.items()
+        if limit.value
+    ]
+    missing = any(limit.value and limit.held_by == "none" for limit in held.values())
+    state = "ok" if not missing else "fail" if settings.limits_required else "note"
+    return Finding("limits", state, "; ".join(said), REMEDY if missing else None)
 
 
 def _languages(settings: Settings) -> Iterator[Finding]:

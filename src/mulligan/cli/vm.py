@@ -28,12 +28,30 @@ def create(
         int | None,
         typer.Option("--disk-mb", help="What its disk may hold, in MB. Default: its type's."),
     ] = None,
+    memory: Annotated[
+        int | None,
+        typer.Option("--memory-mb", help="What its programs may have in memory, in MB."),
+    ] = None,
+    vcpus: Annotated[
+        float | None, typer.Option("--vcpus", help="CPU time they may have, in CPUs.")
+    ] = None,
+    processes: Annotated[
+        int | None, typer.Option("--processes", help="How many there may be at a time.")
+    ] = None,
     json: JsonOption = False,
     server: ServerOption = None,
     data_dir: DataDirOption = None,
 ) -> None:
     """Make a VM and print its id."""
-    request = VmCreateRequest(vm_type=vm_type, vm_name=name, agent_id=agent, disk_mb=disk)
+    request = VmCreateRequest(
+        vm_type=vm_type,
+        vm_name=name,
+        agent_id=agent,
+        disk_mb=disk,
+        memory_mb=memory,
+        vcpus=vcpus,
+        max_processes=processes,
+    )
     instance = with_backend(server, data_dir, lambda backend: backend.create_vm(request))
     _print_json(instance) if json else out.print(instance.id)
 

@@ -12,7 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from mulligan.drivers.limits import NO_LIMITS, Limits, Strain
 from mulligan.images.host import HostImage
+from mulligan.models import VmLimit
 
 
 @dataclass(frozen=True)
@@ -40,12 +42,16 @@ class BootSpec:
         layers: directory with the layers its disk is stacked on.
         disk: directory of the VM's own, with a directory for each generation of its disk in it;
             None for a VM that runs no programs and may write to ``layers`` instead.
+        limits: what its programs may take.
+        limits_required: whether it does not boot where nothing holds one of them.
     """
 
     vm_id: str
     image: HostImage
     layers: Path
     disk: Path | None
+    limits: Limits = NO_LIMITS
+    limits_required: bool = False
 
 
 class Machine(Protocol):
@@ -57,11 +63,25 @@ class Machine(Protocol):
 
     @property
     def boot_frame(self) -> dict[str, object]:
-        """The driver's part of the BOOT frame: ``binds``, as ``guest.root.Roots`` takes them."""
+        """The driver's part of the BOOT frame.
+
+        ``binds``, as ``guest.root.Roots`` takes them, and ``limits``, as ``guest.starts.Starter``
+        takes what it is to hold processes to.
+        """
 
     @property
     def pid(self) -> int:
         """The host's process that holds the VM; the VM does not outlive it."""
+
+    def check_limits(self) -> None:
+        """Makes sure that a VM that says it is ready has its limits.
+
+        Raises:
+            ExecutionFailed: it has not.
+        """
+
+    def strain(self) -> Strain:
+        """How often its programs met a limit since it booted."""
 
     async def wait(self) -> int:
         """Waits for the end of the VM and returns its exit status."""
@@ -87,10 +107,14 @@ class Driver(Protocol):
         """Boots a VM.
 
         Raises:
-            ConfigError: this host cannot run the driver; the text says why and what to change.
+            ConfigError: this host cannot run the driver, or nothing holds a limit that is required;
+                the text says why and what to change.
             ExecutionFailed: it could not be booted this time.
             OSError: the server has run out of something.
         """
+
+    def limits(self, asked: Limits) -> dict[str, VmLimit]:
+        """What holds each of some limits on this host, by the names of their fields."""
 
     def sweep(self) -> list[int]:
         """Ends what a server that was killed left of VMs of this data directory.

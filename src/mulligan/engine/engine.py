@@ -336,7 +336,7 @@ class Engine:
         """
         agent_id, name = check_vm_request(request)
         await self.past.check_stored(agent_id)
-        vm = await self.fleet.create(agent_id, name, request.vm_type, request.disk_mb)
+        vm = await self.fleet.create(agent_id, name, request)
         if boot:
             self.fleet.boot_soon(vm)
         return vm.instance()

@@ -9,7 +9,9 @@ from typing import Any, Protocol, TypeVar
 from weakref import WeakValueDictionary
 
 from mulligan.drivers.interface import BootSpec, Driver
+from mulligan.drivers.limits import check_held
 from mulligan.engine.allowance import Allowance
+from mulligan.engine.limits import at_most, check_asked, limits_of, with_others
 from mulligan.engine.quota import bounds_of
 from mulligan.engine.store import StoredVm, VmRecord, new_id
 from mulligan.engine.validation import check_vm_type
@@ -17,7 +19,13 @@ from mulligan.engine.vm import Stores, Vm
 from mulligan.errors import ConfigError, VmExecutionError, VmNotAvailable
 from mulligan.images.host import HostImage
 from mulligan.log import get_logger
-from mulligan.models import VmExecutionConfig, VmInstance, VmPoolResponse, utc_now
+from mulligan.models import (
+    VmCreateRequest,
+    VmExecutionConfig,
+    VmInstance,
+    VmPoolResponse,
+    utc_now,
+)
 from mulligan.settings import Settings
 
 log = get_logger()
@@ -99,36 +107,43 @@ class Fleet:
                     field="vm_id",
                     remedy="create one with POST /api/vms, or set auto_provision",
                 )
-            vm_type = self._settings.default_vm_type
-            return await self.create(agent_id, f"agent-{agent_id}-vm", vm_type)
+            request = VmCreateRequest(vm_type=self._settings.default_vm_type)
+            return await self.create(agent_id, f"agent-{agent_id}-vm", request)
+
+    def fitting(
+        self, vm_type: str, wanted: dict[str, int | None]
+    ) -> tuple[VmCreateRequest, list[str]]:
+        """A request for a VM of a type with what of it is wanted, and a note where that is less."""
+        fields, notes = at_most(self._settings.vm_types.get(vm_type), wanted)
+        return VmCreateRequest(vm_type=vm_type, **fields), notes
 
     async def create(
-        self,
-        agent_id: str,
-        name: str,
-        vm_type: str,
-        disk_mb: int | None = None,
-        *,
-        session: bool = False,
+        self, agent_id: str, name: str, request: VmCreateRequest, *, session: bool = False
     ) -> Vm:
-        """Makes a VM.
+        """Makes a VM of the type and with the bounds of a request.
 
         Raises:
-            ValidationFailed: there is no such type, or it does not have so large a disk.
+            ValidationFailed: there is no such type, or it does not have so much.
             TooManyRequests: the agent has as many as it may.
-            ConfigError: the data directory takes no more.
+            ConfigError: the data directory takes no more, or nothing holds a limit of it.
         """
-        check_vm_type(vm_type, disk_mb, self._settings)
+        check_vm_type(request.vm_type, request.disk_mb, self._settings)
+        check_asked(request, self._settings)
         record = VmRecord(
             id=new_id("vm"),
             name=name,
             agent_id=agent_id,
-            vm_type=vm_type,
+            vm_type=request.vm_type,
             driver=self._driver.name,
             created_at=self._created_now(),
-            disk_mb=disk_mb,
+            disk_mb=request.disk_mb,
             session=session,
+            memory_mb=request.memory_mb,
+            vcpus=request.vcpus,
+            max_processes=request.max_processes,
         )
+        if self._settings.limits_required:
+            check_held(self._driver.limits(limits_of(self._settings, record)))
         return await self._owned(self._add_allowed(record))
 
     async def fork(self, vm: Vm, name: str, base: str | None) -> Vm:
@@ -166,15 +181,19 @@ class Fleet:
 
     def _vm(self, stored: StoredVm) -> Vm:
         record = stored.record
+        asked = limits_of(self._settings, record)
         spec = BootSpec(
             vm_id=record.id,
             image=self.image,
             layers=self.stores.layers.family(record.agent_id),
             disk=self.stores.vms.disk(record.id),
+            limits=asked,
+            limits_required=self._settings.limits_required,
         )
         timeout = self._settings.boot_timeout_seconds
         bounds = bounds_of(self._settings, record.vm_type, record.disk_mb)
-        return Vm(record, stored.state, self._driver, spec, self.stores, timeout, bounds)
+        held = with_others(self._driver.limits(asked), bounds, self._settings)
+        return Vm(record, stored.state, self._driver, spec, self.stores, timeout, bounds, held)
 
     def boot_soon(self, vm: Vm) -> None:
         """Boots a VM nobody waits for: whoever does can see it in its status."""

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from mulligan.drivers.limits import Strain
 from mulligan.engine.pty import Pty
 from mulligan.engine.replies import ProgramResult
 from mulligan.guest import frames
@@ -84,6 +85,7 @@ class Running:
     on_output: OutputCallback | None
     failure: Exception | None = None
     disk: str | None = None
+    meter: Callable[[], Strain] | None = None
     output: dict[int, bytearray] = field(
         default_factory=lambda: {frames.STDOUT: bytearray(), frames.STDERR: bytearray()}
     )

@@ -35,6 +35,7 @@ class ProgramResult:
             the VM's limit or the host's reserve), "ended" or "host-ended" (it grew even so, and
             was ended).
         disk_limit: with that, what its VM's disk may hold, in bytes.
+        out_of_memory: that the kernel ended it because its VM's memory was used up, as text.
     """
 
     status: int
@@ -55,6 +56,7 @@ class ProgramResult:
     written: int | None = None
     disk: str | None = None
     disk_limit: int | None = None
+    out_of_memory: str | None = None
 
 
 @dataclass(frozen=True)

@@ -72,6 +72,8 @@ def _judge(program: Program, result: ProgramResult) -> tuple[int, str, str | Non
         code = SIGNAL_EXIT_CODE - code
     if result.reason == "cancel":
         return code, "cancelled", _with("Execution cancelled", result.kernel_ended)
+    if result.out_of_memory is not None:
+        return code, "out_of_memory", _with(result.out_of_memory, result.kernel_ended)
     if result.kernel_ended is not None:
         return code, "failed", result.kernel_ended
     return code, "success" if code == 0 else "failed", None

@@ -7,6 +7,7 @@ any other, in a Bash kernel: gates judge them, the history has them, each can be
 from __future__ import annotations
 
 import codecs
+import math
 import re
 from collections.abc import Awaitable, Callable
 from typing import Protocol
@@ -95,11 +96,12 @@ class Sessions:
         self._making.add(place)
         try:
             vm_type = request.vm_type or self._default_type
-            vm = await self._fleet.create(agent_id, name, vm_type, session=True)
+            wanted, notes = self._fleet.fitting(vm_type, {n: getattr(request, n) for n in MOST})
+            vm = await self._fleet.create(agent_id, name, wanted, session=True)
         finally:
             self._making.discard(place)
         self._fleet.boot_soon(vm)
-        return _session(vm, notes=_not_honoured(request))
+        return _session(vm, notes=notes + _not_held(vm, request))
 
     async def execute(
         self,
@@ -230,12 +232,20 @@ def agent_of(name: str) -> str:
     return found[1] if found else name
 
 
-def _not_honoured(request: SessionCreateRequest) -> list[str]:
+def _not_held(vm: Vm, request: SessionCreateRequest) -> list[str]:
     return [
-        f"{name} was asked to be {value}: this version does not hold VMs to it"
+        f"{name} was asked to be {value}: nothing on this host holds VMs to it"
         for name in MOST
-        if (value := getattr(request, name)) is not None
+        if (value := getattr(request, name)) is not None and _held(vm, name) is None
     ]
+
+
+def _held(vm: Vm, name: str) -> int | None:
+    """What a VM is held to, in whole units; None: to nothing."""
+    limit = vm.limits.get(name)
+    if limit is None or not limit.value or limit.held_by == "none":
+        return None
+    return math.ceil(limit.value)
 
 
 def _session(vm: Vm, *, commands: int | None = None, notes: list[str] | None = None) -> Session:
@@ -248,5 +258,7 @@ def _session(vm: Vm, *, commands: int | None = None, notes: list[str] | None = N
         created_at=vm.record.created_at,
         last_activity=vm.last_activity,
         commands=commands,
+        memory_mb=_held(vm, "memory_mb"),
+        vcpus=_held(vm, "vcpus"),
         notes=notes or [],
     )

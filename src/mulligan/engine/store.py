@@ -43,8 +43,12 @@ class VmRecord(BaseModel):
     vm_type: StrictStr
     driver: StrictStr
     created_at: UtcTime
-    disk_mb: StrictInt | None = None  # None: as its type has it
     session: StrictBool = False
+    # None: as its type has it
+    disk_mb: StrictInt | None = None
+    memory_mb: StrictInt | None = None
+    vcpus: float | None = None
+    max_processes: StrictInt | None = None
 
 
 def new_id(prefix: str) -> str:

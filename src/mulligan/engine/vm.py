@@ -11,7 +11,9 @@ from weakref import WeakValueDictionary
 
 from mulligan.drivers.interface import BootSpec, Driver, Machine
 from mulligan.engine.connection import AgentConnection
+from mulligan.engine.instances import instance_of
 from mulligan.engine.kernels import Kernels
+from mulligan.engine.limits import meter, strained
 from mulligan.engine.program import OutputCallback, Program, Running
 from mulligan.engine.queues import queued
 from mulligan.engine.quota import Bounds, bounded, check_room, note_sizes
@@ -20,10 +22,9 @@ from mulligan.engine.store import VmRecord, VmState, VmStore, new_id
 from mulligan.engine.transfers import Transfers
 from mulligan.engine.writing import Writing
 from mulligan.errors import ConfigError, ExecutionFailed, VmNotAvailable
-from mulligan.layers.stacks import DamagedLayer
 from mulligan.layers.store import LayerStore
 from mulligan.log import get_logger
-from mulligan.models import VmInstance, utc_now
+from mulligan.models import VmInstance, VmLimit, utc_now
 from mulligan.telemetry import Stage, staged
 
 log = get_logger()
@@ -55,6 +56,7 @@ class Vm:
         stores: Stores,
         boot_timeout: float,
         bounds: Bounds | None = None,
+        limits: dict[str, VmLimit] | None = None,
     ) -> None:
         self.record = record
         self.state = state
@@ -63,6 +65,7 @@ class Vm:
         self.kernels = Kernels()
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self.bounds = bounds
+        self.limits = limits or {}
         self.writing = Writing()
         self.transfers = Transfers()
         self.filled = False  # the last execution met a full disk
@@ -107,18 +110,7 @@ class Vm:
 
     def instance(self) -> VmInstance:
         """The VM as its users see it."""
-        return VmInstance(
-            id=self.record.id,
-            name=self.record.name,
-            vm_type=self.record.vm_type,
-            status=self.status,
-            created_at=self.record.created_at,
-            last_activity=self.last_activity,
-            agent_id=self.record.agent_id,
-            driver=self.record.driver,
-            disk_mb=self.bounds.limit_mb if self.bounds is not None else None,
-            disk_bytes=self._disk_bytes(),
-        )
+        return instance_of(self)
 
     def upper_bytes(self) -> int | None:
         """What the disk took since it was last frozen; None where nobody counted."""
@@ -127,17 +119,6 @@ class Vm:
         if self.writing.size is not None:
             return self.writing.size
         return None if self.stores.vms.changed(self.record.id, self.state.generation) else 0
-
-    def _disk_bytes(self) -> int | None:
-        """What the disk holds, as far as that was counted before."""
-        layers, agent_id = self.stores.layers, self.record.agent_id
-        try:
-            stack = layers.stack(agent_id, self.state.base)
-            sizes = [self.upper_bytes(), *(layers.sizes.get(agent_id, tree) for tree in stack)]
-        except (OSError, DamagedLayer):
-            return None
-        known = [size for size in sizes if size is not None]
-        return sum(known) if len(known) == len(sizes) else None
 
     async def run(
         self,
@@ -195,6 +176,8 @@ class Vm:
             raise
         with Stage("run"):
             result = await connection.finish(running)
+        if running.meter is not None:
+            result = strained(result, running.meter(), self.limits)
         self.writing.ended(program, result, alone=self._alone())
         self.filled = result.disk is not None
         await note_sizes(self, running.program, connection.counted)
@@ -227,7 +210,10 @@ class Vm:
                 connection = await self.up()  # it may have been given up meanwhile
             if not wanted.is_set():
                 raise ExecutionFailed("it was cancelled before it started")
+            assert self._machine is not None
+            measure = meter(self._machine)
             running = connection.start(bounded(program, self), on_output)
+            running.meter = measure
             if program.kernel is not None:
                 self.kernels.cell_started()
             self._running[execution_id] = running
@@ -324,6 +310,7 @@ class Vm:
         try:
             await loop.create_connection(lambda: connection, sock=machine.connection)
             await connection.boot(machine.boot_frame | disk, self._boot_timeout)
+            machine.check_limits()
         except BaseException as error:
             connection.give_up("it was not wanted any more")
             # Not left to a caller that may be cancelled again: stop and close wait for it.

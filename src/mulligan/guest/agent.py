@@ -10,17 +10,17 @@ from __future__ import annotations
 import gc
 import os
 import resource
-import sys
 import time
 from _signal import SIGCHLD, SIGKILL, set_wakeup_fd
 from _signal import signal as set_handler
 
-from mulligan.guest import frames, launch, processes, spawn, zygotes
-from mulligan.guest.captures import Capture
-from mulligan.guest.execution import Execution
+from mulligan.guest import frames, launch, processes
+from mulligan.guest.execution import Execution, refused
 from mulligan.guest.forkserver import ENDED, FORKED
 from mulligan.guest.host import Host
 from mulligan.guest.loop import Loop
+from mulligan.guest.room import check_descriptors
+from mulligan.guest.starts import Starter
 from mulligan.guest.streams import Streams
 from mulligan.guest.vm import Vm
 
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from mulligan.guest.kernels.manager import Kernels
+    from mulligan.guest.zygotes import Zygote
 
 LINGER_TICK_S = 0.01
 PATIENCE_S = 0.5
@@ -37,17 +38,23 @@ PATIENCE_S = 0.5
 class Agent:
     """The loop and everything it watches."""
 
-    def __init__(self, descriptor: int, zygote: zygotes.Zygote, env: dict[str, str]) -> None:
+    def __init__(
+        self,
+        descriptor: int,
+        zygote: Zygote,
+        env: dict[str, str],
+        own: list[int],
+        programs: list[int],
+    ) -> None:
         self._loop = Loop()
         self._host = Host(descriptor, self._loop, self._handle)
         self._send = self._host.send
         self._streams = Streams(self._loop, self._host)
         self._executions: dict[int, Execution] = {}
         self._by_pid: dict[int, Execution] = {}
-        self._zygote: zygotes.Zygote | None = zygote
         self._env = env
-        self._nofile = resource.getrlimit(resource.RLIMIT_NOFILE)
-        self._vm = Vm(self._send, self._running)
+        self._starter = Starter(zygote, env, programs, self._loop, self._on_zygote)
+        self._vm = Vm(self._send, self._running, self._starter, own)
         self._kernels: Kernels | None = None
 
     def run(self) -> None:
@@ -56,10 +63,9 @@ class Agent:
         set_wakeup_fd(wake_write, warn_on_full_buffer=False)
         set_handler(SIGCHLD, lambda *_: None)
         self._loop.watch(wake_read, lambda: self._on_child(wake_read))
-        assert self._zygote is not None
-        self._loop.watch(self._zygote.control.fileno(), self._on_zygote)
         # Programs keep the usual limit; the agent holds four descriptors for each of them.
-        resource.setrlimit(resource.RLIMIT_NOFILE, (self._nofile[1], self._nofile[1]))
+        hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
         gc.freeze()  # what is here now stays; children should not copy it to look at it
         while True:
             self._loop.step(self._timeout())
@@ -98,8 +104,7 @@ class Agent:
         elif (execution := self._executions.get(frame.channel)) is not None:
             self._on_frame(execution, frame)
         elif frame.kind == frames.ROOT:
-            spared = {self._zygote.pid} if self._zygote is not None else set()
-            busy = bool(self._executions)
+            spared, busy = self._starter.spared(), bool(self._executions)
             self._vm.move(frame.channel, frame.body(), spared, self._kernels, busy=busy)
         elif frame.kind == frames.RESUME:
             for postponed in self._vm.resume():
@@ -128,11 +133,9 @@ class Agent:
             place = Place(
                 loop=self._loop,
                 host=self._host,
-                request=self._request,
-                give_up_zygote=self._give_up_zygote,
+                starter=self._starter,
                 root=lambda: self._vm.root,
                 env=self._env,
-                nofile=self._nofile,
             )
             self._kernels = Kernels(place)
         return self._kernels
@@ -142,58 +145,30 @@ class Agent:
     def _start(self, channel: int, body: dict[str, Any]) -> None:
         """Starts a program in the way its job asks for."""
         try:
+            check_descriptors()
             execution, inner = self._streams.open(channel, body)
         except OSError as error:
-            self._refuse(channel, f"pipe: {error.strerror}")
+            self._send(frames.EXIT, channel, refused(channel, f"pipe: {error.strerror}"))
             return
         stdin_inner, stdout_inner, stderr_inner, report_inner = inner
         execution.deadline = time.monotonic() + body["timeout_ms"] / 1000
         self._executions[channel] = execution
         assert execution.report is not None
         self._loop.watch(execution.report, lambda: self._on_report(execution))
-        job = launch.job(body, self._env, self._nofile, full=self._vm.quota.full)
         streams = (stdin_inner, stdout_inner, stderr_inner)
         try:
-            if body["runtime"] != "python" or not self._request(
-                channel, job, streams, report_inner
-            ):
-                self._fork(execution, job, streams, report_inner)
+            if body["runtime"] == "job":
+                pid = launch.fork_job(body["job"], streams)
+            else:
+                job = launch.job(body, self._env, full=self._vm.quota.full)
+                pid = self._starter.start(channel, job, streams, report_inner, self._vm.root)
+            if pid:
+                self._started(execution, pid)
         except OSError as error:
             execution.reason, execution.message = "setup", f"fork: {error.strerror}"
         finally:
             for descriptor in inner:
                 os.close(descriptor)
-
-    def _refuse(self, channel: int, why: str) -> None:
-        """Answers for an execution there are no means for."""
-        execution = Execution(channel, Capture(-1, 0), Capture(-1, 0))
-        execution.reason, execution.message = "setup", why
-        self._send(frames.EXIT, channel, execution.result())
-
-    def _request(
-        self, channel: int, job: dict[str, Any], streams: tuple[int, int, int], report: int
-    ) -> bool:
-        """Has the zygote start the program; false where a start of its own is called for."""
-        if not zygotes.can_serve(job["env"], self._env):
-            return False
-        try:
-            if self._zygote is None:
-                self._zygote = zygotes.Zygote(*spawn.zygote(sys.executable, self._env))
-                self._loop.watch(self._zygote.control.fileno(), self._on_zygote)
-            self._zygote.request(channel, job, [*streams, report, self._vm.root])
-        except OSError:
-            return False
-        return True
-
-    def _fork(
-        self, execution: Execution, job: dict[str, Any], streams: tuple[int, int, int], report: int
-    ) -> None:
-        pid = os.fork()
-        if pid == 0:
-            if job["job"] is not None:
-                launch.run_job(job["job"], streams)
-            launch.run_steps(job, self._vm.root, streams, report)
-        self._started(execution, pid)
 
     def _started(self, execution: Execution, pid: int) -> None:
         execution.pid = pid
@@ -237,11 +212,15 @@ class Agent:
         self._on_zygote()  # a dead zygote's children are ours now: learn their numbers first
         while True:
             try:
-                pid, status, usage = os.wait4(-1, os.WNOHANG)
+                pid, status, usage = os.wait4(-1, os.WNOHANG | os.WUNTRACED)
             except ChildProcessError:
                 return
             if pid == 0:
                 return
+            if os.WIFSTOPPED(status):
+                if pid in self._starter.spared() and not self._vm.stands():
+                    self._starter.go_on()  # a program did that
+                continue
             execution = self._by_pid.pop(pid, None)
             if execution is not None:
                 user, system = int(usage.ru_utime * 1e6), int(usage.ru_stime * 1e6)
@@ -250,7 +229,7 @@ class Agent:
                 self._kernels.reaped(pid, status)
 
     def _on_zygote(self) -> None:
-        zygote = self._zygote
+        zygote = self._starter.zygote
         if zygote is None:
             return
         try:
@@ -270,9 +249,7 @@ class Agent:
                     self._by_pid.pop(execution.pid, None)
                     self._on_exit(execution, number, (user, system, rss))
         except ConnectionError:
-            self._loop.forget(zygote.control.fileno())
-            zygote.close()
-            self._zygote = None
+            self._starter.lost()
 
     def _on_exit(self, execution: Execution, status: int, usage: tuple[int, int, int]) -> None:
         """The main process has ended; what it left is looked at next."""
@@ -317,12 +294,7 @@ class Agent:
             execution.patience = False
             execution.deadline = time.monotonic() + PATIENCE_S
         else:
-            self._give_up_zygote()
-
-    def _give_up_zygote(self) -> None:
-        """Ends a zygote that is stopped, or hangs: its children become ours."""
-        if self._zygote is not None:
-            processes.send([self._zygote.pid], SIGKILL)
+            self._starter.give_up()
 
     def _finish(self, execution: Execution) -> None:
         """Passes on the last of the output and says how it ended."""

@@ -115,3 +115,10 @@ class Execution:
             "max_rss_kb": rss,
             "background": len(self.background),
         }
+
+
+def refused(channel: int, why: str) -> dict[str, object]:
+    """The body of the EXIT frame of an execution there are no means for."""
+    execution = Execution(channel, Capture(-1, 0), Capture(-1, 0))
+    execution.reason, execution.message = "setup", why
+    return execution.result()

@@ -6,6 +6,7 @@ program starts with.
 
 from __future__ import annotations
 
+import fcntl  # noqa: F401  (``launch.become`` needs it, and a child would have to load it)
 import marshal
 import os
 import select
@@ -21,20 +22,27 @@ if TYPE_CHECKING:
     from typing import Any
 
 REQUEST = struct.Struct("=I")
-DESCRIPTORS = 6  # job, stdin, stdout, stderr, report, root
+DESCRIPTORS = 16  # at most: job, streams, report, root
 REPLY = struct.Struct("=cIiQQQ")  # kind, channel, pid or status, user µs, system µs, max RSS KiB
 FORKED = b"F"
 ENDED = b"E"
 FAILED = b"X"
+SERVES = b"S"
 
 
-def serve(descriptor: int) -> dict[str, Any]:
-    """Serves jobs until the agent is gone; returns only in a child, with its job."""
-    kernel.set_dumpable(False)
+def serve(descriptor: int, groups: list[int]) -> dict[str, Any]:
+    """Serves jobs until the agent is gone; returns only in a child, with its job.
+
+    Args:
+        descriptor: of the connection to the agent.
+        groups: entries of the control groups programs are born in, by being born here.
+    """
+    _settle(groups)
     control = socket(AF_UNIX, SOCK_SEQPACKET, 0, descriptor)
     wake_read, wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
     set_handler(SIGCHLD, lambda *_: None)
     set_wakeup_fd(wake_write, warn_on_full_buffer=False)
+    control.send(REPLY.pack(SERVES, 0, 0, 0, 0, 0))
     running: dict[int, int] = {}
     poll = select.poll()
     poll.register(descriptor, select.POLLIN)
@@ -50,7 +58,7 @@ def serve(descriptor: int) -> dict[str, Any]:
         try:
             pid = os.fork()
         except OSError as error:
-            os.write(descriptors[4], f"error fork: {error.strerror}".encode())
+            os.write(descriptors[-2], f"error fork: {error.strerror}".encode())
             control.send(REPLY.pack(FAILED, channel, 0, 0, 0, 0))
             pid = -1
         if pid == 0:
@@ -64,6 +72,16 @@ def serve(descriptor: int) -> dict[str, Any]:
         if pid > 0:
             running[pid] = channel
             control.send(REPLY.pack(FORKED, channel, pid, 0, 0, 0))
+
+
+def _settle(groups: list[int]) -> None:
+    """Takes this process to where programs are to be."""
+    launch.join(groups)
+    for entry in groups:
+        os.close(entry)
+    if groups:
+        kernel.unshare(kernel.CLONE_NEWCGROUP)  # whose names are nobody's business
+    kernel.set_dumpable(False)
 
 
 def _receive(control: socket) -> tuple[int, list[int]]:
@@ -91,16 +109,23 @@ def _reap(control: socket, running: dict[int, int]) -> None:
 
 
 def _become(descriptors: list[int]) -> dict[str, Any]:
-    """In the child: reads the job, enters its root, and takes its streams."""
-    memory, stdin, stdout, stderr, report, root = descriptors
+    """In the child: reads the job, enters its root, and takes its streams.
+
+    Returns its job where it goes on in this interpreter; else it becomes another program.
+    """
+    memory, *others = descriptors
+    *streams, report, root = others
     try:
         job: dict[str, Any] = marshal.loads(os.pread(memory, os.fstat(memory).st_size, 0))
+        if not job["zygote"]:
+            launch.become(job, others, [])
         launch.enter(job, root, report)
-        for target, descriptor in enumerate((stdin, stdout, stderr)):
+        for target, descriptor in zip(job["places"], streams, strict=True):
             os.dup2(descriptor, target, inheritable=True)
-        for descriptor in descriptors:
+        for descriptor in (memory, *streams, root):
             os.close(descriptor)
-        kernel.set_dumpable(True)
+        launch.ordinary()
+        os.close(report)
         return job
     except BaseException as error:
         launch.refuse(report, error)

@@ -21,14 +21,19 @@ if TYPE_CHECKING:
     from typing import Any
 
 EXECUTION_TMPFS = "size=256m,nr_inodes=4096,mode=755"
-MAX_PROCESSES = 1024
+LIMITS = {
+    "nproc": resource.RLIMIT_NPROC,
+    "nofile": resource.RLIMIT_NOFILE,
+    "cpu": resource.RLIMIT_CPU,
+}
+PROGRAM_SCORE = b"500"
+STDERR = 2
+FIRST_FREE = 64  # where descriptors are out of the way of those with a number of their own
 SETUP_FAILED = 126
 MOST_DESCRIPTORS = 1 << 20
 
 
-def job(
-    body: dict[str, Any], env: dict[str, str], nofile: tuple[int, int], *, full: bool
-) -> dict[str, Any]:
+def job(body: dict[str, Any], env: dict[str, str], *, full: bool) -> dict[str, Any]:
     """What a child needs to know of an execution, from the body of its START frame.
 
     With ``full`` the disk is, and it may not write to files.
@@ -38,11 +43,26 @@ def job(
         "cwd": body["cwd"],
         "env": env | body["env"],
         "steps": body["steps"],
-        "nofile": nofile,
+        "places": [0, 1, 2],
+        "links": {},
+        "zygote": body["runtime"] == "python" and body["terminal"] is None,
         "full": full,
         "terminal": body["terminal"] is not None,
-        "job": body["job"] if body["runtime"] == "job" else None,
     }
+
+
+def join(groups: list[int]) -> None:
+    """Moves this process, which has one thread, into control groups, by their entries.
+
+    Raises:
+        OSError: it may not; a VM without its limits is none.
+    """
+    try:
+        for entry in groups:
+            os.write(entry, b"0")
+    except OSError as error:
+        why = f"its limits cannot be put in force: {error.strerror}"
+        raise OSError(error.errno, why) from None
 
 
 def enter(job: dict[str, Any], root: int, report: int) -> None:
@@ -51,13 +71,13 @@ def enter(job: dict[str, Any], root: int, report: int) -> None:
     Says so on ``report``: a line ``ns <inode>`` once everything is in place, else what was wrong.
 
     Args:
-        job: ``files`` (name to bytes), ``cwd``, ``env`` and ``nofile`` (limits) of the execution;
-            with ``terminal`` stdin becomes the terminal of its session.
+        job: ``files`` (name to bytes), ``cwd``, ``env`` and ``limits`` of the execution; with
+            ``terminal`` stdin becomes the terminal of its session.
         root: descriptor of the mount namespace to run in.
         report: where to write; closed by an exec, or by the caller.
     """
     os.setsid()
-    if job.get("terminal"):
+    if job["terminal"]:
         from mulligan.guest import terminals
 
         terminals.control()
@@ -70,11 +90,9 @@ def enter(job: dict[str, Any], root: int, report: int) -> None:
             file.write(content)
     os.umask(0o022)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    _, hard = resource.getrlimit(resource.RLIMIT_NPROC)
-    limit = MAX_PROCESSES if hard == resource.RLIM_INFINITY else min(MAX_PROCESSES, hard)
-    resource.setrlimit(resource.RLIMIT_NPROC, (limit, limit))
-    resource.setrlimit(resource.RLIMIT_NOFILE, job["nofile"])
-    if job.get("full"):
+    for name, pair in job["limits"].items():
+        _limit(LIMITS[name], *pair)
+    if job["full"]:
         _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
         resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))
     kernel.drop_privileges()
@@ -85,25 +103,58 @@ def enter(job: dict[str, Any], root: int, report: int) -> None:
     os.write(report, b"ns %d\n" % os.stat("/proc/self/ns/mnt").st_ino)
 
 
+def _limit(kind: int, soft: int, hard: int) -> None:
+    """Sets a limit, but none above the one there is."""
+    _, most = resource.getrlimit(kind)
+    if most != resource.RLIM_INFINITY:
+        soft, hard = min(soft, most), min(hard, most)
+    resource.setrlimit(kind, (soft, hard))
+
+
+def ordinary() -> None:
+    """The last step of a child that had ours in its memory: the kernel ends it before the agent.
+
+    Where memory is short, the process that has most of it is ended, by size and this score.
+    """
+    kernel.set_dumpable(True)  # so that the file is its own
+    score = os.open("/proc/self/oom_score_adj", os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        os.write(score, PROGRAM_SCORE)
+    except PermissionError:
+        pass  # the server's own is higher, and may not be lowered
+    finally:
+        os.close(score)
+
+
 def refuse(report: int, error: BaseException) -> None:
     """Tells the agent why nothing was started, and ends this child."""
     os.write(report, f"error {error}".encode(errors="replace").replace(b"\n", b" ")[:2000])
     os._exit(SETUP_FAILED)
 
 
-def run_steps(job: dict[str, Any], root: int, streams: tuple[int, int, int], report: int) -> None:
-    """In a child of the agent: runs the job's steps, each if the one before it exited with 0.
+def become(job: dict[str, Any], descriptors: list[int], groups: list[int]) -> None:
+    """In a child of the agent or the zygote: runs the job's steps, each if the one before exits 0.
 
     The last step takes this process's place. Never returns.
+
+    Args:
+        job: see ``enter``; ``places`` are the numbers its streams will have, ``links`` names of
+            symbolic links in ``/run/mulligan`` to some of them.
+        descriptors: the streams, then those of the report and of the root.
+        groups: entries of control groups to go into first.
     """
+    report = descriptors[-2]
     try:
-        for target, descriptor in enumerate(streams):
-            os.dup2(descriptor, target, inheritable=True)
+        join(groups)
+        report, root = _take(descriptors, job["places"])
         restore_signals()
         _signal.signal(_signal.SIGXFSZ, _signal.SIG_IGN)  # a full disk is an error, no end
-        close_all_but((root, report))
+        close_all_but((*(n for n in job["places"] if n > STDERR), report, root))
         enter(job, root, report)
         os.close(root)
+        for name, place in job["links"].items():
+            os.symlink(f"/proc/self/fd/{place}", f"{EXECUTION_DIR}/{name}")
+        ordinary()
         *first, last = job["steps"]
         for step in first:
             _run_step(step, job["env"], report)
@@ -112,8 +163,30 @@ def run_steps(job: dict[str, Any], root: int, streams: tuple[int, int, int], rep
     except BaseException as error:
         if report >= 0:
             refuse(report, error)
-        os.write(2, f"{error}\n".encode(errors="replace"))
+        os.write(STDERR, f"{error}\n".encode(errors="replace"))
         os._exit(SETUP_FAILED)
+
+
+def _take(descriptors: list[int], places: list[int]) -> tuple[int, int]:
+    """Puts the streams at their places; where the report and the root are now."""
+    from fcntl import F_DUPFD_CLOEXEC, fcntl
+
+    *streams, report, root = [fcntl(each, F_DUPFD_CLOEXEC, FIRST_FREE) for each in descriptors]
+    for stream, place in zip(streams, places, strict=True):
+        os.dup2(stream, place, inheritable=True)
+    return report, root
+
+
+def fork_job(arguments: dict[str, Any], streams: tuple[int, int, int]) -> int:
+    """Forks a child of the agent that does work of the agent's own; its number.
+
+    Raises:
+        OSError: it could not.
+    """
+    pid = os.fork()
+    if pid == 0:
+        run_job(arguments, streams)
+    return pid
 
 
 def run_job(arguments: dict[str, Any], streams: tuple[int, int, int]) -> None:

@@ -18,6 +18,7 @@ from resource import RLIMIT_FSIZE, prlimit
 from mulligan.guest import frames, processes
 from mulligan.guest.execution import UNENDABLE
 from mulligan.guest.measuring import WRITER, Measuring
+from mulligan.guest.room import check_descriptors
 
 TYPE_CHECKING = False  # importing typing for it would cost every VM milliseconds
 if TYPE_CHECKING:
@@ -91,6 +92,11 @@ class Quota:
     def full(self) -> bool:
         """Whether nothing may be written now."""
         return self._full_at is not None
+
+    @property
+    def pausing(self) -> bool:
+        """Whether programs were stopped to be measured."""
+        return self._pause is not None
 
     def ready(self, own: set[int]) -> None:
         """Takes the mount namespaces, by inode number, whose processes are no programs."""
@@ -236,7 +242,12 @@ class Quota:
         missing = self._missing()
         self._free_then = self._free()
         paths = [self._upper, *(f"{self._layers}/{tree}" for tree in missing)]
-        self._measuring = Measuring(paths, missing)
+        try:
+            check_descriptors()
+            self._measuring = Measuring(paths, missing)
+        except OSError:
+            self.release()  # it is looked at again soon
+            return
         self._children.add(self._measuring.pid)
 
     def _on_measured(self) -> None:

@@ -10,13 +10,21 @@ import sys
 from mulligan.guest import spawn
 
 
-def main(descriptor: int) -> None:
-    """Runs the agent on the inherited descriptor of its connection to the host."""
+def main(descriptor: int, own: list[int], programs: list[int]) -> None:
+    """Runs the agent.
+
+    Args:
+        descriptor: inherited, of its connection to the host.
+        own: inherited, the entries of the control groups it is to be in: whoever writes 0 to one
+            is in the group. None where the host has no groups.
+        programs: those of the groups everything else in the VM is to be in.
+    """
     _reset_signals()
-    os.set_inheritable(descriptor, False)
+    for inherited in (descriptor, *own, *programs):
+        os.set_inheritable(inherited, False)
     env = dict(os.environ)
     env.pop("PWD", None)  # bubblewrap's, and true only here
-    zygote = spawn.zygote(sys.executable, env)
+    zygote = spawn.zygote(sys.executable, env, programs)
 
     from mulligan.guest import kernel
     from mulligan.guest.agent import Agent
@@ -24,7 +32,7 @@ def main(descriptor: int) -> None:
 
     kernel.set_dumpable(False)
     kernel.leave_keyrings()
-    Agent(descriptor, Zygote(*zygote), env).run()
+    Agent(descriptor, Zygote(*zygote), env, own, programs).run()
 
 
 def _reset_signals() -> None:

@@ -6,7 +6,7 @@ import os
 import sys
 import time
 
-from mulligan.guest import frames, processes
+from mulligan.guest import frames, launch, processes
 from mulligan.guest.execution import UNENDABLE
 from mulligan.guest.measuring import glance
 from mulligan.guest.quota import Quota
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from mulligan.guest.kernels.manager import Kernels
+    from mulligan.guest.starts import Starter
 
 IDLE_S = 3600.0
 PAUSE_TICK_S = 0.002
@@ -30,14 +31,20 @@ class Vm:
     Args:
         send: sends a frame to the host.
         running: whether an execution runs.
+        starter: starts programs.
+        groups: entries of the control groups this process is to be in.
     """
 
     def __init__(
         self,
         send: Callable[[int, int, dict[str, object]], None],
         running: Callable[[], bool],
+        starter: Starter,
+        groups: list[int],
     ) -> None:
         self.root = -1
+        self._starter = starter
+        self._groups = groups
         self.quota = Quota(running, send, LAYERS)
         self._upper = ""
         self._send = send
@@ -65,6 +72,8 @@ class Vm:
         Without a generation it is a VM for jobs alone, and has no root for programs.
         """
         try:
+            launch.join(self._groups)
+            self._starter.hold_to(body["limits"])
             own = {_mounts()}
             self._roots = Roots(body["binds"])
             self.quota.ready({*own, _mounts()})
@@ -171,6 +180,10 @@ class Vm:
     def paused(self) -> bool:
         """Whether everything stands still, or is about to: nothing may be ended then."""
         return self._pause is not None
+
+    def stands(self) -> bool:
+        """Whether programs were stopped on our behalf."""
+        return self.paused or self.quota.pausing
 
     def pause(self, channel: int) -> None:
         """Brings every process to a halt; PAUSED says when, or that one would not."""

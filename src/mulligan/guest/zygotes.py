@@ -26,6 +26,7 @@ class Zygote:
     def __init__(self, pid: int, control: socket) -> None:
         self.pid = pid
         self.control = control
+        self.serves = False  # it has come up
 
     def request(self, channel: int, job: dict[str, object], descriptors: list[int]) -> None:
         """Asks for a program.
@@ -58,6 +59,9 @@ class Zygote:
         """
         try:
             data = self.control.recv(forkserver.REPLY.size)
+            if data[:1] == forkserver.SERVES:
+                self.serves = True
+                data = self.control.recv(forkserver.REPLY.size)
         except BlockingIOError:
             return None
         if len(data) != forkserver.REPLY.size:

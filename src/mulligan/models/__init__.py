@@ -42,6 +42,7 @@ from mulligan.models.files import (
     MoveFileRequest,
 )
 from mulligan.models.hooks import HookDescription
+from mulligan.models.limits import VmLimit
 from mulligan.models.past import (
     CommandHistoryEntry,
     DiffEntry,
@@ -130,6 +131,7 @@ __all__ = [
     "VmExecuteResponse",
     "VmExecutionConfig",
     "VmInstance",
+    "VmLimit",
     "VmPoolResponse",
     "utc_now",
 ]

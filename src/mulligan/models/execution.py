@@ -8,6 +8,7 @@ from pydantic import Field, StrictBool, StrictInt, StrictStr
 
 from mulligan.errors import ApiError, VmExecutionError, from_wire
 from mulligan.models.base import F64, I32, U32, U64, Request, Struct, UtcTime
+from mulligan.models.limits import VmLimit
 from mulligan.models.verdicts import Verdict
 
 
@@ -101,7 +102,9 @@ class VmExecuteResponse(Struct):
     """What came of an execution.
 
     ``exit_code`` is the program's own; 128 + n where signal n ended it, 124 where the time limit
-    did (then ``error`` says so too). ``change_bytes``, see ``CommandHistoryEntry``.
+    did (then ``error`` says so too). ``outcome`` is "success", "failed", "timeout", "cancelled" or
+    "out_of_memory": the kernel ended the program because its VM's memory was used up.
+    ``change_bytes``, see ``CommandHistoryEntry``.
     """
 
     execution_id: StrictStr
@@ -271,7 +274,8 @@ class VmInstance(Struct):
     ``disk_mb`` is what its disk may hold, in MiB, 0 for any amount. What it takes on the host, in
     bytes, null where it was not measured: ``disk_bytes`` is what its disk holds beyond the image;
     ``kept_bytes`` that and its snapshots; ``own_bytes`` what of it nobody else needs, and removing
-    the VM would free.
+    the VM would free. ``limits`` says what the VM may take and what holds it to that, by the names
+    the settings have for it.
     """
 
     id: StrictStr
@@ -288,18 +292,24 @@ class VmInstance(Struct):
     disk_bytes: U64 | None = None
     kept_bytes: U64 | None = None
     own_bytes: U64 | None = None
+    limits: dict[StrictStr, VmLimit] | None = None
 
 
 class VmCreateRequest(Request):
     """Make a VM; ``agent_id`` is an addition, and is read from an ``agent-<id>-vm`` name else.
 
     ``disk_mb`` is what its disk may hold, in MiB, up to that of its type; null: as its type has it.
+    So are ``memory_mb`` (what its programs may have in memory, in MiB), ``vcpus`` (CPU time they
+    may have, in CPUs) and ``max_processes``.
     """
 
     vm_type: StrictStr = DEFAULT_VM_TYPE
     vm_name: StrictStr | None = None
     agent_id: StrictStr | None = None
     disk_mb: U64 | None = None
+    memory_mb: U64 | None = None
+    vcpus: F64 | None = None
+    max_processes: U64 | None = None
 
 
 class VmPoolResponse(Struct):

@@ -25,8 +25,8 @@ class SessionCreateRequest(Request):
 class Session(Struct):
     """A session as its users see it. ``commands`` counts those the history has.
 
-    ``memory_mb`` and ``vcpus`` are what its VM is held to; null: to nothing. ``notes`` say what of
-    the request was not honoured.
+    ``memory_mb`` and ``vcpus`` are what its VM is held to, in whole units; null: to nothing.
+    ``notes`` say what of the request was not honoured.
     """
 
     name: StrictStr

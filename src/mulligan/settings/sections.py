@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 MIB = 1024 * 1024
 
@@ -12,7 +12,11 @@ MIB = 1024 * 1024
 class VmType(BaseModel):
     """A kind of VM that can be asked for by name.
 
-    ``disk_mb`` is what the disk of one may hold beyond the image, in MiB; 0: any amount.
+    What one may take; 0: any amount. ``disk_mb`` of disk beyond the image, in MiB; ``memory_mb`` of
+    memory for its programs, in MiB; ``vcpus`` of CPU time, in CPUs; ``max_processes``;
+    ``max_open_files`` and ``cpu_seconds`` of each process. ``cpu_weight`` is its share where VMs
+    compete, 100 being usual; ``shm_mb`` the size of /dev/shm, which counts as memory and is at
+    most half of it. What holds each: docs/limits.md.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -20,6 +24,22 @@ class VmType(BaseModel):
     driver: Literal["bubblewrap"] = "bubblewrap"
     image: Literal["host"] = "host"
     disk_mb: int = Field(default=10240, ge=0, le=2**40)
+    memory_mb: int = Field(default=2048, ge=0, le=2**30)
+    vcpus: float = Field(default=2.0, ge=0, le=8192, allow_inf_nan=False)
+    cpu_weight: int = Field(default=100, ge=1, le=10_000)
+    max_processes: int = Field(default=512, ge=0, le=2**22)
+    max_open_files: int = Field(default=4096, ge=0, le=2**20)
+    cpu_seconds: int = Field(default=0, ge=0, le=10**9)
+    shm_mb: int = Field(default=256, ge=1, le=2**20)
+
+    @model_validator(mode="after")
+    def _can_start(self) -> Self:
+        """What is too little for anything to start is a mistake in its unit."""
+        least = {"memory_mb": 32, "vcpus": 0.05, "max_processes": 8, "max_open_files": 64}
+        for name, value in least.items():
+            if 0 < getattr(self, name) < value:
+                raise ValueError(f"{name} must be 0 (no limit) or at least {value:g}")
+        return self
 
 
 class HistorySettings(BaseModel):

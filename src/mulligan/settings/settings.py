@@ -107,6 +107,7 @@ class Settings(BaseSettings):
     guest_uid: int = Field(default=61000, ge=1, le=2**32 - 2)
     guest_gid: int = Field(default=61000, ge=1, le=2**32 - 2)
     min_free_mb: int = Field(default=512, ge=0, le=2**40)
+    limits_required: bool = False
     durability: Literal["process", "power"] = "process"
     database_url: str | None = None
     history: HistorySettings = Field(default_factory=HistorySettings)

@@ -5,13 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from mulligan.drivers.limits import SHM_MB
 from mulligan.guest.kernel import AGENT_CAPABILITIES
 from mulligan.guest.root import AGENT, DISK, IMAGE, LAYERS, MOUNT_POINT
 from mulligan.images.host import GUEST_GID, GUEST_UID, HOSTNAME
 
-SHM_BYTES = 256 * 1024 * 1024
+MIB = 1024 * 1024
 AGENT_START = (
-    f"import sys; sys.path.insert(0, '{AGENT}'); from mulligan.guest.start import main; main(%d)"
+    f"import sys; sys.path.insert(0, '{AGENT}'); from mulligan.guest.start import main; "
+    "main(%d, %r, %r)"
 )
 
 
@@ -30,6 +32,9 @@ class VmPlan:
         descriptor: number of the inherited connection to the host.
         seccomp: number of the inherited descriptor of the system call filter.
         info: number of the inherited pipe on which bubblewrap names its child.
+        own_groups, program_groups: numbers of inherited entries of control groups: the agent's own,
+            and those of everything else in the VM.
+        shm_mb: size of ``/dev/shm``, in MiB.
         run_as: uid and gid to become first (a server started as root), or None.
         staged: those of ``binds`` that ``run_as`` cannot reach by path, such as a toolchain under
             /root; a first bubblewrap, still with the server's rights, shows them under ``stage``.
@@ -49,6 +54,9 @@ class VmPlan:
     descriptor: int
     info: int
     seccomp: int
+    own_groups: tuple[int, ...] = ()
+    program_groups: tuple[int, ...] = ()
+    shm_mb: int = SHM_MB
     run_as: tuple[int, int] | None = None
     staged: tuple[Path, ...] = ()
     stage: Path | None = None
@@ -101,7 +109,7 @@ def _tree(plan: VmPlan) -> list[str]:
     return arguments + [
         "--proc", "/proc",
         "--dev", "/dev",
-        "--size", str(SHM_BYTES), "--tmpfs", "/dev/shm",  # noqa: S108  (the VM's own)
+        "--size", str(plan.shm_mb * MIB), "--tmpfs", "/dev/shm",  # noqa: S108  (the VM's own)
         "--remount-ro", "/dev",
         "--ro-bind", str(plan.rootfs / "etc"), "/etc",
         "--ro-bind", str(plan.rootfs), IMAGE,
@@ -119,7 +127,7 @@ def _disk(plan: VmPlan) -> list[str]:
 
 
 def _agent(plan: VmPlan) -> list[str]:
-    start = AGENT_START % plan.descriptor
+    start = AGENT_START % (plan.descriptor, list(plan.own_groups), list(plan.program_groups))
     return [
         "--info-fd",
         str(plan.info),

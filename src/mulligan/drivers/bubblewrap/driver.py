@@ -9,14 +9,22 @@ import os
 import shutil
 import signal
 import socket
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from mulligan.drivers.bubblewrap import preflight, seccomp
 from mulligan.drivers.bubblewrap.arguments import VmPlan, command
+from mulligan.drivers.bubblewrap.holding import by_agent, holding
+from mulligan.drivers.cgroups import Cgroups, VmGroups
 from mulligan.drivers.interface import BootSpec, Capabilities
+from mulligan.drivers.limits import Limits, Strain, check_held
 from mulligan.drivers.process import OwnedProcess
 from mulligan.errors import ConfigError, ExecutionFailed
+from mulligan.log import get_logger
+from mulligan.models import VmLimit
+
+log = get_logger()
 
 INFO_LIMIT = 4096
 INFO_TIMEOUT_S = 10.0
@@ -28,12 +36,19 @@ class BubblewrapMachine:
     """A VM made by bubblewrap: its process, and the stream to the agent."""
 
     def __init__(
-        self, process: OwnedProcess, init: int, connection: socket.socket, binds: list[str]
+        self,
+        process: OwnedProcess,
+        init: Init,
+        connection: socket.socket,
+        boot_frame: dict[str, object],
+        groups: VmGroups | None,
     ) -> None:
         self._process = process
-        self._init: int | None = init
+        self._init: int | None = init.pidfd
+        self._init_pid = init.pid
         self._connection = connection
-        self._binds = binds
+        self._boot_frame = boot_frame
+        self._groups = groups
         self._said: str | None = None
 
     @property
@@ -44,7 +59,7 @@ class BubblewrapMachine:
     @property
     def boot_frame(self) -> dict[str, object]:
         """See ``Machine``."""
-        return {"binds": self._binds}
+        return self._boot_frame
 
     @property
     def pid(self) -> int:
@@ -81,6 +96,25 @@ class BubblewrapMachine:
         if self._said is None:
             self._said = self._process.stderr()
             self._process.close()
+            if self._groups is not None:
+                await _give_back(self._groups)
+
+    def check_limits(self) -> None:
+        """See ``Machine``."""
+        if self._groups is not None and not self._groups.holds(self._init_pid):
+            raise ExecutionFailed("the VM's limits are not in force")
+
+    def strain(self) -> Strain:
+        """See ``Machine``."""
+        return self._groups.strain() if self._groups is not None else Strain()
+
+
+@dataclass(frozen=True)
+class Init:
+    """Process 1 of a VM: a pidfd of it, and its number on the host."""
+
+    pidfd: int
+    pid: int
 
 
 class BubblewrapDriver:
@@ -106,6 +140,11 @@ class BubblewrapDriver:
         self._stage = directory / "stage"
         self._bwrap = preflight.reachable(preflight.find_bwrap(), directory)
         self._reachable: dict[Path, bool] = {}
+        self._groups = Cgroups(directory)
+
+    def limits(self, asked: Limits) -> dict[str, VmLimit]:
+        """See ``Driver``."""
+        return holding(asked, self._groups)
 
     def sweep(self) -> list[int]:
         """See ``Driver``.
@@ -134,7 +173,7 @@ class BubblewrapDriver:
                 continue  # it has ended
             finally:
                 os.close(pidfd)
-        return ended
+        return [*ended, *self._groups.sweep()]
 
     def disk_owner(self) -> tuple[int, int]:
         """See ``Driver``."""
@@ -142,6 +181,17 @@ class BubblewrapDriver:
 
     async def boot(self, spec: BootSpec) -> BubblewrapMachine:
         """See ``Driver``."""
+        if spec.limits_required:
+            check_held(self.limits(spec.limits))
+        groups = self._groups.create(spec.vm_id, spec.limits)
+        try:
+            return await self._boot(spec, groups)
+        except BaseException:
+            if groups is not None:
+                await _give_back(groups)
+            raise
+
+    async def _boot(self, spec: BootSpec, groups: VmGroups | None) -> BubblewrapMachine:
         ours, theirs = socket.socketpair()
         info, info_theirs = socket.socketpair()
         walls = seccomp.descriptor()
@@ -150,8 +200,10 @@ class BubblewrapDriver:
                 end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SOCKET_BUFFER)
             ours.setblocking(False)
             info.setblocking(False)
-            plan = self._plan(spec, theirs.fileno(), info_theirs.fileno(), walls)
+            plan = self._plan(spec, theirs.fileno(), info_theirs.fileno(), walls, groups)
             process = self._spawn(plan)
+            if groups is not None:
+                groups.entered()
             theirs.close()
             info_theirs.close()
             try:
@@ -168,7 +220,12 @@ class BubblewrapDriver:
             info_theirs.close()
             info.close()
             os.close(walls)
-        return BubblewrapMachine(process, init, ours, [str(path) for path in spec.image.binds])
+        binds = [str(path) for path in spec.image.binds]
+        boot_frame: dict[str, object] = {
+            "binds": binds,
+            "limits": by_agent(spec.limits, self._groups),
+        }
+        return BubblewrapMachine(process, init, ours, boot_frame, groups)
 
     def _spawn(self, plan: VmPlan) -> OwnedProcess:
         identity: dict[str, Any] = {}
@@ -177,13 +234,21 @@ class BubblewrapDriver:
             identity = {"user": uid, "group": gid, "extra_groups": []}
         return OwnedProcess(
             command(plan),
-            pass_fds=[plan.descriptor, plan.info, plan.seccomp],
+            pass_fds=[
+                plan.descriptor,
+                plan.info,
+                plan.seccomp,
+                *plan.own_groups,
+                *plan.program_groups,
+            ],
             env={},
             cwd="/",
             **identity,
         )
 
-    def _plan(self, spec: BootSpec, descriptor: int, info: int, walls: int) -> VmPlan:
+    def _plan(
+        self, spec: BootSpec, descriptor: int, info: int, walls: int, groups: VmGroups | None
+    ) -> VmPlan:
         image = spec.image
         staged = tuple(path for path in image.binds if not self._can_reach(path))
         setpriv = None
@@ -210,6 +275,9 @@ class BubblewrapDriver:
             descriptor=descriptor,
             info=info,
             seccomp=walls,
+            own_groups=tuple(groups.agent) if groups is not None else (),
+            program_groups=tuple(groups.programs) if groups is not None else (),
+            shm_mb=spec.limits.shm_mb,
             run_as=self._run_as,
             staged=staged,
             stage=self._stage if staged else None,
@@ -230,8 +298,15 @@ async def _reap(process: OwnedProcess) -> None:
     process.close()
 
 
-async def _child(info: socket.socket, process: OwnedProcess) -> int:
-    """A pidfd of process 1 of the VM, which bubblewrap names on its info socket.
+async def _give_back(groups: VmGroups) -> None:
+    """Removes the groups of a VM that has ended, or never came to be."""
+    groups.close()
+    if not await asyncio.to_thread(groups.remove):
+        log.warning("cgroups_not_removed", remedy="the next start of the server does it")
+
+
+async def _child(info: socket.socket, process: OwnedProcess) -> Init:
+    """Process 1 of the VM, which bubblewrap names on its info socket.
 
     Raises:
         ConfigError: bubblewrap ended without making a VM.
@@ -250,7 +325,8 @@ async def _child(info: socket.socket, process: OwnedProcess) -> int:
         why = f"bubblewrap made no VM within {INFO_TIMEOUT_S:g} s"
         raise ExecutionFailed(why) from None
     with contextlib.suppress(ValueError, KeyError, ProcessLookupError):
-        return os.pidfd_open(int(json.loads(said)["child-pid"]))
+        pid = int(json.loads(said)["child-pid"])
+        return Init(os.pidfd_open(pid), pid)
     await process.wait()
     complaint = process.stderr().splitlines()
     raise preflight.explain(complaint[-1] if complaint else "it ended without a word")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from mulligan.guest import frames, launch
+from mulligan.guest import frames
 from mulligan.guest.captures import CHUNK
 from mulligan.guest.kernels.links import PacketLink, StreamLink
 from mulligan.guest.root import EXECUTION_DIR
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 HERE = os.path.dirname(__file__)
 IDLE_OUTPUT = 64 * 1024
 REPORT_LIMIT = 4096
-FIRST_FREE = 512  # where descriptors are out of the way of those with a number of their own
 CONTROL, CODE, STDIN, SETTINGS = 60, 61, 62, 63
 REFUSED = "cat /run/mulligan/why >&2\nreturn 1\n"
 TICKS = os.sysconf("SC_CLK_TCK")
@@ -131,7 +130,17 @@ class Live:
         else:
             files = {"kernel.js": _read(f"{HERE}/kernel.js")}
             steps = [program, f"{EXECUTION_DIR}/kernel.js"]
-        return {"files": files, "cwd": cwd, "env": env, "steps": [steps], "job": None}
+        return {
+            "files": files,
+            "cwd": cwd,
+            "env": env,
+            "steps": [steps],
+            "places": [0, 1, 2, *self.inherited()],
+            "links": {"main.sh": CODE} if self.language == "bash" else {},
+            "zygote": self.language == "python",
+            "full": False,
+            "terminal": False,
+        }
 
     def _names(self) -> list[str]:
         """Names that /proc has for the control socket and the streams, as the runner has them."""
@@ -176,40 +185,6 @@ def words(cell: Cell, language: str, number: int, *, settings: bool) -> str:
             f'. "$__mulligan_cell" <&{STDIN}; {{ __mulligan_after $?; }} 2>/dev/null'
         )
     return f"cell {number} {int(cell.input is not None)} {int(settings)}"
-
-
-def fork_runner(job: dict[str, Any], live: Live, root: int, report: int) -> int:
-    """Starts a runner as a child of the agent; its number."""
-    pid = os.fork()
-    if pid == 0:
-        _become(job, live, root, report)
-    return pid
-
-
-def _become(job: dict[str, Any], live: Live, root: int, report: int) -> None:
-    """In the child: puts every descriptor at its number and becomes the runner."""
-    try:
-        import fcntl
-
-        def away(descriptor: int) -> int:
-            return fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, FIRST_FREE)
-
-        root, report = away(root), away(report)
-        wanted = {
-            n: away(each) for n, each in [*enumerate(live.streams()), *live.inherited().items()]
-        }
-        for target, descriptor in wanted.items():
-            os.dup2(descriptor, target, inheritable=True)
-        launch.restore_signals()
-        launch.close_all_but((*sorted(n for n in wanted if n > 2), root, report))  # noqa: PLR2004
-        launch.enter(job, root, report)
-        os.close(root)
-        if live.language == "bash":
-            os.symlink(f"/proc/self/fd/{CODE}", f"{EXECUTION_DIR}/main.sh")
-        argv = job["steps"][0]
-        os.execve(argv[0], argv, job["env"])
-    except BaseException as error:
-        launch.refuse(report, error)
 
 
 def _put(memory: int, data: bytes) -> None:

@@ -7,12 +7,14 @@ import time
 from _signal import SIGINT, SIGKILL
 
 from mulligan.guest import frames, processes
+from mulligan.guest.execution import refused
 from mulligan.guest.forkserver import ENDED, FORKED
 from mulligan.guest.kernels.cells import GRACE_S, Cell
 from mulligan.guest.kernels.departure import Departure
 from mulligan.guest.kernels.links import LinkError, Message
 from mulligan.guest.kernels.live import IDLE_OUTPUT, Live, words
 from mulligan.guest.kernels.runners import Kernel, Runners
+from mulligan.guest.room import check_descriptors
 
 TYPE_CHECKING = False  # importing typing for it would cost every VM milliseconds
 if TYPE_CHECKING:
@@ -44,6 +46,12 @@ class Kernels(Runners):
 
     def start(self, channel: int, body: dict[str, Any]) -> None:
         """Takes a START frame."""
+        try:
+            check_descriptors()
+        except OSError as error:
+            why = f"the execution could not start: {error.strerror}"
+            self.place.send(frames.EXIT, channel, refused(channel, why))
+            return
         cell = Cell(channel, body)
         kernel = self.kernels.get(cell.name)
         why = ""
@@ -231,7 +239,7 @@ class Kernels(Runners):
             if cell is kernel.queue[0] and live is not None and not live.usable:
                 cell.reason = reason
                 if not live.pid and not live.namespace:
-                    self.place.give_up_zygote()
+                    self.place.starter.give_up()
                 self.end(kernel, f"the kernel did not come up in time{FRESH}")
                 return
             kernel.queue.remove(cell)

@@ -9,7 +9,8 @@ from mulligan.guest import processes
 from mulligan.guest.captures import CHUNK
 from mulligan.guest.execution import DRAIN_READS, UNENDABLE
 from mulligan.guest.kernels.links import LinkError, Message
-from mulligan.guest.kernels.live import IDLE_OUTPUT, Live, fork_runner
+from mulligan.guest.kernels.live import IDLE_OUTPUT, Live
+from mulligan.guest.room import check_descriptors
 
 TYPE_CHECKING = False  # importing typing for it would cost every VM milliseconds
 if TYPE_CHECKING:
@@ -86,6 +87,7 @@ class Runners:
     ) -> None:
         """Starts a process for a kernel; a shell may take up a state."""
         try:
+            check_descriptors()
             live = Live(kernel.language)
             report, report_inner = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         except OSError as error:
@@ -100,13 +102,9 @@ class Runners:
         self.watch(kernel, live)
         self.place.loop.watch(report, lambda: self.on_report(kernel, live))
         job = live.job(kernel.program, cwd, self.place.env | env, state)
-        job["nofile"] = self.place.nofile
+        root, streams = self.place.root(), [*live.streams(), *live.inherited().values()]
         try:
-            by_zygote = kernel.language == "python" and self.place.request(
-                live.channel, job, live.streams(), report_inner
-            )
-            if not by_zygote:
-                live.pid = fork_runner(job, live, self.place.root(), report_inner)
+            live.pid = self.place.starter.start(live.channel, job, streams, report_inner, root)
         except OSError as error:
             self.fail(kernel, f"the kernel could not start: {error.strerror}")
             return

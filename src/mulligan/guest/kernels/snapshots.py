@@ -8,6 +8,7 @@ from mulligan.guest import frames
 from mulligan.guest.kernels.links import MOST_NOTES, LinkError, Message
 from mulligan.guest.kernels.live import Live
 from mulligan.guest.kernels.memories import Frozen, Memory, Text
+from mulligan.guest.room import check_descriptors
 
 TYPE_CHECKING = False  # importing typing for it would cost every VM milliseconds
 if TYPE_CHECKING:
@@ -141,6 +142,11 @@ class Snapshots:
         if kernel.latest is not None and not kernel.latest.notes:
             self._keep(kernel, request, kernel.latest)  # nothing ran in it since
             return
+        try:
+            check_descriptors()
+        except OSError as error:
+            request.tell(kernel, kernel.language, NOT_KEPT, [str(error.strerror)])
+            return
         kernel.saving = True
         if kernel.language == "bash":
             request.waiting[kernel.name] = None
@@ -252,6 +258,11 @@ class Snapshots:
         self._end_quietly(kernel, why)
 
     def _thaw(self, kernel: Kernel, image: Frozen) -> None:
+        try:
+            check_descriptors()
+        except OSError as error:
+            self.gone(kernel, f"it could not be brought back: {error.strerror}")
+            return
         live = Live(image.language, image.files)
         live.namespace, live.pid = image.namespace, image.pid
         kernel.live = live

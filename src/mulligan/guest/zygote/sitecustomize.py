@@ -26,7 +26,8 @@ def _serve() -> dict[str, Any]:
     """Runs the zygote; returns, in a child only, the job to become."""
     from mulligan.guest import forkserver
 
-    return forkserver.serve(int(os.environ.pop("MULLIGAN_ZYGOTE_FD")))
+    control, *groups = map(int, os.environ.pop("MULLIGAN_ZYGOTE").split())
+    return forkserver.serve(control, groups)
 
 
 def _become(job: dict[str, Any]) -> None:
@@ -62,7 +63,7 @@ _JOB = _serve()
 sys.path.remove(_PACKAGE_DIR)
 sys.path_importer_cache.pop(_PACKAGE_DIR, None)
 for _name in set(sys.modules) - _BEFORE:
-    if _name.startswith("_") or _name in ("atexit", "gc", "resource", "select"):
+    if _name.startswith("_") or _name in ("atexit", "fcntl", "gc", "resource", "select"):
         del sys.modules[_name]
 _become(_JOB)
 if _ERROR is not None:
