@@ -158,7 +158,7 @@ def test_executions_that_are_not_there(http: httpx.Client, execution_id: str) ->
     path = f"/api/executions/{execution_id}"
     for answer in (http.get(path), http.get(f"{path}/events"), http.post(f"{path}/cancel")):
         assert answer.status_code == 404, answer.text
-        assert set(answer.json()) == {"error", "message", "field", "remedy"}
+        assert set(answer.json()) == {"error", "message", "field", "remedy", "request_id"}
 
 
 def test_what_is_refused_is_refused_as_ever(http: httpx.Client) -> None:

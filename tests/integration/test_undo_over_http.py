@@ -70,7 +70,7 @@ def test_bad_input(served: tuple[str, str], method: str, path: str, body, status
     answer = call(method, f"{url}/api/vms/{vm_id}/{path}", **({"json": body} if body else {}))
     assert answer.status_code == status, answer.text
     told = answer.json()
-    assert set(told) == {"error", "message", "field", "remedy"}
+    assert set(told) == {"error", "message", "field", "remedy", "request_id"}
     assert told["field"]
     assert execute(url, "cat a")["stdout"] == "one\n"
 

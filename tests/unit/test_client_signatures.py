@@ -86,8 +86,10 @@ def test_no_blocking_method_is_async(source: type, blocking: type) -> None:
 @pytest.mark.parametrize("client", [VmExecutionClient, SyncVmExecutionClient])
 def test_the_seeds_methods_are_all_there(client: type) -> None:
     for name, parameters in SEED.items():
-        found = list(inspect.signature(getattr(client, name)).parameters)
-        assert found == ["self", *parameters], name
+        found = list(inspect.signature(getattr(client, name)).parameters.values())
+        mine = ["self", *parameters]
+        assert [each.name for each in found[: len(mine)]] == mine, name
+        assert all(each.kind is each.KEYWORD_ONLY for each in found[len(mine) :]), name
 
 
 @pytest.mark.parametrize("kind", [each for pair in PAIRS for each in pair])
