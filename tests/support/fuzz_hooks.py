@@ -18,7 +18,7 @@ AGENT = "fuzz"
 VM = os.environ.get("MULLIGAN_FUZZ_VM")
 SESSION = os.environ.get("MULLIGAN_FUZZ_SESSION")
 _AGENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@/+-]{0,127}")
-MOST = {"count": 3, "timeout_seconds": 2}
+MOST = {"count": (1000, 3), "timeout_seconds": (3600, 2)}  # what may be, and what is sent
 
 
 def bounded(value: Any, depth: int = 0) -> Any:
@@ -32,9 +32,9 @@ def bounded(value: Any, depth: int = 0) -> Any:
     if not isinstance(value, dict):
         return value
     found = {name: bounded(each, depth + 1) for name, each in value.items()}
-    for name, most in MOST.items():
-        if type(found.get(name)) is int and found[name] > 0:
-            found[name] = min(found[name], most)
+    for name, (most, enough) in MOST.items():
+        if type(found.get(name)) is int and enough < found[name] <= most:
+            found[name] = enough  # what is too much stays so
     if isinstance(found.get("agent_id"), str) and _AGENT.fullmatch(found["agent_id"]):
         found["agent_id"] = AGENT
     return found
