@@ -124,7 +124,8 @@ def test_a_history_of_before_approvals_gets_their_table(tmp_path: Path) -> None:
         history.finish(old)
     with sqlite3.connect(tmp_path / "history.db") as database:
         database.execute("DROP TABLE mulligan_approvals")
-        database.execute("DROP TABLE mulligan_tokens")
+        for younger in ("mulligan_tokens", "mulligan_idempotency_keys"):
+            database.execute(f"DROP TABLE {younger}")
         database.execute("UPDATE mulligan_version SET version_num = '0001'")
     database.close()
     with open_approvals(tmp_path) as store:
