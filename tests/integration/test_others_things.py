@@ -203,9 +203,9 @@ TABLE: dict[tuple[str, str], dict[str, Case]] = {
             f"/api/vms/{m.vm}/fork", body={"execution_id": o.execution}
         ),
     },
-    ("WEBSOCKET", "/api/vms/{vm_id}/terminal"): {
-        "path.vm_id": of_vm("/api/vms/{vm}/terminal"),
-        "query.agent_id": narrowed("/api/vms/{vm}/terminal"),
+    ("WEBSOCKET", "/api/vms/{vm_id}/terminal"): {  # agents have none, unless a setting allows it
+        "path.vm_id": of_vm("/api/vms/{vm}/terminal", owner=403),
+        "query.agent_id": narrowed("/api/vms/{vm}/terminal", owner=403),
     },
     ("GET", "/api/vms/{vm_id}/diff"): {
         "path.vm_id": of_vm("/api/vms/{vm}/diff"),

@@ -106,6 +106,13 @@ DEFAULTS = {
     "cors_origins": [],
     "files": FileSettings().model_dump(),
     "mcp": McpSettings().model_dump(),
+    "terminal": {
+        "enabled": True,
+        "agents": False,
+        "idle_seconds": 3600.0,
+        "max_seconds": 28800,
+        "max_open": 64,
+    },
     "tracing": TracingSettings().model_dump(),
     "log_level": "info",
 }
