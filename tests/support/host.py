@@ -86,3 +86,38 @@ def wait_until(condition: Callable[[], object], timeout: float = 10.0) -> bool:
             return False
         time.sleep(0.01)
     return True
+
+
+def status(pid: int, field: str) -> list[str]:
+    """A field of /proc/PID/status, in its words; none where the process is gone."""
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except OSError:
+        return []
+    return next(line.split()[1:] for line in lines if line.startswith(f"{field}:"))
+
+
+def number_inside(pid: int) -> int:
+    """The number a process has in the innermost process namespace it is in; 0 where it is gone."""
+    return int((status(pid, "NSpid") or ["0"])[-1])
+
+
+def parent(pid: int) -> int:
+    """The number of a process's parent; 0 where it is gone."""
+    return int((status(pid, "PPid") or ["0"])[0])
+
+
+def command_line(pid: int) -> bytes:
+    """What a process was started as; nothing where it is gone."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""
+
+
+def descriptors_of(pid: int) -> list[str]:
+    """What a process's descriptors lead to; nothing where it is gone."""
+    try:
+        return [str(each.readlink()) for each in Path(f"/proc/{pid}/fd").iterdir()]
+    except OSError:
+        return []

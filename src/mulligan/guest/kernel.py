@@ -10,12 +10,18 @@ import os
 from _ctypes import (
     FUNCFLAG_CDECL,
     FUNCFLAG_USE_ERRNO,
+    Array,
     CFuncPtr,
     _SimpleCData,
+    addressof,
     dlopen,
     dlsym,
     get_errno,
 )
+
+TYPE_CHECKING = False  # importing typing for it would cost every VM milliseconds
+if TYPE_CHECKING:
+    from typing import Any
 
 CLONE_NEWNS = 0x00020000
 CLONE_NEWCGROUP = 0x02000000
@@ -34,6 +40,7 @@ O_CLOEXEC = 0o2000000
 MOVE_MOUNT_F_EMPTY_PATH = 4
 
 _PR_SET_DUMPABLE = 4
+_PR_SET_SECCOMP = 22
 _PR_CAPBSET_DROP = 24
 _PR_SET_NO_NEW_PRIVS = 38
 _PR_CAP_AMBIENT = 47
@@ -58,6 +65,10 @@ class _Int(_SimpleCData):  # type: ignore[type-arg]  # generic in the stubs alon
     _type_ = "i"
 
 
+class _Char(_SimpleCData):  # type: ignore[type-arg]  # generic in the stubs alone
+    _type_ = "c"
+
+
 class _Function(CFuncPtr):
     _flags_ = FUNCFLAG_CDECL | FUNCFLAG_USE_ERRNO
     _restype_ = _Int
@@ -77,6 +88,15 @@ def _call(name: str, *arguments: bytes | int | None) -> int:
         number = get_errno()
         raise OSError(number, f"{name}: {os.strerror(number)}")
     return result
+
+
+def syscall(number: int, *arguments: bytes | int | None) -> int:
+    """syscall(2): a system call by its number.
+
+    Raises:
+        OSError: it failed.
+    """
+    return _call("syscall", number, *arguments)
 
 
 def unshare(flags: int) -> None:
@@ -166,3 +186,21 @@ def drop_privileges() -> None:
         _call("prctl", _PR_CAPBSET_DROP, capability, 0, 0, 0)
     header = _CAPABILITY_VERSION_3.to_bytes(4, "little") + bytes(4)
     _call("capset", header, bytes(24))
+
+
+_SECCOMP_MODE_FILTER = 2
+_FILTER_INSTRUCTION_BYTES = 8
+
+
+def install_filter(code: bytes) -> None:
+    """Puts a filter of system calls on top of those there are (seccomp(2), SECCOMP_MODE_FILTER).
+
+    Args:
+        code: classic BPF instructions. This process must have given up gaining rights.
+    """
+    kind: Any = type("_Code", (Array,), {"_type_": _Char, "_length_": len(code)})
+    instructions = kind.from_buffer_copy(code)
+    # struct sock_fprog: their number, and where they are
+    count = (len(code) // _FILTER_INSTRUCTION_BYTES).to_bytes(8, "little")
+    pointer = count + addressof(instructions).to_bytes(8, "little")
+    _call("prctl", _PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, pointer, 0, 0)

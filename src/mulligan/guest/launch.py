@@ -13,6 +13,7 @@ import os
 import resource
 
 from mulligan.guest import kernel
+from mulligan.guest.confinement import confine
 from mulligan.guest.root import EXECUTION_DIR
 from mulligan.guest.spawn import DEAF_TO
 
@@ -47,6 +48,7 @@ def job(body: dict[str, Any], env: dict[str, str], *, full: bool) -> dict[str, A
         "links": {},
         "zygote": body["runtime"] == "python" and body["terminal"] is None,
         "full": full,
+        "moves": False,
         "terminal": body["terminal"] is not None,
     }
 
@@ -71,8 +73,8 @@ def enter(job: dict[str, Any], root: int, report: int) -> None:
     Says so on ``report``: a line ``ns <inode>`` once everything is in place, else what was wrong.
 
     Args:
-        job: ``files`` (name to bytes), ``cwd``, ``env`` and ``limits`` of the execution; with
-            ``terminal`` stdin becomes the terminal of its session.
+        job: ``files`` (name to bytes), ``cwd``, ``env``, ``limits`` and ``walls`` of the execution;
+            with ``terminal`` stdin becomes the terminal of its session.
         root: descriptor of the mount namespace to run in.
         report: where to write; closed by an exec, or by the caller.
     """
@@ -95,7 +97,7 @@ def enter(job: dict[str, Any], root: int, report: int) -> None:
     if job["full"]:
         _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
         resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))
-    kernel.drop_privileges()
+    confine(job["walls"])
     try:
         os.chdir(job["cwd"])
     except OSError as error:

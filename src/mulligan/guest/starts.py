@@ -13,6 +13,7 @@ import sys
 from _signal import SIGCONT, SIGKILL
 
 from mulligan.guest import launch, processes, spawn, zygotes
+from mulligan.guest.confinement import Confinement
 
 TYPE_CHECKING = False  # importing typing for it would cost every VM milliseconds
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ class Starter:
         self._groups = groups
         self._loop = loop
         self._on_reply = on_reply
+        self._confinement = Confinement()
         loop.watch(zygote.control.fileno(), on_reply)
 
     def hold_to(self, limits: dict[str, Any]) -> None:
@@ -75,7 +77,7 @@ class Starter:
 
         Args:
             channel: what a zygote calls it.
-            job: see ``launch.enter`` and ``launch.become``; its limits are added.
+            job: see ``launch.enter`` and ``launch.become``; its limits and walls are added.
             streams: what it starts with, for the numbers in ``job["places"]``.
             report: where the start is reported.
             root: descriptor of the mount namespace it runs in.
@@ -87,11 +89,13 @@ class Starter:
             OSError: it could not be forked.
         """
         job["limits"] = self.limits
+        job["walls"] = self._walls(job)
         job["zygote"] = job["zygote"] and zygotes.can_serve(job["env"], self.env)
         descriptors = [*streams, report, root]
         try:
             if self.zygote is None:
                 self._renew()
+                job["walls"] = self._walls(job)
             assert self.zygote is not None
             if job["zygote"] or self.zygote.serves:
                 self.zygote.request(channel, job, descriptors)
@@ -102,6 +106,9 @@ class Starter:
         if pid == 0:
             launch.become(job, descriptors, self._groups)
         return pid
+
+    def _walls(self, job: dict[str, Any]) -> dict[str, Any]:
+        return self._confinement.of(self.zygote, moves=job["moves"])
 
     def _renew(self) -> None:
         self.zygote = zygotes.Zygote(*spawn.zygote(sys.executable, self.env, self._groups))

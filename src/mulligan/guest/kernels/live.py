@@ -139,6 +139,7 @@ class Live:
             "links": {"main.sh": CODE} if self.language == "bash" else {},
             "zygote": self.language == "python",
             "full": False,
+            "moves": True,
             "terminal": False,
         }
 
