@@ -10,18 +10,12 @@ import os
 from _ctypes import (
     FUNCFLAG_CDECL,
     FUNCFLAG_USE_ERRNO,
-    Array,
     CFuncPtr,
     _SimpleCData,
-    addressof,
     dlopen,
     dlsym,
     get_errno,
 )
-
-TYPE_CHECKING = False  # importing typing for it would cost every VM milliseconds
-if TYPE_CHECKING:
-    from typing import Any
 
 CLONE_NEWNS = 0x00020000
 CLONE_NEWCGROUP = 0x02000000
@@ -65,8 +59,8 @@ class _Int(_SimpleCData):  # type: ignore[type-arg]  # generic in the stubs alon
     _type_ = "i"
 
 
-class _Char(_SimpleCData):  # type: ignore[type-arg]  # generic in the stubs alone
-    _type_ = "c"
+class _Pointer(_SimpleCData):  # type: ignore[type-arg]  # generic in the stubs alone
+    _type_ = "z"
 
 
 class _Function(CFuncPtr):
@@ -198,9 +192,7 @@ def install_filter(code: bytes) -> None:
     Args:
         code: classic BPF instructions. This process must have given up gaining rights.
     """
-    kind: Any = type("_Code", (Array,), {"_type_": _Char, "_length_": len(code)})
-    instructions = kind.from_buffer_copy(code)
     # struct sock_fprog: their number, and where they are
     count = (len(code) // _FILTER_INSTRUCTION_BYTES).to_bytes(8, "little")
-    pointer = count + addressof(instructions).to_bytes(8, "little")
+    pointer = count + bytes(memoryview(_Pointer(code)))
     _call("prctl", _PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, pointer, 0, 0)

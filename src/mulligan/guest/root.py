@@ -22,16 +22,39 @@ DISK = f"{BASE}/vm"
 LAYERS = f"{BASE}/layers"
 MOUNT_POINT = f"{BASE}/root"
 EXECUTION_DIR = "/run/mulligan"
-# Files of /proc that say things of the host which no program needs: names of its keys, addresses
-# and names of its kernel, how it was started. They read as empty. (What only root may read, such
-# as /proc/kcore, nobody in a VM may.)
+# Files and directories of /proc that say things of the host which no program needs: names of its
+# keys, addresses and names of its kernel, its devices and memory, how it was started. They read as
+# empty. What only root may read nobody in a VM may; it is masked so that this does not rest on it.
 MASKED = (
+    "/proc/acpi",
+    "/proc/asound",
     "/proc/cmdline",
     "/proc/config.gz",
+    "/proc/driver",
+    "/proc/interrupts",
+    "/proc/iomem",
+    "/proc/ioports",
     "/proc/kallsyms",
+    "/proc/kcore",
     "/proc/key-users",
     "/proc/keys",
+    "/proc/kmsg",
+    "/proc/kpagecgroup",
+    "/proc/kpagecount",
+    "/proc/kpageflags",
+    "/proc/latency_stats",
+    "/proc/modules",
+    "/proc/mtrr",
+    "/proc/sched_debug",
+    "/proc/scsi",
+    "/proc/slabinfo",
+    "/proc/sysrq-trigger",
+    "/proc/timer_list",
+    "/proc/vmallocinfo",
 )
+# What is read there, and never to be written.
+READ_ONLY = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys")
+EMPTY = f"{IMAGE}/proc"  # a directory images have empty
 MOUNT_FLAGS = kernel.MS_NOSUID | kernel.MS_NODEV
 STEP = "/root"  # where the next root is attached in the empty one between two
 LOST = 71
@@ -49,7 +72,7 @@ class Roots:
         kernel.mount(None, "/", None, kernel.MS_REC | kernel.MS_PRIVATE)
         self._home = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
         self._binds = [*binds, "/proc", "/dev"]
-        self._masked = [path for path in MASKED if os.path.exists(path)]
+        _mask()
 
     def assemble(self, layers: list[str], generation: str) -> int:
         """Builds a root and returns a descriptor of its mount namespace.
@@ -76,8 +99,6 @@ class Roots:
             kernel.mount("overlay", MOUNT_POINT, "overlay", MOUNT_FLAGS, options)
             for path in self._binds:
                 kernel.mount(path, MOUNT_POINT + path, None, kernel.MS_BIND | kernel.MS_REC)
-            for path in self._masked:
-                kernel.mount("/dev/null", MOUNT_POINT + path, None, kernel.MS_BIND)
             kernel.pivot_into(MOUNT_POINT)
             return os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
         finally:
@@ -164,3 +185,17 @@ class Roots:
             kernel.setns(self._home, kernel.CLONE_NEWNS)
         except OSError:
             os._exit(LOST)
+
+
+def _mask() -> None:
+    """Masks this mount namespace's /proc, which roots get as it is here."""
+    for path in MASKED:
+        if os.path.isdir(path):
+            kernel.mount(EMPTY, path, None, kernel.MS_BIND)
+        elif os.path.exists(path):
+            kernel.mount("/dev/null", path, None, kernel.MS_BIND)
+    for path in READ_ONLY:
+        if os.path.exists(path):
+            kernel.mount(path, path, None, kernel.MS_BIND)
+            flags = kernel.MS_REMOUNT | kernel.MS_BIND | kernel.MS_RDONLY
+            kernel.mount(None, path, None, flags | MOUNT_FLAGS | kernel.MS_NOEXEC)
