@@ -54,7 +54,6 @@ MASKED = (
 )
 # What is read there, and never to be written.
 READ_ONLY = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys")
-EMPTY = f"{IMAGE}/proc"  # a directory images have empty
 MOUNT_FLAGS = kernel.MS_NOSUID | kernel.MS_NODEV
 STEP = "/root"  # where the next root is attached in the empty one between two
 LOST = 71
@@ -191,7 +190,8 @@ def _mask() -> None:
     """Masks this mount namespace's /proc, which roots get as it is here."""
     for path in MASKED:
         if os.path.isdir(path):
-            kernel.mount(EMPTY, path, None, kernel.MS_BIND)
+            flags = MOUNT_FLAGS | kernel.MS_NOEXEC | kernel.MS_RDONLY
+            kernel.mount("tmpfs", path, "tmpfs", flags, "size=4k,nr_inodes=1,mode=555")
         elif os.path.exists(path):
             kernel.mount("/dev/null", path, None, kernel.MS_BIND)
     for path in READ_ONLY:
