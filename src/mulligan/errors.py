@@ -114,6 +114,23 @@ class TooManyRequests(ApiError):  # noqa: N818
         self.retry_after_s = retry_after_s
 
 
+class Unavailable(ApiError):  # noqa: N818
+    """The server takes no work: it starts, or it stops."""
+
+    http_status = 503
+
+    def __init__(
+        self,
+        detail: str | int,
+        *,
+        field: str | None = None,
+        remedy: str | None = None,
+        retry_after_s: int = 1,
+    ) -> None:
+        super().__init__(detail, field=field, remedy=remedy)
+        self.retry_after_s = retry_after_s
+
+
 class InternalError(VmExecutionError):
     """A fault of Mulligan's own."""
 

@@ -93,6 +93,13 @@ DEFAULTS = {
         "keep_ended_seconds": 600.0,
         "heartbeat_seconds": 15.0,
     },
+    "admission": {
+        "max_running": 0,
+        "max_queued": 4096,
+        "max_queued_per_agent": 1024,
+        "queue_timeout_seconds": 300.0,
+        "shutdown_seconds": 5.0,
+    },
     "limits": {
         "running_executions": 256,
         "vms": 4096,

@@ -22,32 +22,59 @@ class Allowance:
     Args:
         limits: see there.
         clock: seconds that only grow; a test's own.
+
+    Attributes:
+        on_ended: called when an execution has ended, and another of its agent may run.
     """
 
     def __init__(self, limits: LimitSettings, clock: Callable[[], float] = time.monotonic) -> None:
         self._limits = limits
         self._clock = clock
         self._running: Counter[str] = Counter()
+        self.on_ended: Callable[[], None] = _nothing
         self._coming: Counter[str] = Counter()
         self._stored: dict[str, tuple[float, int]] = {}
 
     @contextmanager
     def execution(self, agent_id: str) -> Iterator[None]:
-        """Counts an execution from its request to its answer.
+        """Counts an execution that waits for no place, from its request to its end.
 
         Raises:
             TooManyRequests: the agent has as many as it may.
         """
-        most = self._limits.running_executions
-        if most and self._running[agent_id] >= most:
-            raise TooManyRequests(
-                f"agent {agent_id} runs {most} executions, as many as it may",
-                field="agent_id",
-                remedy="wait for one to end, or raise limits.running_executions",
-                retry_after_s=SOON_S,
-            )
-        with _counted(self._running, agent_id, 1):
+        if not self.may_run(agent_id):
+            raise self.refusal(agent_id)
+        self.began(agent_id)
+        try:
             yield
+        finally:
+            self.ended(agent_id)
+
+    def may_run(self, agent_id: str, more: int = 0) -> bool:
+        """Whether an agent may run one execution beside those that run and ``more``."""
+        most = self._limits.running_executions
+        return not most or self._running[agent_id] + more < most
+
+    def refusal(self, agent_id: str) -> TooManyRequests:
+        """What is answered where it may not."""
+        most = self._limits.running_executions
+        return TooManyRequests(
+            f"agent {agent_id} runs {most} executions, as many as it may",
+            field="agent_id",
+            remedy="wait for one to end, or raise limits.running_executions",
+            retry_after_s=SOON_S,
+        )
+
+    def began(self, agent_id: str) -> None:
+        """An execution of an agent began; ``ended`` has to follow."""
+        self._running[agent_id] += 1
+
+    def ended(self, agent_id: str) -> None:
+        """An execution of an agent ended."""
+        self._running[agent_id] -= 1
+        if not self._running[agent_id]:
+            del self._running[agent_id]
+        self.on_ended()
 
     @contextmanager
     def vms(self, agent_id: str, have: int, more: int) -> Iterator[None]:
@@ -103,6 +130,10 @@ class Allowance:
                 remedy="remove VMs or snapshots nobody needs, or raise limits.stored_mb",
                 retry_after_s=LATER_S,
             )
+
+
+def _nothing() -> None:
+    """Nobody waits."""
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 from mulligan.drivers.bubblewrap.driver import BubblewrapDriver
 from mulligan.drivers.interface import Driver
+from mulligan.engine.admission import Admission
 from mulligan.engine.allowance import Allowance
 from mulligan.engine.answers import Answers
 from mulligan.engine.execution import Watcher
@@ -79,6 +80,7 @@ class Engine:
         self._runner: Runner | None = None
         self._approver = approver
         self._allowance = Allowance(settings.limits)
+        self.admission = Admission(settings.admission, self._allowance)
         self._closing = False
 
     async def __aenter__(self) -> Engine:
@@ -153,7 +155,9 @@ class Engine:
             Recording, self.settings.history, history, machine, maintenance, gates.clean
         )
         self._maintenance, self._machine, self._gates = maintenance, machine, gates
-        self._runner = Runner(self.settings, fleet.image, gates, record, fleet.vm_for, self._owned)
+        self._runner = Runner(
+            self.settings, fleet.image, gates, record, fleet.vm_for, self._owned, self.admission
+        )
         self._past = Past(
             history,
             machine,
@@ -313,9 +317,9 @@ class Engine:
         self._opened()
         assert self._runner is not None
         with Stage("execution", language=request.language) as stage:
-            with self._allowance.execution(request.agent_id):
+            with self.admission.request(request.agent_id) as ticket:
                 await self.past.check_stored(request.agent_id)
-                response = await self._runner.execute(request, on_output, watcher)
+                response = await self._runner.execute(request, on_output, watcher, ticket=ticket)
             stage.tell(
                 execution_id=response.execution_id,
                 vm_id=response.vm_id,

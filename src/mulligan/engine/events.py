@@ -36,6 +36,8 @@ class Event:
     size: int = 0
     vm_id: str | None = None
     dropped_bytes: int | None = None
+    ahead: int | None = None
+    queue_ms: int | None = None
     final: VmExecuteResponse | ErrorAnswer | None = None
     body: bytes | None = None  # of ``final``, as JSON: made once for all who listen
 
@@ -48,6 +50,8 @@ class Event:
             vm_id=self.vm_id,
             text=self.text,
             dropped_bytes=self.dropped_bytes,
+            ahead=self.ahead,
+            queue_ms=self.queue_ms,
             result=self.final if isinstance(self.final, VmExecuteResponse) else None,
             error=self.final if isinstance(self.final, ErrorAnswer) else None,
         )
@@ -65,20 +69,22 @@ def json_body(value: BaseModel) -> bytes:
 
 
 class EventBuffer:
-    """Takes what happens to an execution and numbers it, from 1 (its start) to its end.
+    """Takes what happens to an execution and numbers it, from 1 to its end.
+
+    The first events are that it is queued, where it has to wait for its turn, and its start.
 
     Args:
-        most_bytes: of output that are kept; the first and the last event always are.
+        most_bytes: of output that are kept; the first events and the last always are.
     """
 
     def __init__(self, most_bytes: int) -> None:
         self._most = most_bytes
         self._kept: deque[Event] = deque()
         self._cost = 0
-        self._start: Event | None = None
+        self._first: list[Event] = []
         self._end: Event | None = None
         self._last = 0
-        self._starts = array("Q", [0, 0])  # by number: bytes of output before the event
+        self._starts = array("Q", [0])  # by number: bytes of output before the event
         self._written = 0
         self._decoders = {
             name: codecs.getincrementaldecoder("utf-8")("replace") for name in ("stdout", "stderr")
@@ -95,6 +101,11 @@ class EventBuffer:
         return self._last
 
     @property
+    def has_started(self) -> bool:
+        """Whether its turn has come."""
+        return any(each.kind == "started" for each in self._first)
+
+    @property
     def end(self) -> Event | None:
         """The last event there will be, once there is."""
         return self._end
@@ -107,10 +118,21 @@ class EventBuffer:
 
     # What happens
 
-    def begin(self, vm_id: str) -> None:
-        """The first event."""
-        self._start = Event(1, "started", vm_id=vm_id)
-        self._last = 1
+    def queued(self, vm_id: str, ahead: int | None) -> None:
+        """It waits for its turn; told once, and before it has started only."""
+        if not self._first:
+            self._add_first(Event(1, "queued", vm_id=vm_id, ahead=ahead))
+
+    def begin(self, vm_id: str, queue_ms: int = 0) -> None:
+        """Its turn has come, after so long; told once."""
+        number = self._last + 1
+        if not self.has_started:
+            self._add_first(Event(number, "started", vm_id=vm_id, queue_ms=queue_ms))
+
+    def _add_first(self, event: Event) -> None:
+        self._first.append(event)
+        self._last = event.number
+        self._starts.append(0)
         self._tell()
 
     def output(self, stream: str, data: bytes) -> None:
@@ -183,8 +205,8 @@ class EventBuffer:
         """The event of that number, or a gap up to where the buffer starts; None: not yet."""
         if number > self._last:
             return None
-        if number == 1:
-            return self._start
+        if number <= len(self._first):
+            return self._first[number - 1]
         if self._end is not None and number == self._end.number:
             return self._end
         if self._kept and number >= self._kept[0].number:

@@ -20,6 +20,7 @@ from mulligan.models import (
 )
 
 NEVER_STARTED = -1
+CANCELLED = "Execution cancelled before it started"
 
 
 class Watcher:
@@ -30,6 +31,12 @@ class Watcher:
 
     def admitted(self, vm: Vm, language: str) -> None:
         """It was not refused, and will run in this VM."""
+
+    def queued(self, ahead: int | None) -> None:
+        """It waits for its turn, behind so many; None where nobody knows."""
+
+    def started(self, queue_ms: int) -> None:
+        """Its turn has come, after so long."""
 
     def over(self) -> None:
         """Its program has ended, or never will start; what is left is book-keeping."""
@@ -57,6 +64,8 @@ class Execution(Watcher):
         self.started_at = utc_now()
         self.completed_at: datetime | None = None
         self.is_over = False
+        self.is_queued = False
+        self.queue_ms = 0
         self.known: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.task: asyncio.Task[None] | None = None
 
@@ -65,10 +74,22 @@ class Execution(Watcher):
         if self.vm is not None:
             return  # it waited for a person, and starts only now
         self.vm, self.language = vm, language
-        self.events.begin(vm.record.id)
         self._on_admitted(self)
         if not self.known.done():
             self.known.set_result(None)
+
+    def queued(self, ahead: int | None) -> None:
+        """See the base class."""
+        assert self.vm is not None
+        self.is_queued = not self.events.has_started
+        self.events.queued(self.vm.record.id, ahead)
+
+    def started(self, queue_ms: int) -> None:
+        """See the base class."""
+        assert self.vm is not None
+        self.is_queued = False
+        self.queue_ms = queue_ms
+        self.events.begin(self.vm.record.id, queue_ms)
 
     def over(self) -> None:
         """See the base class."""
@@ -90,16 +111,19 @@ class Execution(Watcher):
         """The answer where it was cancelled before its program started."""
         assert self.vm is not None
         now = utc_now()
+        passed_ms = max(0, int((now - self.started_at).total_seconds() * 1000))
+        queue_ms = passed_ms if self.is_queued else self.queue_ms
         return VmExecuteResponse(
             execution_id=self.execution_id,
             vm_id=self.vm.record.id,
             exit_code=NEVER_STARTED,
             stdout="",
             stderr="",
-            duration_ms=max(0, int((now - self.started_at).total_seconds() * 1000)),
+            duration_ms=max(0, passed_ms - queue_ms),
+            queue_ms=queue_ms,
             started_at=self.started_at,
             completed_at=now,
-            error="Execution cancelled before it started",
+            error=CANCELLED,
             outcome="cancelled",
         )
 
@@ -109,12 +133,13 @@ class Execution(Watcher):
         end = self.events.end
         final = end.final if end is not None else None
         failed = isinstance(final, ErrorAnswer)
+        under_way = "queued" if self.is_queued else "running"
         return ExecutionStatus(
             execution_id=self.execution_id,
             agent_id=self.agent_id,
             vm_id=self.vm.record.id,
             language=self.language,
-            state="running" if final is None else "failed" if failed else "ended",
+            state=under_way if final is None else "failed" if failed else "ended",
             started_at=self.started_at,
             completed_at=self.completed_at,
             last_event=self.events.last,

@@ -25,7 +25,6 @@ from pydantic import BaseModel
 
 from mulligan.engine.execution import Watcher, status_of
 from mulligan.engine.sessions import output_of
-from mulligan.engine.vm import Vm
 from mulligan.errors import (
     ApprovalConflict,
     ApprovalDenied,
@@ -152,7 +151,7 @@ class Attempt(Watcher):
         self.task: asyncio.Task[Any] | None = None
         self.unwanted = False
 
-    def admitted(self, vm: Vm, language: str) -> None:  # noqa: ARG002  (see the base class)
+    def started(self, queue_ms: int) -> None:  # noqa: ARG002  (see the base class)
         """See the base class."""
         self.begun = True
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -10,11 +11,12 @@ from mulligan.telemetry import Stage
 
 
 @asynccontextmanager
-async def queued(lock: asyncio.Lock, stage: str = "queue") -> AsyncIterator[None]:
-    """Holds a lock; the time until it has it is a stage."""
-    with Stage(stage):
+async def queued(lock: asyncio.Lock) -> AsyncIterator[float]:
+    """Holds a lock, and gives the seconds until it had it, which are a stage."""
+    begin = time.monotonic()
+    with Stage("queue"):
         await lock.acquire()
     try:
-        yield
+        yield time.monotonic() - begin
     finally:
         lock.release()

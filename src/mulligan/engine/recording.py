@@ -8,6 +8,7 @@ import hashlib
 from collections.abc import Callable
 from typing import Protocol
 
+from mulligan.engine.execution import NEVER_STARTED
 from mulligan.engine.gates import Judged
 from mulligan.engine.maintenance import Maintenance
 from mulligan.engine.timemachine import TimeMachine
@@ -160,13 +161,21 @@ class Recording:
         Raises:
             HistoryError: the row could not be written.
         """
+        await self.never_started(REFUSED, str(refusal))
+
+    async def never_started(self, outcome: str, reason: str) -> None:
+        """Makes the row of an execution whose program never started.
+
+        Raises:
+            HistoryError: it could not be written.
+        """
         if not self._settings.enabled:
             return
         update = {
-            "outcome": REFUSED,
-            "error": self._clean(self._entry.agent_id, str(refusal))[:2000],
+            "outcome": outcome,
+            "error": self._clean(self._entry.agent_id, reason)[:2000],
             "completed_at": utc_now(),
-            "exit_code": -1,
+            "exit_code": NEVER_STARTED,
         }
         try:
             async with self._vm.steady():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from datetime import datetime
 
+from mulligan.engine.execution import NEVER_STARTED
 from mulligan.engine.program import Program
 from mulligan.engine.quota import said_of
 from mulligan.engine.replies import ProgramResult
@@ -59,6 +60,27 @@ def response_of(
         kernel=program.kernel,
         result=result.result,
         results=[DisplayData(mime_type=kind, data=data) for kind, data in result.results],
+    )
+
+
+def too_late(
+    execution_id: str, vm_id: str, program: Program, asked_at: datetime, queue_ms: int
+) -> VmExecuteResponse:
+    """The answer where the time was over before the program's turn came."""
+    now = utc_now()
+    return VmExecuteResponse(
+        execution_id=execution_id,
+        vm_id=vm_id,
+        exit_code=NEVER_STARTED,
+        stdout="",
+        stderr="",
+        duration_ms=0,
+        started_at=asked_at,
+        completed_at=now,
+        error=f"{ExecutionTimeout(program.timeout_ms)}: it waited for its turn and never started",
+        outcome="timeout",
+        kernel=program.kernel,
+        queue_ms=queue_ms,
     )
 
 

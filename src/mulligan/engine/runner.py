@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import time
 from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import replace
+from datetime import timedelta
 from typing import Any, Protocol, TypeVar
 
-from mulligan.engine.execution import Watcher
+from mulligan.engine.admission import Admission, DeadlinePassed, Ticket
+from mulligan.engine.execution import CANCELLED, Watcher
 from mulligan.engine.gates import Gates, Judged
-from mulligan.engine.program import OutputCallback
+from mulligan.engine.program import OutputCallback, Program
 from mulligan.engine.programs import program_of
 from mulligan.engine.recording import Recording
-from mulligan.engine.results import raise_setup_failure, response_of
+from mulligan.engine.replies import ProgramResult
+from mulligan.engine.results import raise_setup_failure, response_of, too_late
 from mulligan.engine.validation import check_request
 from mulligan.engine.vm import Vm
 from mulligan.errors import (
     ApprovalDenied,
     ApprovalExpired,
     ApprovalRequired,
+    TooManyRequests,
     ValidationFailed,
     VmExecutionError,
 )
@@ -47,6 +53,7 @@ class Runner:
         record: makes the recording of an execution in a VM, by its id.
         vm_for: finds the VM of an agent, or the one with an id.
         owned: see the class.
+        admission: says whose turn it is.
     """
 
     def __init__(
@@ -57,6 +64,7 @@ class Runner:
         record: Callable[[Vm, Judged, str], Recording],
         vm_for: Callable[[str, str | None], Coroutine[Any, Any, Vm]],
         owned: Owner,
+        admission: Admission,
     ) -> None:
         self.settings = settings
         self.image = image
@@ -64,19 +72,22 @@ class Runner:
         self.record = record
         self._vm_for = vm_for
         self.owned = owned
+        self._admission = admission
 
     async def execute(
         self,
         request: VmExecuteRequest,
         on_output: OutputCallback | None = None,
         watcher: Watcher | None = None,
+        *,
+        ticket: Ticket,
     ) -> VmExecuteResponse:
-        """See ``Engine.execute``."""
+        """See ``Engine.execute``; ``ticket`` is the request's in the queue."""
         language = check_request(request, self.settings)
         program_of(request, language, self.image, self.settings)  # is there a toolchain
         vm = await self._vm_for(request.agent_id, request.vm_id)
         watcher = watcher or Watcher()
-        attempt = functools.partial(self._attempt, vm, on_output=on_output, watcher=watcher)
+        attempt = functools.partial(self._attempt, vm, ticket, on_output=on_output, watcher=watcher)
         return await self.admit(vm, request, language, watcher, attempt)
 
     async def admit(
@@ -125,6 +136,7 @@ class Runner:
     async def _attempt(
         self,
         vm: Vm,
+        ticket: Ticket,
         judged: Judged,
         *,
         on_output: OutputCallback | None,
@@ -137,18 +149,19 @@ class Runner:
         outflow = self.gates.outflow(request.agent_id, on_output) if on_output else None
         recording = self.record(vm, judged, execution_id)
         permit = functools.partial(self.gates.permit, judged, vm, execution_id)
-        started_at = utc_now()
-        start = time.monotonic()
+        asked_at = utc_now()
         watcher.admitted(vm, judged.language)
         try:
-            result = await vm.run(
+            result, duration_ms = await self._run(
+                vm,
+                ticket,
                 program,
-                outflow.write if outflow else None,
-                execution_id=execution_id,
+                watcher,
+                on_output=outflow.write if outflow else None,
                 prepare=functools.partial(recording.begin, permit),
+                has_deadline=request.timeout_seconds is not None,
             )
             watcher.over()
-            duration_ms = int((time.monotonic() - start) * 1000)
             raise_setup_failure(result)
             if outflow is not None:
                 outflow.finish(truncated=result.truncated)
@@ -157,29 +170,88 @@ class Runner:
             if outflow is not None:
                 outflow.stop()
             vm.cancelled_for.pop(execution_id, None)
-            await self.owned(recording.fail(error))
-            raise
+            if ticket.started:
+                await self.owned(recording.fail(error))
+                raise
+            if not isinstance(error, DeadlinePassed):
+                await self.owned(_not_started(recording, error))
+                raise
+            response = too_late(execution_id, vm.record.id, program, asked_at, ticket.queue_ms)
+            await self.owned(recording.never_started(response.outcome, response.error or ""))
+            return response
+        started_at = asked_at + timedelta(milliseconds=ticket.queue_ms)
         response = response_of(execution_id, vm.record.id, program, result, started_at, duration_ms)
+        update: dict[str, object] = {"queue_ms": ticket.queue_ms}
         why = vm.cancelled_for.pop(execution_id, None)
         if why and response.outcome == "cancelled":
-            response = response.model_copy(update={"error": f"{response.error}: {why}"})
+            update["error"] = f"{response.error}: {why}"
+        response = response.model_copy(update=update)
         response = await self.owned(self._finish(judged, recording, response))
         if outflow is not None:
             outflow.release(response.stdout, response.stderr)
-        log.info(
-            "executed",
-            execution_id=execution_id,
-            agent_id=request.agent_id,
-            vm_id=vm.record.id,
-            language=judged.language,
-            outcome=response.outcome,
-            exit_code=response.exit_code,
-            duration_ms=duration_ms,
-        )
+        _log(request.agent_id, judged.language, response)
         return response
+
+    async def _run(
+        self,
+        vm: Vm,
+        ticket: Ticket,
+        program: Program,
+        watcher: Watcher,
+        *,
+        on_output: OutputCallback | None,
+        prepare: Callable[[], Awaitable[None]],
+        has_deadline: bool,
+    ) -> tuple[ProgramResult, int]:
+        """Waits for the program's turn, and runs it; its end, and the milliseconds it took.
+
+        What it waits counts where the request has a deadline; see ``Admission.place``.
+        """
+        deadline_s = program.timeout_ms / 1000 if has_deadline else None
+        kernel = vm.turn_of(program.kernel)
+        ticket.started = False
+        async with self._admission.place(
+            ticket, vm.record.id, kernel, deadline_s=deadline_s, on_wait=watcher.queued
+        ):
+            watcher.started(ticket.queue_ms)
+            if has_deadline and ticket.queue_ms:
+                left_ms = max(1, program.timeout_ms - ticket.queue_ms)
+                program = replace(program, timeout_ms=left_ms)
+            start = time.monotonic()
+            result = await vm.run(
+                program,
+                on_output,
+                execution_id=watcher.execution_id,
+                prepare=prepare,
+                on_turn=ticket.waited,
+            )
+            took_s = time.monotonic() - start - ticket.for_vm_s
+        return result, max(0, int(took_s * 1000))
 
     async def _finish(
         self, judged: Judged, recording: Recording, response: VmExecuteResponse
     ) -> VmExecuteResponse:
         released = await self.gates.after(judged, response)
         return await recording.finish(released.response, rollback=released.rollback)
+
+
+def _log(agent_id: str, language: str, response: VmExecuteResponse) -> None:
+    log.info(
+        "executed",
+        execution_id=response.execution_id,
+        agent_id=agent_id,
+        vm_id=response.vm_id,
+        language=language,
+        outcome=response.outcome,
+        exit_code=response.exit_code,
+        duration_ms=response.duration_ms,
+        queue_ms=response.queue_ms,
+    )
+
+
+async def _not_started(recording: Recording, error: BaseException) -> None:
+    """Has the history know of an execution whose turn never came."""
+    if isinstance(error, asyncio.CancelledError):
+        await recording.never_started("cancelled", CANCELLED)
+    elif isinstance(error, TooManyRequests):
+        await recording.refuse(error)

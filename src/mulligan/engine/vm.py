@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from weakref import WeakValueDictionary
@@ -127,6 +127,7 @@ class Vm:
         *,
         execution_id: str | None = None,
         prepare: Callable[[], Awaitable[None]] | None = None,
+        on_turn: Callable[[float], None] = lambda _: None,
     ) -> ProgramResult:
         """Runs a program, booting the VM first where it is not up. See ``AgentConnection``.
 
@@ -136,23 +137,21 @@ class Vm:
             execution_id: what it is called in ``running``.
             prepare: awaited when the VM is up, before the program starts; nothing else starts
                 and nothing changes the VM's disk in between.
+            on_turn: told how many seconds it waited for others to start, or to hold it steady.
         """
         self._executing += 1
         self.last_activity = utc_now()
         execution_id = execution_id or new_id("run")
         try:
-            async with self._turn(program.kernel):
-                return await self._run(program, on_output, execution_id, prepare)
+            return await self._run(program, on_output, execution_id, prepare, on_turn)
         finally:
             self._running.pop(execution_id, None)
             self._executing -= 1
             self.last_activity = utc_now()
 
-    def _turn(self, kernel: str | None) -> AbstractAsyncContextManager[None]:
-        """A kernel's cells run one after the other, each from the state the one before it left."""
-        if kernel is None:
-            return nullcontext()
-        return queued(self._turns.setdefault(kernel, asyncio.Lock()), "kernel_queue")
+    def turn_of(self, kernel: str | None) -> asyncio.Lock | None:
+        """Held by a kernel's cell while it runs: each goes on from where another ended."""
+        return self._turns.setdefault(kernel, asyncio.Lock()) if kernel is not None else None
 
     async def _run(
         self,
@@ -160,10 +159,13 @@ class Vm:
         on_output: OutputCallback | None,
         execution_id: str,
         prepare: Callable[[], Awaitable[None]] | None,
+        on_turn: Callable[[float], None],
     ) -> ProgramResult:
         wanted = asyncio.Event()
         wanted.set()
-        task = asyncio.create_task(self._begin(program, on_output, execution_id, prepare, wanted))
+        task = asyncio.create_task(
+            self._begin(program, on_output, execution_id, prepare, on_turn, wanted)
+        )
         self._beginnings.add(task)
         task.add_done_callback(self._begun)
         try:
@@ -198,10 +200,12 @@ class Vm:
         on_output: OutputCallback | None,
         execution_id: str,
         prepare: Callable[[], Awaitable[None]] | None,
+        on_turn: Callable[[float], None],
         wanted: asyncio.Event,
     ) -> tuple[AgentConnection, Running]:
         """Boots, prepares and starts, unless it is no longer wanted by then."""
-        async with queued(self._lock):
+        async with queued(self._lock) as waited_s:
+            on_turn(waited_s)
             if self.bounds is not None:
                 check_room(self.bounds)
             connection = await self.up()

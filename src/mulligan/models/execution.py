@@ -102,9 +102,10 @@ class VmExecuteResponse(Struct):
     """What came of an execution.
 
     ``exit_code`` is the program's own; 128 + n where signal n ended it, 124 where the time limit
-    did (then ``error`` says so too). ``outcome`` is "success", "failed", "timeout", "cancelled" or
-    "out_of_memory": the kernel ended the program because its VM's memory was used up.
-    ``change_bytes``, see ``CommandHistoryEntry``.
+    did (then ``error`` says so too); -1 where it never started. ``outcome`` is "success", "failed",
+    "timeout", "cancelled" or "out_of_memory": the kernel ended the program because its VM's memory
+    was used up. ``queue_ms`` is how long it waited for its turn, which ``duration_ms`` does not
+    count. ``change_bytes``, see ``CommandHistoryEntry``.
     """
 
     execution_id: StrictStr
@@ -134,6 +135,7 @@ class VmExecuteResponse(Struct):
     notes: list[StrictStr] = Field(default_factory=list)
     verdicts: list[Verdict] = Field(default_factory=list)
     approval: StrictStr | None = None
+    queue_ms: U64 = 0
 
 
 class ErrorAnswer(Struct):
@@ -172,7 +174,9 @@ class ExecutionEvent(Struct):
 
     ``event`` says which it is, and so which other fields are there:
 
-    - "started" (``vm_id``): always the first, with ``id`` 1;
+    - "queued" (``vm_id``, ``ahead``): it has to wait for its turn, behind at most so many others
+      (None: nobody knows); the first event, where it is there;
+    - "started" (``vm_id``, ``queue_ms``): the first event, or the one after "queued";
     - "stdout" and "stderr" (``text``): output as it came, at most 64 KiB of it;
     - "gap" (``dropped_bytes``, of UTF-8): output this listener missed, because it was too slow or
       asked too late; None where it is not known how much. ``id`` is that of the last event missed;
@@ -186,6 +190,8 @@ class ExecutionEvent(Struct):
     vm_id: StrictStr | None = None
     text: StrictStr | None = None
     dropped_bytes: U64 | None = None
+    ahead: U64 | None = None
+    queue_ms: U64 | None = None
     result: VmExecuteResponse | None = None
     error: ErrorAnswer | None = None
 
@@ -198,8 +204,9 @@ class ExecutionEvent(Struct):
 class ExecutionStatus(Struct):
     """An execution, running or ended.
 
-    ``state`` is "running", "ended" (``result`` says how) or "failed" (``error`` says why there is
-    no result). ``last_event`` is the number of its newest event, None where it has no events to
+    ``state`` is "queued" (it waits for its turn), "running" (also while its output is judged),
+    "ended" (``result`` says how) or "failed" (``error`` says why there is no result).
+    ``last_event`` is the number of its newest event, None where it has no events to
     listen to (any more): then it is known from the history.
     """
 

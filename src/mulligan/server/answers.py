@@ -27,6 +27,7 @@ from mulligan.errors import (
     InternalError,
     TooManyRequests,
     Unauthorized,
+    Unavailable,
     ValidationFailed,
     VmExecutionError,
 )
@@ -47,7 +48,7 @@ def told(error: VmExecutionError) -> ErrorAnswer:
 def answer(error: VmExecutionError, status: int | None = None) -> JSONResponse:
     """The answer for an error."""
     headers = {}
-    if isinstance(error, TooManyRequests):
+    if isinstance(error, TooManyRequests | Unavailable):
         headers["Retry-After"] = str(error.retry_after_s)
     if isinstance(error, Unauthorized):
         headers["WWW-Authenticate"] = 'Bearer realm="mulligan"'

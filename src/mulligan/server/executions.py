@@ -66,8 +66,8 @@ def _described(*statuses: int) -> dict[int | str, dict[str, Any]]:
     }
     return errors | {
         200: {
-            "description": "Server-sent events: started, stdout, stderr, gap, and at last result "
-            "or error",
+            "description": "Server-sent events: queued (where it waits), started, stdout, stderr, "
+            "gap, and at last result or error",
             "content": {"text/event-stream": stream},
         }
     }
@@ -285,8 +285,10 @@ async def _frames(execution_id: str, source: AsyncGenerator[Event, None]) -> Asy
 def _body(execution_id: str, event: Event) -> bytes:
     """The data of an event that is neither result nor error."""
     data: dict[str, object]
-    if event.kind == "started":
-        data = {"execution_id": execution_id, "vm_id": event.vm_id}
+    if event.kind == "queued":
+        data = {"execution_id": execution_id, "vm_id": event.vm_id, "ahead": event.ahead}
+    elif event.kind == "started":
+        data = {"execution_id": execution_id, "vm_id": event.vm_id, "queue_ms": event.queue_ms}
     elif event.kind == "gap":
         data = {"dropped_bytes": event.dropped_bytes}
     else:

@@ -1,6 +1,7 @@
 """What can be set. Sections stand in files of their own; ``settings`` puts them together."""
 
 from mulligan.settings.access import AuditSettings, LimitSettings, is_loopback
+from mulligan.settings.admission import AdmissionSettings
 from mulligan.settings.files import FileSettings
 from mulligan.settings.hooks import ApprovalSettings, HookCommand, HookSettings, known_languages
 from mulligan.settings.idempotency import IdempotencySettings
@@ -16,6 +17,7 @@ from mulligan.settings.terminal import TerminalSettings
 from mulligan.settings.tracing import TracingSettings
 
 __all__ = [
+    "AdmissionSettings",
     "AnswerSettings",
     "ApprovalSettings",
     "AuditSettings",

@@ -23,6 +23,7 @@ from pydantic_settings import (
 from mulligan.errors import ConfigError
 from mulligan.models import DEFAULT_LANGUAGES, DEFAULT_VM_TYPE, SESSION_VM_TYPE
 from mulligan.settings.access import AuditSettings, LimitSettings, checked_origin
+from mulligan.settings.admission import AdmissionSettings
 from mulligan.settings.files import FileSettings
 from mulligan.settings.hooks import ApprovalSettings, HookSettings, known_languages
 from mulligan.settings.idempotency import IdempotencySettings
@@ -117,6 +118,7 @@ class Settings(BaseSettings):
     answers: AnswerSettings = Field(default_factory=AnswerSettings)
     idempotency: IdempotencySettings = Field(default_factory=IdempotencySettings)
     streams: StreamSettings = Field(default_factory=StreamSettings)
+    admission: AdmissionSettings = Field(default_factory=AdmissionSettings)
     limits: LimitSettings = Field(default_factory=LimitSettings)
     audit: AuditSettings = Field(default_factory=AuditSettings)
     allowed_hosts: list[str] = Field(default_factory=list)
