@@ -309,6 +309,55 @@ async def test_those_whose_vm_is_gone_wait_no_longer() -> None:
     await crowd.over()
 
 
+class Play:
+    """A crowd that comes and goes, and what has to hold after every step."""
+
+    def __init__(self, places: int, own: int) -> None:
+        self.places, self.own = places, own
+        self.crowd = Crowd(admission(own, max_running=places))
+        self.waiting: list[str] = []
+        self.before: dict[str, int] = {}  # of the same agent, when it came
+        self.since: dict[str, Counter[str]] = {}  # starts of each agent
+
+    async def step(self, number: int, what: str, which: int) -> None:
+        known = len(self.crowd.started)
+        if what == "come":
+            await self.come(f"{'abcd'[which % 4]}{number}")
+        elif what == "end" and self.crowd.running:
+            await self.crowd.end(self.crowd.running[which % len(self.crowd.running)])
+        elif self.waiting:
+            await self.crowd.cancel(self.waiting.pop(which % len(self.waiting)))
+        for name in self.crowd.started[known:]:
+            assert name == next(each for each in self.waiting if each[0] == name[0])
+            self.waiting.remove(name)
+            for each in self.waiting:
+                self.since[each][name[0]] += 1
+        self.check()
+
+    async def come(self, name: str) -> None:
+        queue = self.crowd.queue
+        mine = sum(each[0] == name[0] for each in [*self.crowd.running, *self.waiting])
+        if self.own and queue.running < self.places and mine >= self.own:
+            with pytest.raises(TooManyRequests):
+                queue.request(name[0]).__enter__()
+            return
+        self.before[name] = sum(each[0] == name[0] for each in self.waiting)
+        self.since[name] = Counter()
+        self.waiting.append(name)
+        await self.crowd.come(name)
+
+    def check(self) -> None:
+        held = Counter(name[0] for name in self.crowd.running)
+        free = self.places - len(self.crowd.running)
+        assert free >= 0
+        assert not self.own or max(held.values(), default=0) <= self.own
+        for each in self.waiting:
+            at_its_own = self.own and held[each[0]] >= self.own
+            assert held[each[0]] >= free or at_its_own, "it could run"
+            if self.places == 1 and not self.own:  # else agents may be passed over
+                assert max(self.since[each].values(), default=0) <= self.before[each] + 1
+
+
 @given(
     places=st.integers(1, 6),
     own=st.integers(0, 3),
@@ -318,42 +367,9 @@ def test_whatever_comes_and_goes(places: int, own: int, steps: list[tuple[str, i
     """Nobody waits who could run, no bound is passed, order holds, turns are taken."""
 
     async def play() -> None:
-        crowd = Crowd(admission(own, max_running=places))
-        waiting: list[str] = []
-        since: dict[str, Counter[str]] = {}
-        before: dict[str, int] = {}  # of the same agent
-        for number, (step, which) in enumerate(steps):
-            known = len(crowd.started)
-            if step == "come":
-                name = f"{'abcd'[which % 4]}{number}"
-                if own and crowd.queue.running < places:
-                    mine = [each for each in [*crowd.running, *waiting] if each[0] == name[0]]
-                    if len(mine) >= own:
-                        continue
-                before[name] = sum(each[0] == name[0] for each in waiting)
-                since[name] = Counter()
-                waiting.append(name)
-                await crowd.come(name)
-            elif step == "end" and crowd.running:
-                await crowd.end(crowd.running[which % len(crowd.running)])
-            elif waiting:
-                gone = waiting.pop(which % len(waiting))
-                await crowd.cancel(gone)
-            for name in crowd.started[known:]:
-                assert name == next(each for each in waiting if each[0] == name[0])
-                waiting.remove(name)
-                for each in waiting:
-                    since[each][name[0]] += 1
-            held = Counter(name[0] for name in crowd.running)
-            free = places - len(crowd.running)
-            assert free >= 0
-            for each in waiting:
-                agent = each[0]
-                if places == 1 and not own:  # else agents may be passed over
-                    assert max(since[each].values(), default=0) <= before[each] + 1
-                assert held[agent] >= free or (own and held[agent] >= own), "it could run"
-            assert not own or max(held.values(), default=0) <= own
-        await crowd.over()
-        assert len(crowd.tasks) >= len(crowd.started)
+        played = Play(places, own)
+        for number, (what, which) in enumerate(steps):
+            await played.step(number, what, which)
+        await played.crowd.over()
 
     asyncio.run(play())

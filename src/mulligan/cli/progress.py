@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 PATIENCE_S = 1.0
 STAGES = {
+    "admission": "waiting for other executions to end",
     "queue": "waiting for the VM",
     "kernel_queue": "waiting for the kernel",
     "hooks": "judging",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import socket
 from typing import Annotated
 
@@ -14,8 +13,6 @@ from mulligan.cli.console import err, fail
 from mulligan.cli.options import DataDirOption
 from mulligan.errors import ConfigError, VmExecutionError
 from mulligan.settings import Settings, is_loopback
-
-SHUTDOWN_TIMEOUT_S = 10
 
 
 def serve(
@@ -35,56 +32,24 @@ def serve(
 
 
 def _serve(settings: Settings, listener: socket.socket) -> None:
-    import uvicorn
-
     from mulligan import log
     from mulligan.engine.lock import DirectoryLock
-    from mulligan.server import mcp
     from mulligan.server.app import create_app
-    from mulligan.server.terminals import MOST_MESSAGE
+    from mulligan.server.serving import Server
 
     log.to_stderr(settings.log_level)
     address, port = listener.getsockname()[:2]
     url = f"http://{f'[{address}]' if ':' in address else address}:{port}"
-    lock = DirectoryLock(settings.data_dir, url)
-    app = create_app(settings, lock)
-
-    class Server(uvicorn.Server):
-        """Says where it serves once it does; when it stops, ends executions first."""
-
-        async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-            await mcp.close(app)
-            engine = getattr(app.state, "engine", None)
-            if engine is not None:
-                await engine.close()
-            await super().shutdown(sockets)
-
-        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-            await super().startup(sockets)
-            if self.started:
-                err.print(f"Mulligan serves {url} (data in {settings.data_dir}); Ctrl-C stops it")
-
-    config = uvicorn.Config(
-        app,
-        log_config=None,
-        access_log=False,
-        lifespan="on",
-        ws="websockets-sansio",
-        ws_max_size=MOST_MESSAGE,
-        ws_per_message_deflate=False,  # what is short is not worth it, and it costs memory each
-        timeout_graceful_shutdown=SHUTDOWN_TIMEOUT_S,
-    )
-    # What is wrong is told below; uvicorn would show where in the code it was found.
-    uvicorn_log = logging.getLogger("uvicorn.error")
-    uvicorn_log.addFilter(lambda _: getattr(app.state, "failure", None) is None)
-    server = Server(config)
+    app = create_app(settings, DirectoryLock(settings.data_dir, url))
+    where = f"Mulligan serves {url} (data in {settings.data_dir}); Ctrl-C stops it"
+    server = Server(app, lambda: err.print(where))
     # uvicorn's ways to end after an interrupt and after a failed start
     with contextlib.suppress(KeyboardInterrupt, SystemExit):
         server.run(sockets=[listener])
     failure = getattr(app.state, "failure", None)
     if failure is not None:
         raise failure
-    if not server.started:
+    if not server.has_served:
         raise ConfigError("the server could not start; see the lines above")
 
 

@@ -64,7 +64,9 @@ class Session:
             async with aclosing(events):
                 async for event in events:
                     execution_id = event.execution_id
-                    if event.event == "started":
+                    if event.event == "queued":
+                        progress.say(_behind(event.ahead))
+                    elif event.event == "started":
                         progress.say("running")
                     elif writer is not None:
                         progress.stop()
@@ -89,6 +91,10 @@ class Session:
             await self.backend.cancel(execution_id)
         except VmExecutionError as error:
             raise NotCancelledError(f"{execution_id} may still run: {error}") from None
+
+
+def _behind(ahead: int | None) -> str:
+    return "waiting for its turn" + (f", behind up to {ahead} others" if ahead else "")
 
 
 def _show(event: ExecutionEvent, writer: OutputWriter) -> None:

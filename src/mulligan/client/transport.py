@@ -29,6 +29,7 @@ from mulligan.errors import (
     HistoryError,
     TooManyRequests,
     Unauthorized,
+    Unavailable,
     ValidationFailed,
     VmExecutionError,
     from_wire,
@@ -53,7 +54,10 @@ UNKNOWN_FIELD = "Extra inputs are not permitted"
 # Errors that have no name of their own on the wire, by that they go by and their status
 _KINDS: dict[tuple[type[VmExecutionError], int], type[VmExecutionError]] = {
     (HistoryError, ExecutionNotFound.http_status): ExecutionNotFound,
-    **{(ApiError, kind.http_status): kind for kind in (Unauthorized, Forbidden, TooManyRequests)},
+    **{
+        (ApiError, kind.http_status): kind
+        for kind in (Unauthorized, Forbidden, TooManyRequests, Unavailable)
+    },
     **{(FileError, kind.http_status): kind for kind in FileError.__subclasses__()},
 }
 Model = TypeVar("Model", bound=BaseModel)

@@ -23,6 +23,7 @@ class Census:
 
     Attributes:
         vms: how many are in each of ``STATES``.
+        places, places_taken, executions_queued: of the queue in front of executions.
         layers: that are kept.
         layers_bytes: of them, as far as they were counted.
         snapshots: None where the database has never told.
@@ -30,6 +31,9 @@ class Census:
     """
 
     vms: dict[str, int]
+    places: int
+    places_taken: int
+    executions_queued: int
     layers: int
     layers_bytes: int
     snapshots: int | None
@@ -53,7 +57,7 @@ class CensusTaker:
         """What there is now.
 
         Raises:
-            ExecutionFailed: the engine is shutting down.
+            Unavailable: the engine is shutting down.
         """
         fleet = self._engine.fleet
         loop = asyncio.get_running_loop()
@@ -67,7 +71,17 @@ class CensusTaker:
         layers, size = fleet.stores.layers.totals()
         snapshots, approvals = self._rows or (None, None)
         vms = {state: states[state] for state in STATES}
-        return Census(vms, layers, size, snapshots, approvals)
+        queue = self._engine.admission
+        return Census(
+            vms=vms,
+            places=queue.places,
+            places_taken=queue.running,
+            executions_queued=queue.waiting,
+            layers=layers,
+            layers_bytes=size,
+            snapshots=snapshots,
+            approvals_waiting=approvals,
+        )
 
     async def close(self) -> None:
         """Waits for what was asked."""

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from mulligan.drivers.bubblewrap.driver import BubblewrapDriver
 from mulligan.drivers.interface import Driver
-from mulligan.engine.admission import Admission
+from mulligan.engine.admission import Admission, stopping
 from mulligan.engine.allowance import Allowance
 from mulligan.engine.answers import Answers
 from mulligan.engine.execution import Watcher
@@ -21,6 +21,7 @@ from mulligan.engine.files import Files
 from mulligan.engine.fileundo import FileUndo
 from mulligan.engine.fleet import Fleet, pool_of
 from mulligan.engine.gates import Gates
+from mulligan.engine.loading import load_stores
 from mulligan.engine.lock import DirectoryLock
 from mulligan.engine.maintenance import Maintenance, layers_of
 from mulligan.engine.once import Once
@@ -29,17 +30,15 @@ from mulligan.engine.program import OutputCallback
 from mulligan.engine.recording import Recording
 from mulligan.engine.runner import Runner
 from mulligan.engine.sessions import Sessions
-from mulligan.engine.store import StoredVm, VmStore
 from mulligan.engine.terminals import Terminals
 from mulligan.engine.timemachine import TimeMachine
 from mulligan.engine.validation import check_vm_request
 from mulligan.engine.vm import Stores, Vm
-from mulligan.errors import ExecutionFailed
+from mulligan.errors import VmNotAvailable
 from mulligan.history import HistoryStore
 from mulligan.hooks.approver import Approver
 from mulligan.images.host import prepare
 from mulligan.layers.directories import make_directory
-from mulligan.layers.store import LayerStore
 from mulligan.log import get_logger
 from mulligan.models import (
     VmCreateRequest,
@@ -54,6 +53,7 @@ from mulligan.telemetry import Stage
 log = get_logger()
 
 Result = TypeVar("Result")
+Part = TypeVar("Part")
 
 
 class Engine:
@@ -81,6 +81,7 @@ class Engine:
         self._approver = approver
         self._allowance = Allowance(settings.limits)
         self.admission = Admission(settings.admission, self._allowance)
+        self._draining = False
         self._closing = False
 
     async def __aenter__(self) -> Engine:
@@ -107,7 +108,7 @@ class Engine:
                 log.warning("leftovers_ended", pids=swept)
             make_directory(directory / "images")
             image = await asyncio.to_thread(prepare, directory / "images", driver.disk_owner())
-            stores, found = await self._load(driver)
+            stores, found = await load_stores(self.settings, driver)
             history = await self._remember(stores)
             fleet = Fleet(self.settings, image, driver, stores, self._owned, self._allowance)
             self._serve(fleet, driver, history)
@@ -116,18 +117,6 @@ class Engine:
         except BaseException:
             self._release()
             raise
-
-    async def _load(self, driver: Driver) -> tuple[Stores, list[StoredVm]]:
-        """The VMs and layers there are; what was half done is finished or undone."""
-        directory, durable = self.settings.data_dir, self.settings.durability == "power"
-        layers = LayerStore(directory / "layers", driver.disk_owner(), durable=durable)
-        for complaint in await asyncio.to_thread(layers.load):
-            log.error("layer_damaged", detail=complaint)
-        store = VmStore(directory / "vms", driver.disk_owner(), durable=durable)
-        found, complaints = await asyncio.to_thread(store.load, layers)
-        for complaint in complaints:
-            log.error("vm_unreadable", detail=complaint)
-        return Stores(store, layers), found
 
     async def _remember(self, stores: Stores) -> HistoryStore:
         """The history, without what is of VMs that are gone."""
@@ -188,6 +177,29 @@ class Engine:
         self.answers = Answers(self.execute, self.create_vm, stop_on_failure=stops)
         self.terminals = Terminals(self._runner, lambda: self.fleet, self._past, self._allowance)
 
+    async def drain(self, hurry: asyncio.Event | None = None) -> None:
+        """Takes no new work, and gives what runs some time to end; ``close`` is to follow.
+
+        What waits for its turn is turned away. One may still listen to executions, and cancel them.
+
+        Args:
+            hurry: set when there is no more time.
+        """
+        self._draining = True
+        self.admission.stop()
+        emptied = asyncio.create_task(self.admission.emptied())
+        hurried = asyncio.create_task((hurry or asyncio.Event()).wait())
+        try:
+            await asyncio.wait(
+                {emptied, hurried},
+                timeout=self.settings.admission.shutdown_seconds,
+                return_when=asyncio.FIRST_COMPLETED,
+            )
+        finally:
+            emptied.cancel()
+            hurried.cancel()
+            await asyncio.wait({emptied, hurried})
+
     async def close(self) -> None:
         """Stops every VM, whatever runs in it. Their disks stay for the next time.
 
@@ -195,11 +207,12 @@ class Engine:
         even if this is cancelled.
         """
         self._closing = True
+        self.admission.stop()
         await self._owned(self._close())
 
     async def _close(self) -> None:
         if self._gates is not None:
-            self._gates.stop_asking()
+            self._gates.stop()
         if self._maintenance is not None:
             await self._maintenance.close()
         if self._fleet is not None:
@@ -216,37 +229,27 @@ class Engine:
     @property
     def past(self) -> Past:
         """History, snapshots, rollback, fork and diff."""
-        self._opened()
-        assert self._past is not None
-        return self._past
+        return self._part(self._past, work=True)
 
     @property
     def gates(self) -> Gates:
         """Hooks, approvals and secrets."""
-        self._opened()
-        assert self._gates is not None
-        return self._gates
+        return self._part(self._gates, work=False)
 
     @property
     def files(self) -> Files:
         """Files of VMs: read, write, list, move and remove them."""
-        self._opened()
-        assert self._files is not None
-        return self._files
+        return self._part(self._files, work=True)
 
     @property
     def executions(self) -> Executions:
         """Executions that nobody has to wait for: start, listen, cancel."""
-        self._opened()
-        assert self._executions is not None
-        return self._executions
+        return self._part(self._executions, work=False)
 
     @property
     def failure(self) -> str | None:
         """What is wrong with the work in the background, in one line; None if nothing is."""
-        self._opened()
-        assert self._maintenance is not None
-        return self._maintenance.failure
+        return self._part(self._maintenance).failure
 
     async def try_boot(self) -> None:
         """Boots a VM that nobody asked for, and ends it.
@@ -254,16 +257,12 @@ class Engine:
         Raises:
             VmExecutionError: it did not come up.
         """
-        self._opened()
-        assert self._maintenance is not None
-        await self._owned(self._maintenance.try_boot())
+        await self._owned(self._part(self._maintenance).try_boot())
 
     @property
     def history(self) -> HistoryStore:
         """The rows of executions, snapshots and approvals."""
-        self._opened()
-        assert self._history is not None
-        return self._history
+        return self._part(self._history, work=False)
 
     async def settle(self) -> None:
         """Waits until nothing is left to do in the background."""
@@ -314,12 +313,11 @@ class Engine:
                 runs into its time limit, is no error: the response says so. A TooManyRequests
                 where the agent has, or runs, as much as it may.
         """
-        self._opened()
-        assert self._runner is not None
+        runner = self._part(self._runner)
         with Stage("execution", language=request.language) as stage:
             with self.admission.request(request.agent_id) as ticket:
                 await self.past.check_stored(request.agent_id)
-                response = await self._runner.execute(request, on_output, watcher, ticket=ticket)
+                response = await runner.execute(request, on_output, watcher, ticket=ticket)
             stage.tell(
                 execution_id=response.execution_id,
                 vm_id=response.vm_id,
@@ -369,6 +367,7 @@ class Engine:
         """
         vm = self.fleet.find(vm_id, agent_id)
         del self.fleet.vms[vm_id]
+        self.admission.turn_away(vm_id, VmNotAvailable(vm_id, field="vm_id"))
         await self._owned(self._delete(self.fleet, vm))
         log.info("vm_deleted", vm_id=vm_id, agent_id=vm.record.agent_id)
 
@@ -383,12 +382,12 @@ class Engine:
     @property
     def fleet(self) -> Fleet:
         """The VMs."""
-        if self._closing:
-            raise ExecutionFailed("Mulligan is shutting down")
-        if self._fleet is None:
-            raise RuntimeError("the engine is not open")
-        return self._fleet
+        return self._part(self._fleet)
 
-    def _opened(self) -> None:
-        """Raises where nothing can be asked of this engine."""
-        _ = self.fleet
+    def _part(self, part: Part | None, *, work: bool = True) -> Part:
+        """A part of an open engine; what new ``work`` needs is not to be had while it stops."""
+        if self._closing or (work and self._draining):
+            raise stopping()
+        if part is None:
+            raise RuntimeError("the engine is not open")
+        return part

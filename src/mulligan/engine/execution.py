@@ -63,7 +63,7 @@ class Execution(Watcher):
         self.vm: Vm | None = None
         self.started_at = utc_now()
         self.completed_at: datetime | None = None
-        self.is_over = False
+        self._over = asyncio.Event()
         self.is_queued = False
         self.queue_ms = 0
         self.known: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -91,13 +91,30 @@ class Execution(Watcher):
         self.queue_ms = queue_ms
         self.events.begin(self.vm.record.id, queue_ms)
 
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing of it runs, or will."""
+        return self._over.is_set()
+
     def over(self) -> None:
         """See the base class."""
-        self.is_over = True
+        self._over.set()
 
     def waits(self) -> None:
         """See the base class."""
-        self.is_over = False
+        self._over.clear()
+
+    async def ended(self, seconds: float, more: float) -> None:
+        """Waits for its program's end, and then for its answer, for so many seconds each."""
+        assert self.task is not None
+        over = asyncio.create_task(self._over.wait())
+        try:
+            await asyncio.wait(
+                {self.task, over}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED
+            )
+        finally:
+            over.cancel()
+        await asyncio.wait({self.task}, timeout=more)
 
     def finish(self, final: VmExecuteResponse | VmExecutionError) -> None:
         """It has ended so."""

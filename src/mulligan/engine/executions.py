@@ -37,7 +37,7 @@ log = get_logger()
 POLL_S = 0.02
 END_S = 10.0  # a cancelled execution has ended by then, or its VM has
 CLOSE_S = 1.0
-JUDGED_S = 30.0  # a person may have been asked whether its output goes back
+JUDGED_S = 1.0  # hooks have judged its output by then; a person who is asked takes his time
 
 
 class Execute(Protocol):
@@ -66,6 +66,7 @@ class Executions:
         self._execute = execute
         self._find = find
         self._recorded = recorded
+        self._starting: set[Execution] = set()  # may be refused yet
         self._known: dict[str, Execution] = {}
         self._ended: dict[str, float] = {}  # in the order they ended: when, by the loop's clock
         self._tasks: set[asyncio.Task[None]] = set()
@@ -88,6 +89,8 @@ class Executions:
         task = execution.task = asyncio.create_task(self._run(execution, request))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        self._starting.add(execution)
+        task.add_done_callback(lambda _: self._starting.discard(execution))
         try:
             await execution.known
         except asyncio.CancelledError:
@@ -119,6 +122,7 @@ class Executions:
         self._prune()
 
     def _add(self, execution: Execution) -> None:
+        self._starting.discard(execution)
         self._known[execution.execution_id] = execution
 
     def _prune(self) -> None:
@@ -159,7 +163,10 @@ class Executions:
     async def cancel(
         self, execution_id: str, agent_id: str | None = None, why: str | None = None
     ) -> ExecutionStatus:
-        """Ends an execution, and returns when it has ended. One that has ended already stays so.
+        """Ends an execution, and returns when nothing of it runs. One that has ended stays so.
+
+        Where its output is being judged for long, as by a person, it has no result then, and is
+        "running" yet.
 
         Args:
             execution_id: its id.
@@ -177,12 +184,8 @@ class Executions:
         assert execution.task is not None
         if not execution.is_over and not await execution.vm.cancel(execution_id, why):
             execution.task.cancel()
-        await asyncio.wait({execution.task}, timeout=END_S)
-        if execution.is_over:  # and its row is written, or its VM taken back
-            await asyncio.wait({execution.task}, timeout=JUDGED_S)
-        if execution.events.end is None and execution.is_over:
-            raise ExecutionFailed(f"{execution_id} has ended; its output is still being judged")
-        if execution.events.end is None:
+        await execution.ended(END_S, JUDGED_S)
+        if execution.events.end is None and not execution.is_over:
             raise ExecutionFailed(f"{execution_id} does not end; stop its VM")
         return execution.status()
 
@@ -208,12 +211,14 @@ class Executions:
         """``cancel`` for one that somebody waits for, or that has ended long ago."""
         entry = await self._entry(execution_id, agent_id)
         if entry.outcome == "running":
-            await self._find(entry.vm_id, agent_id).cancel(execution_id, why)
-            for _ in range(int(END_S / POLL_S)):  # its waiter completes the row
+            vm, loop = self._find(entry.vm_id, agent_id), asyncio.get_running_loop()
+            begin = loop.time()
+            patience = END_S
+            while entry.outcome == "running" and loop.time() - begin < patience:
+                if await vm.cancel(execution_id, why) or not vm.is_beginning:
+                    patience = min(patience, loop.time() - begin + JUDGED_S)
+                await asyncio.sleep(POLL_S)  # its waiter completes the row
                 entry = await self._entry(execution_id, agent_id)
-                if entry.outcome != "running":
-                    break
-                await asyncio.sleep(POLL_S)
         return status_of(entry)
 
     def heard_all(self, execution_id: str, after: int) -> bool:
@@ -280,7 +285,7 @@ class Executions:
         """Ends what still waits to run. The VMs are closed already."""
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=CLOSE_S)  # they say themselves how it ended
-        for execution in self._known.values():
+        for execution in [*self._known.values(), *self._starting]:
             if not execution.is_over and execution.task is not None:
                 execution.task.cancel()
         while self._tasks:

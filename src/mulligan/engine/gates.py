@@ -114,9 +114,13 @@ class Gates:
             if not each.observer and "post_tool" in each.stages
         ]
 
-    def stop_asking(self) -> None:
-        """Waits for no approver any more: what he was asked about does not run, or go back."""
+    def stop(self) -> None:
+        """Waits for no hook and no approver any more; both then fail, as if they had been slow.
+
+        What an approver was asked about does not run, or go back.
+        """
         self._permits.stop()
+        self.hooks.stop()
 
     def close(self) -> None:
         """Ends what checks syntax."""

@@ -73,7 +73,7 @@ class Health:
         """What was found, by name: boot, database, disk_space, maintenance.
 
         Raises:
-            ExecutionFailed: the engine is shutting down.
+            Unavailable: the engine is shutting down.
         """
         failure = self._engine.failure
         boot, database, space = await asyncio.gather(

@@ -36,6 +36,8 @@ from mulligan.errors import (
     IdempotencyKeyLost,
     IdempotencyKeyReused,
     InternalError,
+    TooManyRequests,
+    Unavailable,
     ValidationFailed,
     VmExecutionError,
 )
@@ -60,6 +62,8 @@ _NOTHING_RAN = (
     ApprovalExpired,
     ApprovalNotFound,
     ApprovalConflict,
+    TooManyRequests,
+    Unavailable,
 )
 Result = TypeVar("Result")
 Model = TypeVar("Model", bound=BaseModel)

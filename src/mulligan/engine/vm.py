@@ -104,6 +104,11 @@ class Vm:
         return list(self._running)
 
     @property
+    def is_beginning(self) -> bool:
+        """Whether executions are about to start."""
+        return bool(self._beginnings)
+
+    @property
     def connection(self) -> AgentConnection | None:
         """The stream to the agent, while the VM is up."""
         return self._connection

@@ -34,6 +34,14 @@ class Calls:
 
     def __init__(self) -> None:
         self._left: list[Callable[[], bool]] = []  # says whether it is still there
+        self._under_way: set[asyncio.Task[Any]] = set()
+        self._stopped = False
+
+    def stop(self) -> None:
+        """Makes no more calls, and waits for none: those under way fail at once."""
+        self._stopped = True
+        for task in self._under_way:
+            task.cancel()
 
     @property
     def stuck(self) -> int:
@@ -49,19 +57,26 @@ class Calls:
         """
         if self.stuck >= MOST_STUCK:
             raise CallFailed(f"not asked: {self.stuck} earlier calls have not come back")
+        if self._stopped:
+            raise CallFailed("not asked: Mulligan is shutting down")
         limit = f"exceeded its time of {seconds * 1000:.0f} ms"
         start = time.monotonic()
         task = asyncio.create_task(self._guarded(function, argument))
+        self._under_way.add(task)
         try:
             await asyncio.wait({task}, timeout=seconds)
         except asyncio.CancelledError:
             await self._end(task)
             raise
+        finally:
+            self._under_way.discard(task)
         if not task.done():
             await self._end(task)
             raise CallFailed(limit)
         if task.cancelled():
-            raise CallFailed("cancelled itself")
+            raise CallFailed(
+                "cut off: Mulligan is shutting down" if self._stopped else "cancelled itself"
+            )
         error = task.exception()
         if error is not None:
             raise error

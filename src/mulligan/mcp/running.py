@@ -266,4 +266,5 @@ async def cancel(call: Call, given: Cancel) -> Answer:
     status = await call.workspace.backend.cancel(given.execution_id)
     outcome = status.result.outcome if status.result is not None else None
     data = Execution(execution_id=status.execution_id, state=status.state, outcome=outcome)
-    return told(f"{status.execution_id} has ended: {outcome or status.state}.", data)
+    ended = "its output is being judged" if status.state == "running" else outcome or status.state
+    return told(f"{status.execution_id} has ended: {ended}.", data)

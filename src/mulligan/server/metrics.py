@@ -23,6 +23,7 @@ from mulligan.errors import (
     ApprovalRequired,
     Forbidden,
     TooManyRequests,
+    Unavailable,
     UnsupportedLanguage,
     ValidationFailed,
     VmNotAvailable,
@@ -43,6 +44,7 @@ REFUSED = (
     VmNotAvailable,
     Forbidden,
     TooManyRequests,
+    Unavailable,
 )
 METHODS = ("WEBSOCKET", "GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 POOL_RESULTS = ("hit", "miss")
@@ -75,6 +77,13 @@ STAGES = (  # each a histogram of seconds
         "histogram",
         "kernel_queue_seconds",
         "Waiting for a kernel: its cells run one after the other",
+        (),
+        LONG,
+    ),
+    Declared(
+        "histogram",
+        "admission_seconds",
+        "Waiting for a place to run, of those executions that had to",
         (),
         LONG,
     ),
@@ -124,6 +133,9 @@ EVENTS = (
 )
 THERE_IS = (  # counted when they are asked for
     Declared("gauge", "vms", "VMs by what they do", ("state",)),
+    Declared("gauge", "places", "Executions whose programs may run at a time"),
+    Declared("gauge", "places_taken", "Executions whose programs run, or are about to"),
+    Declared("gauge", "executions_queued", "Executions that wait for a place"),
     Declared("gauge", "layers", "Layers that are kept"),
     Declared("gauge", "layers_bytes", "Their size, as far as it was counted"),
     Declared("gauge", "snapshots", "Snapshots, restore points included"),

@@ -32,9 +32,12 @@ FAULT = 500
 
 
 class HealthAnswer(Struct):
-    """Whether the server can do its work: "ok", "failing" (some check is not ok), "stopping"."""
+    """Whether the server can do its work.
 
-    status: Literal["ok", "failing", "stopping"]
+    "starting", "ok", "failing" (some check is not ok) or "stopping": it takes no new work.
+    """
+
+    status: Literal["starting", "ok", "failing", "stopping"]
     version: str = __version__
     languages: list[str] = Field(default_factory=list)
     features: list[str] = Field(default_factory=lambda: list(FEATURES))
