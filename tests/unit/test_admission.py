@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mulligan.engine import admission as module
 from mulligan.engine.admission import Admission, DeadlinePassed, Ticket
 from mulligan.engine.allowance import Allowance
 from mulligan.errors import TooManyRequests, Unavailable, VmNotAvailable
@@ -23,6 +24,7 @@ pytestmark = pytest.mark.anyio
 def admission(own: int = 0, **settings: Any) -> Admission:
     """One with settings; ``own`` is what an agent may run."""
     allowance = Allowance(LimitSettings(running_executions=own))
+    settings = {"max_starting": 1000} | settings
     return Admission(AdmissionSettings(**settings), allowance)
 
 
@@ -77,7 +79,27 @@ class Crowd:
         for end in self.ends.values():
             end.set()
         await asyncio.gather(*self.tasks.values(), return_exceptions=True)
-        assert (self.queue.running, self.queue.waiting, self.running) == (0, 0, [])
+        assert (self.queue.waiting, self.running) == (0, [])
+
+
+async def test_what_has_started_makes_room_for_others_to_start(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "SETTLED_S", 0.0)
+    queue = admission(max_running=100, max_starting=4)
+    async with AsyncExitStack() as stack:
+        first = await stack.enter_async_context(running(queue, "a"))
+        await stack.enter_async_context(running(queue, "a"))
+        crowd = Crowd(queue)
+        await crowd.come("a1", "b1", "a2")
+        assert crowd.running == ["b1"]
+        queue.begun(first)
+        await asyncio.sleep(0.01)
+        await settled()
+        assert crowd.running == ["b1", "a1"]
+        assert queue.running == 4
+        await crowd.over()
+    assert queue.running == 0
 
 
 async def test_without_a_queue_everything_starts_at_once() -> None:

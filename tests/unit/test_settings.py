@@ -95,6 +95,7 @@ DEFAULTS = {
     },
     "admission": {
         "max_running": 0,
+        "max_starting": 0,
         "max_queued": 4096,
         "max_queued_per_agent": 1024,
         "queue_timeout_seconds": 300.0,

@@ -1,30 +1,34 @@
 """Who runs next: a bounded queue in front of executions, fair between agents.
 
-A *place* is the right to have a program run. There are so many of them (``places``). A request
-waits for one where none is free to it, in a queue of its agent's; agents take turns.
+A *place* is the right to have a program run. There are so many of them on the host, and fewer for
+executions that *start*: those being started, and for ``SETTLED_S`` after. Starting one is work for
+the host, whatever the program does later (most wait for something), and short programs do nothing
+else. A request waits where no place is free to it, in a queue of its agent's; agents take turns.
 
-What holds, with R places, r of them taken, of which r(a) by agent a:
+What holds, with R places, r of them taken, of which r(a) by agent a, and S, s and s(a) of those
+that start:
 
-1.  An agent may take a place only while r(a) < R - r, that is while it holds fewer than are free.
-    (The threshold of Choudhury and Hahne, "Dynamic queue length thresholds for shared-memory packet
-    switches", 1998, with factor 1.) So one agent alone gets half of them, however much it asks for,
-    and n agents that ask for more than they get hold about R / (n + 1) each: one more that comes
-    finds a place at once. Places in the queue are given out by the same rule.
+1.  An agent may start one only while r(a) < R - r and s(a) < S - s, that is while it holds fewer
+    places of either kind than are free. (The threshold of Choudhury and Hahne, "Dynamic queue
+    length thresholds for shared-memory packet switches", 1998, with factor 1.) So one agent alone
+    gets half of them, however much it asks for, and n agents that ask for more than they get hold
+    about R / (n + 1) each: one more that comes finds a place at once. Places in the queue are
+    given out by the same rule.
 2.  Whenever a place becomes free, agents are asked in the order of a ring, and the first that may
-    take it does, with its oldest request, and goes to the end of the ring. Between two turns of an
-    agent no other that waits gets more than one, so a request with k of its own agent's before it
-    starts after at most (k + 1) * n starts of n agents that wait: what others have queued does not
-    count, only how many they are. An agent that is passed over, because of 1 or because it runs as
-    many as it may, keeps its turn.
-3.  Requests of one agent start in the order in which they began to wait; none is passed by a later
-    one, since a request may go straight ahead only where nothing of its agent waits.
-4.  Nobody waits while it could run: after every change (a place is given back, a request gives up)
+    take it does, with its oldest request, and goes to the end of the ring. Between two turns of
+    an agent that may take a place no other gets more than one of those that waited, so a request
+    with k of its own agent's before it starts after at most (k + 1) * n starts of n agents that
+    wait: what others have queued does not count, only how many they are. An agent that is passed
+    over, because of 1 or because it runs as many as it may, keeps its turn.
+3.  Requests of one agent start in the order in which they began to wait; none is passed by a
+    later one, since a request may go straight ahead only where nothing of its agent waits.
+4.  Nobody waits while it could run: after every change (a place is given back, one has started)
     the ring is gone through until nobody in it may take a place. That makes 1 the only reason to
-    wait, and taking a place changes nothing for the better for those who wait, so who comes new may
-    look at his own agent alone: where there is no queue, admission is a few additions.
-5.  Who holds a place waits for its VM alone; who holds a VM, or the turn of a kernel, waits for no
-    place that a waiter of his holds: a kernel's turn comes before the place, the VM after it. So
-    there is no circle.
+    wait, and taking a place changes nothing for the better for those who wait, so who comes new
+    may look at his own agent alone: where there is no queue, admission is a few additions.
+5.  Who holds a place waits for its VM alone; who holds a VM, or the turn of a kernel, waits for
+    no place that a waiter of his holds: a kernel's turn comes before the place, the VM after it.
+    So there is no circle.
 """
 
 from __future__ import annotations
@@ -41,6 +45,7 @@ from mulligan.errors import TooManyRequests, Unavailable, VmExecutionError
 from mulligan.settings import AdmissionSettings
 from mulligan.telemetry import Stage
 
+SETTLED_S = 0.05  # what runs longer is no longer starting
 FIRST_GUESS_S = 1.0  # how long a place is held, before it is known
 LEARNED = 0.1  # the weight of the last one in the average
 MOST_RETRY_S = 3600
@@ -61,7 +66,17 @@ class Ticket:
         for_vm_s: those of them for its VM, which it did with its place.
     """
 
-    __slots__ = ("agent_id", "began", "for_vm_s", "started", "turn", "vm_id", "waited_s")
+    __slots__ = (
+        "agent_id",
+        "began",
+        "for_vm_s",
+        "started",
+        "starts",
+        "timer",
+        "turn",
+        "vm_id",
+        "waited_s",
+    )
 
     def __init__(self, agent_id: str) -> None:
         self.agent_id = agent_id
@@ -71,6 +86,8 @@ class Ticket:
         self.began = 0.0
         self.vm_id: str | None = None
         self.turn: asyncio.Future[None] | None = None
+        self.starts = False
+        self.timer: asyncio.TimerHandle | None = None
 
     @property
     def queue_ms(self) -> int:
@@ -106,8 +123,11 @@ class Admission:
         self._settings = settings
         self._allowance = allowance
         self._clock = clock
-        self.places = settings.places
+        self.places = settings.running
         self.running = 0
+        self._starts = settings.starting
+        self._starting = 0
+        self._starting_of: Counter[str] = Counter()
         self._running: Counter[str] = Counter()
         self._requests = 0
         self._requested: Counter[str] = Counter()
@@ -274,14 +294,20 @@ class Admission:
         )
 
     def _may_start(self, agent_id: str) -> bool:
-        held = self._running[agent_id]
-        return held < self.places - self.running and self._allowance.may_run(agent_id)
+        return (
+            self._running[agent_id] < self.places - self.running
+            and self._starting_of[agent_id] < self._starts - self._starting
+            and self._allowance.may_run(agent_id)
+        )
 
     def _start(self, ticket: Ticket) -> None:
         ticket.started = True
         ticket.began = self._clock()
         self.running += 1
         self._running[ticket.agent_id] += 1
+        ticket.starts = True
+        self._starting += 1
+        self._starting_of[ticket.agent_id] += 1
         self._allowance.began(ticket.agent_id)
 
     def _leave(self, ticket: Ticket) -> None:
@@ -290,7 +316,26 @@ class Admission:
         self._learned = True
         self.running -= 1
         _take_away(self._running, ticket.agent_id)
+        if ticket.timer is not None:
+            ticket.timer.cancel()
+            ticket.timer = None
+        self._settle(ticket)
         self._allowance.ended(ticket.agent_id)  # which has the ring gone through
+
+    def begun(self, ticket: Ticket) -> None:
+        """The program of a request is being started now: it will not be starting for long."""
+        ticket.timer = asyncio.get_running_loop().call_later(SETTLED_S, self._settled, ticket)
+
+    def _settled(self, ticket: Ticket) -> None:
+        ticket.timer = None
+        self._settle(ticket)
+        self._go_round()
+
+    def _settle(self, ticket: Ticket) -> None:
+        if ticket.starts:
+            ticket.starts = False
+            self._starting -= 1
+            _take_away(self._starting_of, ticket.agent_id)
 
     def _give_up(self, ticket: Ticket) -> None:
         queue = self._ring.get(ticket.agent_id)
@@ -301,7 +346,7 @@ class Admission:
 
     def _go_round(self) -> None:
         """Gives places to those whose turn it is, until nobody that waits may have one."""
-        while self._ring and self.running < self.places:
+        while self._ring and self.running < self.places and self._starting < self._starts:
             agent_id = next((each for each in self._ring if self._may_start(each)), None)
             if agent_id is None:
                 return

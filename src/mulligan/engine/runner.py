@@ -209,6 +209,11 @@ class Runner:
         """
         deadline_s = program.timeout_ms / 1000 if has_deadline else None
         kernel = vm.turn_of(program.kernel)
+
+        async def begin() -> None:
+            await prepare()
+            self._admission.begun(ticket)
+
         ticket.started = False
         async with self._admission.place(
             ticket, vm.record.id, kernel, deadline_s=deadline_s, on_wait=watcher.queued
@@ -222,7 +227,7 @@ class Runner:
                 program,
                 on_output,
                 execution_id=watcher.execution_id,
-                prepare=prepare,
+                prepare=begin,
                 on_turn=ticket.waited,
             )
             took_s = time.monotonic() - start - ticket.for_vm_s

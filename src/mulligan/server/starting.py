@@ -83,9 +83,8 @@ class Door:
     async def _inside(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             await self._app(scope, receive, send)
-        except VmExecutionError as error:  # kept by the application for whoever started it
-            log.debug("lifespan_ended", error=str(error))
         except Exception as error:
-            log.exception("fault", exc_info=error)
+            if not isinstance(error, VmExecutionError):  # that one the application has kept
+                log.exception("fault", exc_info=error)
         finally:
             self.is_open = False
