@@ -131,6 +131,12 @@ class Unavailable(ApiError):  # noqa: N818
         self.retry_after_s = retry_after_s
 
 
+class HostFull(Unavailable):
+    """The host has as many VMs up as it may, and all of them do something."""
+
+    http_status = 503
+
+
 class InternalError(VmExecutionError):
     """A fault of Mulligan's own."""
 

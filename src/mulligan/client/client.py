@@ -33,7 +33,8 @@ from mulligan.models import (
 from mulligan.settings import Settings
 
 ENGINES = {"enabled", "max_history_entries", "persist_history", "integration_mode"}
-READY = ("running", "ready")
+READY = ("running", "ready", "stopped", "hibernated")
+LONGEST_WAIT_S = 20.0  # of one request
 WAIT_STEP_S = 0.1
 DEFAULT_TIMEOUT_S = 30
 
@@ -261,9 +262,9 @@ class VmExecutionClient(Hooked, Past, Files, Terminals):
         )
 
     async def wait_for_vm_ready(self, vm_id: str, max_wait_seconds: int) -> VmInstance:
-        """Waits until a VM takes executions.
+        """Waits until a VM takes executions, and hears of it at once.
 
-        A VM that is stopped takes them too: it boots with the first.
+        A VM that is stopped, or hibernates, takes them too: it boots with the first.
 
         Raises:
             ExecutionTimeout: it did not get there in time.
@@ -271,12 +272,13 @@ class VmExecutionClient(Hooked, Past, Files, Terminals):
         """
         deadline = asyncio.get_running_loop().time() + max_wait_seconds
         while True:
-            instance = await self._backend.get_vm(vm_id)
-            if instance.status in (*READY, "stopped"):
+            left = max(0.0, deadline - asyncio.get_running_loop().time())
+            instance = await self._backend.get_vm(vm_id, min(left, LONGEST_WAIT_S))
+            if instance.status in READY:
                 return instance
-            if asyncio.get_running_loop().time() >= deadline:
+            if left == 0.0:
                 raise ExecutionTimeout(max_wait_seconds * 1000)
-            await asyncio.sleep(WAIT_STEP_S)
+            await asyncio.sleep(min(left, WAIT_STEP_S))  # it may be about to boot again
 
     async def get_vm(self, vm_id: str) -> VmInstance:
         """A VM by its id.

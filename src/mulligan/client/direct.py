@@ -119,8 +119,11 @@ class DirectBackend:
     async def create_vm(self, request: VmCreateRequest) -> VmInstance:
         return await (await self.open()).create_vm(request)
 
-    async def get_vm(self, vm_id: str) -> VmInstance:
-        return await (await self.open()).past.vm(vm_id)
+    async def get_vm(self, vm_id: str, wait_seconds: float = 0) -> VmInstance:
+        engine = await self.open()
+        if wait_seconds:
+            await engine.fleet.wait(vm_id, None, wait_seconds)
+        return await engine.past.vm(vm_id)
 
     async def list_vms(self, agent_id: str | None) -> list[VmInstance]:
         return (await self.open()).list_vms(agent_id)

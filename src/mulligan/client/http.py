@@ -198,8 +198,10 @@ class HttpBackend:
     async def create_vm(self, request: VmCreateRequest) -> VmInstance:
         return self._parse(VmInstance, await self._send("POST", "/api/vms", request))
 
-    async def get_vm(self, vm_id: str) -> VmInstance:
-        return self._parse(VmInstance, await self._send("GET", f"/api/vms/{_segment(vm_id)}"))
+    async def get_vm(self, vm_id: str, wait_seconds: float = 0) -> VmInstance:
+        params = {"wait_seconds": wait_seconds} if wait_seconds else {}
+        path = f"/api/vms/{_segment(vm_id)}"
+        return self._parse(VmInstance, await self._send("GET", path, params=params))
 
     async def list_vms(self, agent_id: str | None) -> list[VmInstance]:
         params = {"agent_id": agent_id} if agent_id is not None else {}

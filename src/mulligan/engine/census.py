@@ -12,7 +12,7 @@ from mulligan.log import get_logger
 
 log = get_logger()
 
-STATES = ("stopped", "booting", "ready", "running")
+STATES = ("stopped", "booting", "ready", "running", "hibernated")
 FRESH_S = 10.0
 PATIENCE_S = 2.0
 

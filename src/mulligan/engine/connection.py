@@ -7,6 +7,7 @@ limit here again, numbers are checked, and a VM that breaks the protocol is give
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -14,9 +15,11 @@ from typing import Any
 from mulligan.engine.program import OutputCallback, Program, Running
 from mulligan.engine.replies import (
     KernelMemory,
+    Pong,
     ProgramResult,
     disk_state,
     kernel_memories,
+    pong,
     program_result,
     taken,
 )
@@ -49,6 +52,7 @@ class AgentConnection(asyncio.Protocol):
         self._goes_on.set()
         self._lost: str | None = None
         self.counted: dict[str, int] = {}  # trees the agent found the size of
+        self.used_at = time.monotonic()  # when something was last begun, or ended
 
     # asyncio.Protocol
 
@@ -143,6 +147,7 @@ class AgentConnection(asyncio.Protocol):
         start = _start_frame(channel, program)
         done: asyncio.Future[ProgramResult] = asyncio.get_running_loop().create_future()
         running = self._running[channel] = make(channel, program, done, on_output)
+        self.used_at = time.monotonic()
         if program.pty is not None:
             program.pty.asked(lambda kind, body: self._write(frames.encode(kind, channel, body)))
             done.add_done_callback(program.pty.over)
@@ -224,6 +229,23 @@ class AgentConnection(asyncio.Protocol):
         if pending and await self._wait(pending):
             self.give_up("it did not end a cancelled execution")
 
+    @property
+    def busy(self) -> bool:
+        """Whether anything runs, or is waited for."""
+        return bool(self._running or self._answers)
+
+    async def ping(self, timeout: float, *, look: bool = False) -> Pong:
+        """Makes sure that the agent answers.
+
+        Args:
+            timeout: seconds it has for that.
+            look: whether it also looks which processes the VM has.
+
+        Raises:
+            ExecutionFailed: it did not answer in time, and the VM ended.
+        """
+        return pong(await self._ask(frames.PING, {"look": look}, timeout))
+
     # The VM's disk
 
     async def move(self, layers: list[str], generation: int, *, end: bool) -> bool:
@@ -279,13 +301,15 @@ class AgentConnection(asyncio.Protocol):
             self.give_up(f"its agent broke the protocol: {error}")
             raise ExecutionFailed(f"the VM ended: {error}") from None
 
-    async def _ask(self, kind: int, body: dict[str, object]) -> dict[str, Any]:
+    async def _ask(
+        self, kind: int, body: dict[str, object], timeout: float = ASK_S
+    ) -> dict[str, Any]:
         channel = self._new_channel()
         answer: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
         self._answers[channel] = answer
         try:
             self._write(frames.encode(kind, channel, body))
-            await asyncio.wait({answer}, timeout=ASK_S)
+            await asyncio.wait({answer}, timeout=timeout)
             if not answer.done():
                 self.give_up("it does not answer")
                 raise ExecutionFailed("the VM ended: it does not answer")
@@ -347,6 +371,7 @@ class AgentConnection(asyncio.Protocol):
         running = self._running.get(frame.channel)
         if running is None or running.done.done():
             return
+        self.used_at = time.monotonic()
         stdout, stderr = running.output[frames.STDOUT], running.output[frames.STDERR]
         result = program_result(frame.body(), bytes(stdout), bytes(stderr))
         limit = (running.program.disk or {}).get("limit")

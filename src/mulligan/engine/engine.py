@@ -19,13 +19,14 @@ from mulligan.engine.execution import Watcher
 from mulligan.engine.executions import Executions
 from mulligan.engine.files import Files
 from mulligan.engine.fileundo import FileUndo
-from mulligan.engine.fleet import Fleet, pool_of
+from mulligan.engine.fleet import Fleet
 from mulligan.engine.gates import Gates
 from mulligan.engine.loading import load_stores
 from mulligan.engine.lock import DirectoryLock
 from mulligan.engine.maintenance import Maintenance, layers_of
 from mulligan.engine.once import Once
 from mulligan.engine.past import Past
+from mulligan.engine.pool.report import pool_of
 from mulligan.engine.program import OutputCallback
 from mulligan.engine.recording import Recording
 from mulligan.engine.runner import Runner
@@ -113,6 +114,7 @@ class Engine:
             fleet = Fleet(self.settings, image, driver, stores, self._owned, self._allowance)
             self._serve(fleet, driver, history)
             fleet.load(found)
+            fleet.keep(self.delete_vm)
             self._fleet = fleet
         except BaseException:
             self._release()
@@ -356,8 +358,8 @@ class Engine:
         return [vm.instance() for vm in self.fleet.of(agent_id)]
 
     def vm_pool(self, agent_id: str) -> VmPoolResponse:
-        """An agent's VMs, those that run something apart from the others."""
-        return pool_of(self.settings, agent_id, self.list_vms(agent_id))
+        """An agent's VMs, those that run something apart from the others, and spare ones."""
+        return pool_of(agent_id, self.list_vms(agent_id), self.fleet.spares, self.settings)
 
     async def delete_vm(self, vm_id: str, agent_id: str | None = None) -> None:
         """Stops a VM and removes it and everything it wrote.

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections import Counter
+from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import replace
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import Any, Protocol, TypeVar
 from weakref import WeakValueDictionary
 
@@ -12,8 +15,12 @@ from mulligan.drivers.interface import BootSpec, Driver
 from mulligan.drivers.limits import check_held
 from mulligan.engine.allowance import Allowance
 from mulligan.engine.limits import at_most, check_asked, limits_of, with_others
+from mulligan.engine.pool.keeper import Keeper
+from mulligan.engine.pool.rest import hibernate, idle_s
+from mulligan.engine.pool.slots import Slots
+from mulligan.engine.pool.spares import Spare, Spares, cores, oldest
 from mulligan.engine.quota import bounds_of
-from mulligan.engine.store import StoredVm, VmRecord, new_id
+from mulligan.engine.store import StoredVm, VmRecord, VmState, new_id
 from mulligan.engine.validation import check_vm_type
 from mulligan.engine.vm import Stores, Vm
 from mulligan.errors import ConfigError, VmExecutionError, VmNotAvailable
@@ -21,14 +28,12 @@ from mulligan.images.host import HostImage
 from mulligan.log import get_logger
 from mulligan.models import (
     VmCreateRequest,
-    VmExecutionConfig,
-    VmInstance,
-    VmPoolResponse,
     utc_now,
 )
 from mulligan.settings import Settings
 
 log = get_logger()
+OWN = ("disk_mb", "memory_mb", "vcpus", "max_processes")  # what spare VMs have as their type has it
 Result = TypeVar("Result")
 
 
@@ -60,14 +65,26 @@ class Fleet:
         self._creating: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._boots: set[asyncio.Task[None]] = set()
         self._closing = False
+        self.slots = Slots(settings.pool, self._make_room)
+        self.spares = Spares(
+            settings, driver.name, stores, self._spare, self._owned_by, self._busy, self._full
+        )
+        self._keeper: Keeper | None = None
 
     def load(self, found: list[StoredVm]) -> None:
         """Takes in the VMs that are on disk."""
         self.vms.update((vm.record.id, self._vm(vm)) for vm in found)
 
+    def keep(self, delete: Callable[[str], Awaitable[None]]) -> None:
+        """Begins to look after VMs, by themselves; ``delete`` removes one that has expired."""
+        self._keeper = Keeper(self._settings.pool, self.vms.values, self.spares, delete)
+
     async def close(self) -> None:
         """Stops all of them, for good."""
         self._closing = True
+        if self._keeper is not None:
+            await self._keeper.close()
+        await self.spares.close()
         await asyncio.gather(*(vm.close() for vm in self.vms.values()))
         if self._boots:
             await asyncio.wait(self._boots)
@@ -87,6 +104,14 @@ class Fleet:
         """All VMs, or those of an agent, oldest first."""
         vms = sorted(self.vms.values(), key=lambda vm: vm.record.created_at)
         return [vm for vm in vms if agent_id in (None, vm.record.agent_id)]
+
+    async def wait(self, vm_id: str, agent_id: str | None, seconds: float) -> None:
+        """Waits until a VM does not boot, or is removed; for so many seconds at the most.
+
+        Raises:
+            VmNotAvailable: there is none.
+        """
+        await self.find(vm_id, agent_id).life.settle(seconds)
 
     async def vm_for(self, agent_id: str, vm_id: str | None) -> Vm:
         """The VM an execution goes to: the one named, else the agent's first, else a new one.
@@ -162,8 +187,20 @@ class Fleet:
         return max([utc_now(), *others])
 
     async def _add_allowed(self, record: VmRecord) -> Vm:
-        with self._allowance.vms(record.agent_id, len(self.of(record.agent_id)), 1):
+        agent_id = record.agent_id
+        with self._allowance.vms(agent_id, len(self.of(agent_id)), 1):
+            if all(getattr(record, name) is None for name in OWN):
+                leased = await self.spares.lease(
+                    record, self._give, first=lambda: not self._owned_by()[agent_id]
+                )
+                if leased is not None:
+                    await self._added(leased)
+                    return leased
             return await self._add(record)
+
+    def _give(self, spare: Spare, record: VmRecord) -> None:
+        spare.vm.lease(record, self._spec(record, self.stores.layers.family(record.agent_id)))
+        self.vms[record.id] = spare.vm
 
     async def _add(self, record: VmRecord, base: str | None = None) -> Vm:
         try:
@@ -174,29 +211,82 @@ class Fleet:
                 f"cannot make a VM in {where}: {error.strerror}", field="data_dir"
             ) from None
         vm = self.vms[record.id] = self._vm(StoredVm(record, state))
+        await self._added(vm)
+        self.spares.tend()
+        return vm
+
+    async def _added(self, vm: Vm) -> None:
         if self._closing:
             await vm.close()  # it was made while the others were closed
+        record = vm.record
         log.info("vm_created", vm_id=record.id, agent_id=record.agent_id, vm_type=record.vm_type)
-        return vm
 
     def _vm(self, stored: StoredVm) -> Vm:
         record = stored.record
-        asked = limits_of(self._settings, record)
-        spec = BootSpec(
+        spec = self._spec(record, self.stores.layers.family(record.agent_id))
+        return self._made(record, stored.state, spec)
+
+    def _spare(self, record: VmRecord, layers: Path, vm_id: str) -> Vm:
+        """A VM that is nobody's; what its processes are called by is the id it will have."""
+        spec = replace(self._spec(record, layers), vm_id=vm_id)
+        return self._made(record, VmState(), spec, spare=True)
+
+    def _spec(self, record: VmRecord, layers: Path) -> BootSpec:
+        return BootSpec(
             vm_id=record.id,
             image=self.image,
-            layers=self.stores.layers.family(record.agent_id),
+            layers=layers,
             disk=self.stores.vms.disk(record.id),
-            limits=asked,
+            limits=limits_of(self._settings, record),
             limits_required=self._settings.limits_required,
         )
+
+    def _made(self, record: VmRecord, state: VmState, spec: BootSpec, *, spare: bool = False) -> Vm:
         timeout = self._settings.boot_timeout_seconds
         bounds = bounds_of(self._settings, record.vm_type, record.disk_mb)
-        held = with_others(self._driver.limits(asked), bounds, self._settings)
-        return Vm(record, stored.state, self._driver, spec, self.stores, timeout, bounds, held)
+        held = with_others(self._driver.limits(spec.limits), bounds, self._settings)
+        vm = Vm(
+            record,
+            state,
+            self._driver,
+            spec,
+            self.stores,
+            timeout,
+            bounds,
+            held,
+            self.slots,
+            spare=spare,
+        )
+        known = self._settings.vm_types.get(record.vm_type)
+        if known is not None:
+            vm.wear = (known.recycle_after_executions, known.recycle_after_hours)
+        return vm
+
+    # How many there are
+
+    def _owned_by(self) -> Counter[str]:
+        return Counter(vm.record.agent_id for vm in self.vms.values())
+
+    def _busy(self) -> bool:
+        return sum(vm.busy or vm.life.booting for vm in self.vms.values()) >= cores()
+
+    def _full(self) -> bool:
+        return self.slots.full
+
+    async def _make_room(self, agent_id: str | None) -> bool:
+        """Puts to rest what can be missed most: spare VMs, else the one idle for longest."""
+        if agent_id is None and await self.spares.evict():
+            return True
+        for vm in oldest(vm for vm in self.vms.values() if idle_s(vm) > 0):
+            if agent_id in (None, vm.record.agent_id) and await hibernate(vm):
+                return True
+        return False
 
     def boot_soon(self, vm: Vm) -> None:
         """Boots a VM nobody waits for: whoever does can see it in its status."""
+        if vm.connection is not None:
+            return
+        vm.life.boots()
         task = asyncio.create_task(self._boot(vm))
         self._boots.add(task)
         task.add_done_callback(self._boots.discard)
@@ -206,11 +296,16 @@ class Fleet:
             await vm.start()
         except VmExecutionError as error:  # the first execution says so, too
             log.warning("vm_not_booted", vm_id=vm.record.id, error=str(error))
+        finally:
+            vm.life.settles()
 
     async def remove(self, vm: Vm) -> None:
         """Stops a VM and removes everything it wrote."""
         self.vms.pop(vm.record.id, None)
         await vm.close()
+        if not self._owned_by()[vm.record.agent_id]:
+            self.spares.forget(vm.record.agent_id)
+        self.spares.tend()
         await asyncio.to_thread(self.stores.vms.delete, vm.record.id)
 
     def layers_used(self, agent_id: str) -> tuple[set[str], set[str]]:
@@ -223,19 +318,3 @@ class Fleet:
                 if vm.state.base is not None:
                     tops.add(vm.state.base)
         return tops, used
-
-
-def pool_of(settings: Settings, agent_id: str, vms: list[VmInstance]) -> VmPoolResponse:
-    """An agent's VMs, those that run something apart from the others, and what the settings say."""
-    busy = [vm for vm in vms if vm.status == "running"]
-    given = {
-        name: getattr(settings, name)
-        for name in VmExecutionConfig.model_fields
-        if name in type(settings).model_fields and name != "history"
-    }
-    return VmPoolResponse(
-        agent_id=agent_id,
-        available_vms=[vm for vm in vms if vm not in busy],
-        in_use_vms=busy,
-        pool_config=VmExecutionConfig(enabled=True, **given),
-    )

@@ -148,6 +148,24 @@ def kernel_memories(body: dict[str, Any]) -> list[KernelMemory]:
     return found
 
 
+@dataclass(frozen=True)
+class Pong:
+    """What an agent says of its VM.
+
+    Attributes:
+        quiet: no program lives; false where it was not asked to look.
+        kernels: kernels do, or images of their memory.
+    """
+
+    quiet: bool
+    kernels: bool
+
+
+def pong(body: dict[str, Any]) -> Pong:
+    """Reads a PONG frame; what it does not say is so that the VM is left alone."""
+    return Pong(quiet=body.get("quiet") is True, kernels=body.get("kernels") is not False)
+
+
 def read_diff(printed: bytes) -> tuple[list[DiffEntry], bool]:
     """Reads what the job "diff" printed: entries, and whether there are more.
 

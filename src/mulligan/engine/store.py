@@ -165,6 +165,39 @@ class VmStore:
             raise
         return state
 
+    def prepare(self, name: str) -> None:
+        """Makes the directory of a VM that is nobody's, its disk stacked on the image.
+
+        Args:
+            name: its own, which begins with ``NEW``: the next start removes what is left.
+        """
+        path = self._directory / name
+        make_directory(path)
+        (path / "disk").mkdir(mode=0o700)
+        self._give(path / "disk")
+        self._make_generation(path / "disk" / "0")
+
+    def adopt(self, name: str, record: VmRecord) -> None:
+        """Makes a directory that ``prepare`` made that of a VM.
+
+        Raises:
+            OSError: it could not be done; the directory is as it was.
+        """
+        path = self._directory / name
+        (path / "vm.json").write_text(record.model_dump_json(indent=2))
+        (path / "state.json").write_text(VmState().model_dump_json())
+        if self._durable:
+            os.sync()
+        path.rename(self._directory / record.id)
+        if self._durable:
+            sync_directory(self._directory)
+
+    def discard(self, name: str) -> None:
+        """Removes what ``prepare`` made, if it is there."""
+        path = self._directory / name
+        if path.exists():
+            remove_tree(path)
+
     def set_state(self, vm_id: str, state: VmState) -> None:
         """Has a VM be in another state from now on; where that fails, in the one it was in."""
         with self._writing:

@@ -11,9 +11,13 @@ from weakref import WeakValueDictionary
 
 from mulligan.drivers.interface import BootSpec, Driver, Machine
 from mulligan.engine.connection import AgentConnection
+from mulligan.engine.endings import Endings
 from mulligan.engine.instances import instance_of
 from mulligan.engine.kernels import Kernels
 from mulligan.engine.limits import meter, strained
+from mulligan.engine.pool.life import Life
+from mulligan.engine.pool.rest import recycle
+from mulligan.engine.pool.slots import Slots
 from mulligan.engine.program import OutputCallback, Program, Running
 from mulligan.engine.queues import queued
 from mulligan.engine.quota import Bounds, bounded, check_room, note_sizes
@@ -57,6 +61,9 @@ class Vm:
         boot_timeout: float,
         bounds: Bounds | None = None,
         limits: dict[str, VmLimit] | None = None,
+        slots: Slots | None = None,
+        *,
+        spare: bool = False,
     ) -> None:
         self.record = record
         self.state = state
@@ -74,10 +81,12 @@ class Vm:
         self.stores = stores
         self._boot_timeout = boot_timeout
         self._lock = asyncio.Lock()
-        self._booting = False
+        self.life = Life(spare=spare)
+        self.wear: tuple[int, float] | None = None  # executions and hours it is up for at most
+        self._slots = slots or Slots()
         self._machine: Machine | None = None
         self._connection: AgentConnection | None = None
-        self._endings: set[asyncio.Task[None]] = set()
+        self._endings = Endings(lambda: self._slots.give(self.record.agent_id))
         self._tidying: set[asyncio.Future[None]] = set()
         self._executing = 0
         self._beginnings: set[asyncio.Task[tuple[AgentConnection, Running]]] = set()
@@ -88,15 +97,22 @@ class Vm:
 
     @property
     def status(self) -> str:
-        """ "stopped", "booting", "ready" (nothing runs) or "running"."""
+        """ "stopped", "booting", "ready" (nothing runs), "running" or "hibernated"."""
         if self._connection is not None:
             return "running" if self._executing else "ready"
-        return "booting" if self._booting else "stopped"
+        if self.life.booting:
+            return "booting"
+        return "hibernated" if self.life.hibernated else "stopped"
 
     @property
     def busy(self) -> bool:
         """Whether an execution runs."""
         return self._executing > 0
+
+    @property
+    def held(self) -> bool:
+        """Whether somebody holds it ``steady``."""
+        return self._lock.locked()
 
     @property
     def running(self) -> list[str]:
@@ -213,6 +229,7 @@ class Vm:
             on_turn(waited_s)
             if self.bounds is not None:
                 check_room(self.bounds)
+            await recycle(self)
             connection = await self.up()
             if prepare is not None:
                 await prepare()
@@ -223,6 +240,7 @@ class Vm:
             measure = meter(self._machine)
             running = connection.start(bounded(program, self), on_output)
             running.meter = measure
+            self.life.executions += 1
             if program.kernel is not None:
                 self.kernels.cell_started()
             self._running[execution_id] = running
@@ -298,22 +316,26 @@ class Vm:
         if self._closed:
             raise VmNotAvailable(self.record.id, field="vm_id")
         if self._connection is None:
-            self._booting = True
+            self.life.boots()
             try:
                 self._connection = await self._boot()
+                self.life.up()
             finally:
-                self._booting = False
+                self.life.settles()
         return self._connection
 
     @staged("boot")
     async def _boot(self) -> AgentConnection:
-        if self._endings:  # what is left of it may still write to its disk
-            await asyncio.wait(self._endings)
+        await self._endings.wait()  # what is left of it may still write to its disk
+        await self._slots.take(self.record.agent_id, spare=self.life.spare)
         try:
             disk = await asyncio.to_thread(self._disk)
             machine = await self._driver.boot(self._spec)
-        except OSError as error:  # out of descriptors, processes, memory or space
-            raise ExecutionFailed(f"the VM could not boot: {error.strerror}") from None
+        except BaseException as error:
+            self._slots.give(self.record.agent_id)
+            if isinstance(error, OSError):  # out of descriptors, processes, memory or space
+                raise ExecutionFailed(f"the VM could not boot: {error.strerror}") from None
+            raise
         loop = asyncio.get_running_loop()
         connection = AgentConnection(lambda why: self._on_lost(machine, why))
         try:
@@ -323,7 +345,7 @@ class Vm:
         except BaseException as error:
             connection.give_up("it was not wanted any more")
             # Not left to a caller that may be cancelled again: stop and close wait for it.
-            await asyncio.shield(self._end(machine))
+            await asyncio.shield(self._endings.begin(self.record.id, machine))
             said = machine.diagnostics().splitlines()
             if isinstance(error, ExecutionFailed) and said:
                 raise ConfigError(f"{error.detail}; it said: {said[-1][:300]}") from None
@@ -350,22 +372,7 @@ class Vm:
         log.warning(
             "vm_ended", vm_id=self.record.id, reason=why, said=machine.diagnostics()[-1000:]
         )
-        self._end(machine)
-
-    def _end(self, machine: Machine) -> asyncio.Task[None]:
-        """Has a machine ended, whether anybody waits for it or not."""
-        task = asyncio.create_task(self._stop_machine(machine))
-        self._endings.add(task)
-        task.add_done_callback(self._endings.discard)
-        return task
-
-    async def _stop_machine(self, machine: Machine) -> None:
-        try:
-            await machine.stop()
-        except (OSError, ExecutionFailed) as error:
-            log.error(  # noqa: TRY400  (where from is no news)
-                "vm_not_ended", vm_id=self.record.id, pid=machine.pid, error=str(error)
-            )
+        self._endings.begin(self.record.id, machine)
 
     async def stop(self) -> None:
         """Ends the VM's processes; its disk stays. Nothing of it runs when this returns."""
@@ -380,15 +387,23 @@ class Vm:
         if connection is not None:
             connection.give_up("it was stopped")
         if machine is not None:
-            self._end(machine)
-        if self._endings:
-            await asyncio.wait(self._endings)
+            self._endings.begin(self.record.id, machine)
+        await self._endings.wait()
         self.stack_in_use = []
         self.writing.stopped()
+        self.life.hibernated = False
+
+    def lease(self, record: VmRecord, spec: BootSpec) -> None:
+        """Makes a spare VM that is up somebody's; its directories are where ``spec`` says."""
+        self._slots.pass_on(self.record.agent_id, record.agent_id)
+        self.record, self._spec = record, spec
+        self.life.spare = False
+        self.life.use()
 
     async def close(self) -> None:
         """Ends the VM's processes for good: it boots no more."""
         self._closed = True
+        self.life.settles()
         await self.stop()
         if self._tidying:
             await asyncio.wait(self._tidying)

@@ -96,6 +96,11 @@ class Agent:
     def _handle(self, frame: frames.Frame) -> None:
         if self._vm.takes(frame):
             return
+        if frame.kind == frames.PING:
+            look = frame.body().get("look")
+            found = self._vm.look(self._starter.spared(), self._kernels) if look else {}
+            self._send(frames.PONG, frame.channel, found)
+            return
         if frame.kind == frames.START:
             body = frame.body()
             self._vm.quota.begin(body)

@@ -58,8 +58,6 @@ class Vm:
         """Deals with a frame that is about the VM alone, or that has to wait."""
         if frame.kind == frames.BOOT:
             self.boot(frame.body())
-        elif frame.kind == frames.PING:
-            self._send(frames.PONG, frame.channel, {})
         elif frame.kind == frames.PAUSE:
             self.pause(frame.channel)
         else:
@@ -156,6 +154,11 @@ class Vm:
             os._exit(UNENDABLE)
         if kernels is not None:
             kernels.snapshots.stop()  # again: nobody is left who could set them going
+
+    def look(self, spared: set[int], kernels: Kernels | None) -> dict[str, object]:
+        """For a PONG frame: whether no program lives (kernels are none), and whether kernels do."""
+        live = kernels is not None and bool(kernels.pids())
+        return {"quiet": self._is_quiet(spared | self.quota.helpers(), kernels), "kernels": live}
 
     def _is_quiet(self, spared: set[int], kernels: Kernels | None) -> bool:
         if kernels is not None:

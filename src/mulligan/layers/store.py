@@ -16,10 +16,12 @@ so that a damaged one harms those above it and nothing else.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from errno import EEXIST, ENOTEMPTY
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -30,6 +32,7 @@ from mulligan.layers.sizes import TREE, family_of
 from mulligan.layers.stacks import DamagedLayer, Layer, Merge, Merged, Stacks
 
 GONE = ".gone-"
+NEW = ".new-"
 MERGING = "merging"
 
 
@@ -58,6 +61,9 @@ class LayerStore(Stacks):
         """
         complaints = []
         for family in sorted(self._directory.iterdir()):
+            if family.name.startswith(NEW):
+                remove_tree(family)  # of a VM that was nobody's
+                continue
             for path in sorted(family.iterdir()):
                 try:
                     self._load(family.name, path)
@@ -100,6 +106,46 @@ class LayerStore(Stacks):
             path.mkdir(mode=0o700, exist_ok=True)
             self._give(path)
         return path
+
+    def prepare(self, name: str) -> Path:
+        """Makes the directory of a family that is nobody's yet.
+
+        Args:
+            name: its own, which begins with ``NEW``: the next start removes what is left.
+        """
+        path = self._directory / name
+        path.mkdir(mode=0o700)
+        self._give(path)
+        return path
+
+    def adopt(self, prepared: Path, agent_id: str) -> bool:
+        """Makes a directory that ``prepare`` made an agent's; false where the agent has layers.
+
+        Whoever has the agent's present directory mounted would not see layers that are made later:
+        an agent with VMs must not be given another.
+        """
+        try:
+            prepared.rename(self._directory / family_of(agent_id))  # over an empty one, too
+        except OSError as error:
+            if error.errno in (ENOTEMPTY, EEXIST):
+                return False
+            raise
+        return True
+
+    def discard(self, prepared: Path) -> None:
+        """Removes what ``prepare`` made, if nobody was given it."""
+        with contextlib.suppress(FileNotFoundError):
+            prepared.rmdir()
+
+    def forget(self, agent_id: str) -> None:
+        """Removes an agent's directory, if there is nothing in it; the agent has no VM."""
+        try:
+            (self._directory / family_of(agent_id)).rmdir()
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            if error.errno not in (ENOTEMPTY, EEXIST):
+                raise
 
     def freeze(
         self,

@@ -320,12 +320,20 @@ class VmCreateRequest(Request):
 
 
 class VmPoolResponse(Struct):
-    """The VMs of an agent."""
+    """The VMs of an agent.
+
+    Those that run nothing are available, whether they are up or not: ``status`` says so. Of the
+    default type ``spare_vms`` are up and ready for this agent alone, ``shared_vms`` for the first
+    VM of whoever comes next.
+    """
 
     agent_id: StrictStr
     available_vms: list[VmInstance]
     in_use_vms: list[VmInstance]
     pool_config: VmExecutionConfig
+    # Additions
+    spare_vms: U32 | None = None
+    shared_vms: U32 | None = None
 
 
 class ExecutionIntent(Struct):

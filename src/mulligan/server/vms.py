@@ -13,6 +13,16 @@ from mulligan.server.once import KeyDependency
 
 Agent = Annotated[str | None, Query(description="If given, VMs have to be this agent's.")]
 
+LONGEST_WAIT_S = 60
+Wait = Annotated[
+    float,
+    Query(
+        ge=0,
+        le=LONGEST_WAIT_S,
+        description="If the VM boots, wait until it is up, but no longer than this.",
+    ),
+]
+
 
 def add_routes(app: FastAPI) -> None:
     """Adds them."""
@@ -53,11 +63,17 @@ def add_routes(app: FastAPI) -> None:
 
     @app.get("/api/vms/{vm_id}", response_model=VmInstance, summary="Look at a VM")
     async def get_vm(
-        vm_id: str, engine: EngineDependency, caller: CallerDependency, agent_id: Agent = None
+        vm_id: str,
+        engine: EngineDependency,
+        caller: CallerDependency,
+        agent_id: Agent = None,
+        wait_seconds: Wait = 0.0,
     ) -> VmInstance:
         """It takes executions when `status` is "ready" or "running", and boots for them when
-        "stopped". Sizes are in bytes.
+        "stopped" or "hibernated". Sizes are in bytes.
         """
+        if wait_seconds:
+            await engine.fleet.wait(vm_id, caller.agent(agent_id), wait_seconds)
         return await engine.past.vm(vm_id, caller.agent(agent_id))
 
     @app.delete(

@@ -16,7 +16,9 @@ class VmType(BaseModel):
     memory for its programs, in MiB; ``vcpus`` of CPU time, in CPUs; ``max_processes``;
     ``max_open_files`` and ``cpu_seconds`` of each process. ``cpu_weight`` is its share where VMs
     compete, 100 being usual; ``shm_mb`` the size of /dev/shm, which counts as memory and is at
-    most half of it. What holds each: docs/limits.md.
+    most half of it. What holds each: docs/limits.md. So many are ``warm``: up and ready for
+    whoever comes next. After so many executions, or hours up, a VM's processes are renewed as soon
+    as it is idle; 0: never. See docs/pool.md.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -31,6 +33,9 @@ class VmType(BaseModel):
     max_open_files: int = Field(default=4096, ge=0, le=2**20)
     cpu_seconds: int = Field(default=0, ge=0, le=10**9)
     shm_mb: int = Field(default=256, ge=1, le=2**20)
+    warm: int = Field(default=0, ge=0, le=4096)
+    recycle_after_executions: int = Field(default=0, ge=0)
+    recycle_after_hours: float = Field(default=0.0, ge=0, allow_inf_nan=False)
 
     @model_validator(mode="after")
     def _can_start(self) -> Self:

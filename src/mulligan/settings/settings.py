@@ -28,6 +28,7 @@ from mulligan.settings.files import FileSettings
 from mulligan.settings.hooks import ApprovalSettings, HookSettings, known_languages
 from mulligan.settings.idempotency import IdempotencySettings
 from mulligan.settings.mcp import McpSettings
+from mulligan.settings.pool import PoolSettings
 from mulligan.settings.sections import (
     MIB,
     AnswerSettings,
@@ -78,6 +79,7 @@ class Settings(BaseSettings):
     - ``execution_timeout_ms``: of an execution that says nothing else, times what its language
       gets; one may ask for up to ``max_timeout_seconds``.
     - ``auto_provision``: an agent's first execution makes its VM, of ``default_vm_type``.
+    - ``vm_pool_size``: so many VMs an agent that has one finds ready, its own included.
     - ``output_limit_bytes``: kept of each output of an execution; the rest is counted.
     - ``boot_timeout_seconds``: a VM that takes longer is given up.
     - ``guest_uid``, ``guest_gid``: whom VMs of a server started as root run as.
@@ -102,6 +104,7 @@ class Settings(BaseSettings):
     auto_provision: bool = True
     default_vm_type: str = DEFAULT_VM_TYPE
     vm_types: dict[str, VmType] = Field(default_factory=default_vm_types)
+    vm_pool_size: int = Field(default=1, ge=0, le=256)
     output_limit_bytes: int = Field(default=MIB, ge=1, le=256 * MIB)
     max_request_bytes: int = Field(default=16 * MIB, ge=1024)
     boot_timeout_seconds: float = Field(default=20.0, gt=0)
@@ -127,6 +130,7 @@ class Settings(BaseSettings):
     tracing: TracingSettings = Field(default_factory=TracingSettings)
     mcp: McpSettings = Field(default_factory=McpSettings)
     terminal: TerminalSettings = Field(default_factory=TerminalSettings)
+    pool: PoolSettings = Field(default_factory=PoolSettings)
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
     @field_validator("data_dir")
