@@ -70,7 +70,7 @@ FILLED: dict[type[BaseModel], str] = {
     models.VmCreateRequest: """{"vm_type": "jammy", "vm_name": "agent-a-vm", "agent_id": "a",
         "disk_mb": 5, "memory_mb": 6, "vcpus": 0.5, "max_processes": 7}""",
     models.VmPoolResponse: f"""{{"agent_id": "a", "available_vms": [{INSTANCE}],
-        "in_use_vms": [], "pool_config": {CONFIG}}}""",
+        "in_use_vms": [], "pool_config": {CONFIG}, "spare_vms": 1, "shared_vms": 2}}""",
     models.ExecutionIntent: """{"confidence": 0.75, "trigger_keywords": ["run"],
         "context_clues": ["then"], "suggested_action": "execute"}""",
     models.LanguageConfig: """{"name": "python", "extension": "py", "execute_command": "python3",
@@ -154,6 +154,7 @@ OPTIONS: dict[type[BaseModel], list[str]] = {
         *("disk_mb", "disk_bytes", "kept_bytes", "own_bytes", "limits"),
     ],
     models.VmLimit: ["reason"],
+    models.VmPoolResponse: ["spare_vms", "shared_vms"],
     models.VmCreateRequest: [
         *("vm_name", "agent_id", "disk_mb", "memory_mb", "vcpus", "max_processes"),
     ],

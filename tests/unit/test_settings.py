@@ -41,7 +41,21 @@ def write(home: Path, monkeypatch: pytest.MonkeyPatch):
     return _write
 
 
-VM_TYPE = {"driver": "bubblewrap", "image": "host", "disk_mb": 10240}
+VM_TYPE = {
+    "driver": "bubblewrap",
+    "image": "host",
+    "disk_mb": 10240,
+    "memory_mb": 2048,
+    "vcpus": 2.0,
+    "cpu_weight": 100,
+    "max_processes": 512,
+    "max_open_files": 4096,
+    "cpu_seconds": 0,
+    "shm_mb": 256,
+    "warm": 0,
+    "recycle_after_executions": 0,
+    "recycle_after_hours": 0.0,
+}
 DEFAULTS = {
     "host": "127.0.0.1",
     "port": 8080,
@@ -52,12 +66,14 @@ DEFAULTS = {
     "auto_provision": True,
     "default_vm_type": "focal-optimized",
     "vm_types": {"focal-optimized": VM_TYPE, "ubuntu": VM_TYPE},
+    "vm_pool_size": 1,
     "output_limit_bytes": 1024**2,
     "max_request_bytes": 16 * 1024**2,
     "boot_timeout_seconds": 20.0,
     "guest_uid": 61000,
     "guest_gid": 61000,
     "min_free_mb": 512,
+    "limits_required": False,
     "durability": "process",
     "database_url": None,
     "history": {
@@ -120,6 +136,14 @@ DEFAULTS = {
         "idle_seconds": 3600.0,
         "max_seconds": 28800,
         "max_open": 64,
+    },
+    "pool": {
+        "max_vms": None,
+        "max_vms_per_agent": 0,
+        "idle_hibernate_seconds": 900.0,
+        "idle_delete_seconds": 0.0,
+        "hibernate_with_programs": False,
+        "ping_seconds": 1.0,
     },
     "tracing": TracingSettings().model_dump(),
     "log_level": "info",

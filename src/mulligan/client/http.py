@@ -199,7 +199,7 @@ class HttpBackend:
         return self._parse(VmInstance, await self._send("POST", "/api/vms", request))
 
     async def get_vm(self, vm_id: str, wait_seconds: float = 0) -> VmInstance:
-        params = {"wait_seconds": wait_seconds} if wait_seconds else {}
+        params = {"wait_seconds": f"{wait_seconds:.3f}"} if wait_seconds else {}
         path = f"/api/vms/{_segment(vm_id)}"
         return self._parse(VmInstance, await self._send("GET", path, params=params))
 

@@ -139,7 +139,9 @@ class Engine:
     def _serve(self, fleet: Fleet, driver: Driver, history: HistoryStore) -> None:
         """Puts together what requests go through."""
         kept = functools.partial(layers_of, history)
-        maintenance = Maintenance(driver, fleet.image, fleet.stores, kept, fleet.layers_used)
+        maintenance = Maintenance(
+            driver, fleet.image, fleet.stores, kept, fleet.layers_used, fleet.forgotten
+        )
         gates = Gates(self.settings, history, self._approver)
         machine = TimeMachine(history, maintenance, gates.clean)
         record = functools.partial(

@@ -18,7 +18,7 @@ from mulligan.engine.limits import at_most, check_asked, limits_of, with_others
 from mulligan.engine.pool.keeper import Keeper
 from mulligan.engine.pool.rest import hibernate, idle_s
 from mulligan.engine.pool.slots import Slots
-from mulligan.engine.pool.spares import Spare, Spares, cores, oldest
+from mulligan.engine.pool.spares import Spare, Spares, cores
 from mulligan.engine.quota import bounds_of
 from mulligan.engine.store import StoredVm, VmRecord, VmState, new_id
 from mulligan.engine.validation import check_vm_type
@@ -277,8 +277,8 @@ class Fleet:
         """Puts to rest what can be missed most: spare VMs, else the one idle for longest."""
         if agent_id is None and await self.spares.evict():
             return True
-        for vm in oldest(vm for vm in self.vms.values() if idle_s(vm) > 0):
-            if agent_id in (None, vm.record.agent_id) and await hibernate(vm):
+        for vm in sorted(self.of(agent_id), key=idle_s, reverse=True):
+            if await hibernate(vm):
                 return True
         return False
 
@@ -307,6 +307,12 @@ class Fleet:
             self.spares.forget(vm.record.agent_id)
         self.spares.tend()
         await asyncio.to_thread(self.stores.vms.delete, vm.record.id)
+
+    def forgotten(self, agent_id: str) -> None:
+        """Removes the directory of an agent's layers, if it has neither VMs nor layers."""
+        if not self._owned_by()[agent_id] and not self.spares.giving[agent_id]:
+            self.spares.forget(agent_id)
+            self.stores.layers.forget(agent_id)
 
     def layers_used(self, agent_id: str) -> tuple[set[str], set[str]]:
         """The layers an agent's VMs stand on, and the trees they have mounted."""

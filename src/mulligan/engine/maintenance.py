@@ -43,6 +43,7 @@ class Maintenance:
         driver, image, stores: as for the VMs of users.
         kept, used: of an agent, the layers of its snapshots, and those its VMs are stacked on with
             the trees they have mounted; as ``LayerStore.collect`` takes them.
+        forgotten: removes what is left of an agent that has nothing.
     """
 
     def __init__(
@@ -52,12 +53,14 @@ class Maintenance:
         stores: Stores,
         kept: Callable[[str], set[str]],
         used: Callable[[str], tuple[set[str], set[str]]],
+        forgotten: Callable[[str], None],
     ) -> None:
         self._driver = driver
         self._image = image
         self._stores = stores
         self._kept = kept
         self._used = used
+        self._forgotten = forgotten
         self._wanted: dict[str, dict[str, str]] = {}
         self._task: asyncio.Task[None] | None = None
         self._merging = asyncio.Lock()
@@ -127,6 +130,7 @@ class Maintenance:
                 kept = functools.partial(self._kept, agent_id)
                 used = functools.partial(self._used, agent_id)
                 removed = await asyncio.to_thread(collect, agent_id, kept, used)
+                self._forgotten(agent_id)
                 if removed:
                     log.info("layers_removed", agent_id=agent_id, count=removed)
             except (OSError, VmExecutionError) as error:

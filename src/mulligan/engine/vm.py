@@ -169,6 +169,7 @@ class Vm:
             self._running.pop(execution_id, None)
             self._executing -= 1
             self.last_activity = utc_now()
+            self.life.use()
 
     def turn_of(self, kernel: str | None) -> asyncio.Lock | None:
         """Held by a kernel's cell while it runs: each goes on from where another ended."""

@@ -14,7 +14,7 @@ import contextvars
 import os
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -86,6 +86,7 @@ class Spares:
         self._busy = busy
         self._full = full
         self._kept: dict[Key, deque[Spare]] = {}
+        self.giving: Counter[str] = Counter()  # VMs that are about to be an agent's
         self._task: asyncio.Task[None] | None = None
         self._discards: set[asyncio.Task[None]] = set()
         self._retry_at = 0.0
@@ -230,7 +231,9 @@ class Spares:
                     self._discard(spare)
                     return None
                 if spare.family is not None and not (
-                    first() and self._stores.layers.adopt(spare.family, record.agent_id)
+                    first()
+                    and not self.giving[record.agent_id]
+                    and self._stores.layers.adopt(spare.family, record.agent_id)
                 ):
                     self._kept.setdefault(key, deque()).appendleft(spare)
                     break  # the agent has layers, which this one could not see
@@ -256,11 +259,16 @@ class Spares:
     async def _give(self, spare: Spare, record: VmRecord, give: Give) -> Vm:
         own = record.model_copy(update={"id": spare.vm_id})
         vms, name = self._stores.vms, spare.vm.record.id
-        if vms.quick:
-            vms.adopt(name, own)
-        else:
-            await asyncio.to_thread(vms.adopt, name, own)
-        give(spare, own)
+        self.giving[own.agent_id] += 1
+        try:
+            if vms.quick:
+                vms.adopt(name, own)
+            else:
+                await asyncio.to_thread(vms.adopt, name, own)
+            give(spare, own)
+        finally:
+            self.giving[own.agent_id] -= 1
+            self.giving += Counter()  # forgets those with none
         return spare.vm
 
     # Ending
@@ -293,11 +301,6 @@ class Spares:
         self._kept.clear()
         while self._discards:
             await asyncio.wait(self._discards)
-
-
-def oldest(vms: Iterable[Vm]) -> list[Vm]:
-    """VMs, those that nobody has used for longest first."""
-    return sorted(vms, key=lambda vm: vm.life.used_at)
 
 
 def cores() -> int:
