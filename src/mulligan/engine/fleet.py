@@ -259,7 +259,7 @@ class Fleet:
         )
         known = self._settings.vm_types.get(record.vm_type)
         if known is not None:
-            vm.wear = (known.recycle_after_executions, known.recycle_after_hours)
+            vm.life.wear = (known.recycle_after_executions, known.recycle_after_hours)
         return vm
 
     # How many there are

@@ -82,7 +82,6 @@ class Vm:
         self._boot_timeout = boot_timeout
         self._lock = asyncio.Lock()
         self.life = Life(spare=spare)
-        self.wear: tuple[int, float] | None = None  # executions and hours it is up for at most
         self._slots = slots or Slots()
         self._machine: Machine | None = None
         self._connection: AgentConnection | None = None

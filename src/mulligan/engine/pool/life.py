@@ -14,6 +14,7 @@ class Life:
         hibernated: it was put to rest; the next request wakes it.
         executions: that were started since it booted.
         booted_at: when it last did, by the monotonic clock.
+        wear: executions, and hours it is up, after which its processes are renewed; 0: never.
     """
 
     def __init__(self, *, spare: bool = False) -> None:
@@ -21,6 +22,7 @@ class Life:
         self.hibernated = False
         self.executions = 0
         self.booted_at = 0.0
+        self.wear = (0, 0.0)
         self.used_at = time.monotonic()
         self._settled = asyncio.Event()
         self._settled.set()

@@ -63,9 +63,9 @@ async def hibernate(vm: Vm, *, even_with_programs: bool = False) -> bool:
 
 def worn(vm: Vm) -> bool:
     """Whether a VM has run as much, or as long, as its type says."""
-    if vm.connection is None or vm.wear is None:
+    if vm.connection is None:
         return False
-    executions, hours = vm.wear
+    executions, hours = vm.life.wear
     up_s = time.monotonic() - vm.life.booted_at
     return (0 < executions <= vm.life.executions) or (0 < hours * HOUR_S <= up_s)
 
