@@ -28,6 +28,7 @@ TABLE = [
     (errors.ApprovalExpired, "ApprovalExpired", "a", "Approval expired: a", 410),
     (errors.ApprovalNotFound, "ApprovalNotFound", "a", "Approval not found: a", 404),
     (errors.ApprovalConflict, "ApprovalConflict", "a", "Approval not usable: a", 409),
+    (errors.FileError, "FileError", "f", "File error: f", 400),
     (errors.SessionExists, "SessionExists", "s", "Session exists already: s", 409),
     (errors.IdempotencyKeyReused, "IdempotencyKeyReused", "k", "Idempotency key reused: k", 409),
     (errors.IdempotencyKeyLost, "IdempotencyKeyLost", "k", "Answer lost: k", 409),
@@ -36,7 +37,7 @@ TABLE = [
 
 def test_the_table_has_every_variant() -> None:
     assert {row[1]: row[0] for row in TABLE} == errors.VARIANTS
-    assert len(TABLE) == len(errors.VARIANTS) == 22
+    assert len(TABLE) == len(errors.VARIANTS) == 23
 
 
 @pytest.mark.parametrize(("kind", "variant", "detail", "text", "status"), TABLE)

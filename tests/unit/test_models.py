@@ -24,7 +24,7 @@ RESPONSE = f"""{{"execution_id": "ex-1", "vm_id": "vm-1", "exit_code": -21474836
     "stdout": "o\\n", "stderr": "", "duration_ms": 12, "started_at": "{TIME}",
     "completed_at": "2025-01-02T03:04:06Z", "error": "Execution timeout after 5ms",
     "outcome": "timeout", "truncated": true, "stdout_bytes": 2, "stderr_bytes": 3, "cpu_ms": 4,
-    "max_rss_kb": 5, "background_processes": 6, "kernel": "main", "result": "42",
+    "max_rss_kb": 5, "background_processes": 6, "queue_ms": 7, "kernel": "main", "result": "42",
     "results": [{{"mime_type": "image/png", "data": "aGk="}}], "snapshot_before": "s-1",
     "snapshot_after": "s-2", "rolled_back_to": "s-1", "change_bytes": 8, "notes": ["n"],
     "approval": "approval-1", "verdicts": [{{"hook": "h", "decision": "allow",
@@ -48,6 +48,8 @@ ENTRY = f"""{{"id": "h-1", "vm_id": "vm-1", "agent_id": "a", "command": "ls", "l
 KERNEL = '{"name": "main", "language": "python", "memory": "kept", "notes": ["threads"]}'
 DIFF = """{"path": "/a", "change": "changed", "kind": "file", "old_size": 1, "new_size": 2,
     "old_mode": "0644", "new_mode": "0600", "text_diff": "-a"}"""
+FILE = f"""{{"name": "f", "path": "/w/f", "type": "symlink", "size": 1, "mode": "0644",
+    "mtime": "{TIME}", "target": "t", "escaped": true, "snapshot_before": "s"}}"""
 
 # Every struct with every field, none of them at its default.
 FILLED: dict[type[BaseModel], str] = {
@@ -115,7 +117,8 @@ FILLED: dict[type[BaseModel], str] = {
         "auto_rollback_on_failure": true}""",
     models.ErrorAnswer: ERROR,
     models.ExecutionEvent: f"""{{"id": 3, "event": "result", "execution_id": "e", "vm_id": "v",
-        "text": "t", "dropped_bytes": 4, "result": {RESPONSE}, "error": {ERROR}}}""",
+        "text": "t", "dropped_bytes": 4, "queue_ms": 5, "ahead": 6, "result": {RESPONSE},
+        "error": {ERROR}}}""",
     models.ExecutionStatus: f"""{{"execution_id": "e", "agent_id": "a", "vm_id": "v",
         "language": "bash", "state": "ended", "started_at": "{TIME}", "completed_at": "{TIME}",
         "last_event": 3, "result": {RESPONSE}, "error": {ERROR}}}""",
@@ -136,6 +139,17 @@ FILLED: dict[type[BaseModel], str] = {
     models.SessionSnapshotRequest: '{"name": "n"}',
     models.SessionSnapshot: f"""{{"snapshot_id": "s", "name": "n", "created_at": "{TIME}"}}""",
     models.SessionRollback: '{"snapshot_id": "s"}',
+    models.FileInfo: FILE,
+    models.FileList: f'{{"path": "/w", "entries": [{FILE}], "truncated": true}}',
+    models.FileChange: '{"path": "/w", "snapshot_before": "s"}',
+    models.MakeDirectoryRequest: '{"path": "/w", "parents": true, "escaped": true}',
+    models.MoveFileRequest: """{"source": "a", "target": "b", "overwrite": true, "parents": true,
+        "escaped": true}""",
+    models.TerminalRequest: """{"cols": 1, "rows": 1000, "term": "vt100", "command": "top",
+        "approval": "a"}""",
+    models.TerminalStarted: '{"type": "started", "execution_id": "e", "vm_id": "v"}',
+    models.TerminalExit: """{"type": "exit", "execution_id": "e", "exit_code": -1,
+        "outcome": "failed", "error": "x", "duration_ms": 2, "output_bytes": 3, "notes": ["n"]}""",
 }
 OPTIONS: dict[type[BaseModel], list[str]] = {
     models.CodeBlock: ["metadata"],
@@ -187,7 +201,9 @@ OPTIONS: dict[type[BaseModel], list[str]] = {
         "stop_on_failure",
     ],
     models.ErrorAnswer: ["field", "remedy", "request_id"],
-    models.ExecutionEvent: ["vm_id", "text", "dropped_bytes", "result", "error"],
+    models.ExecutionEvent: [
+        *("vm_id", "text", "dropped_bytes", "queue_ms", "ahead", "result", "error"),
+    ],
     models.ExecutionStatus: ["completed_at", "last_event", "result", "error"],
     models.BatchResult: ["result", "error"],
     models.DiffEntry: ["old_size", "new_size", "old_mode", "new_mode", "text_diff"],
@@ -199,6 +215,10 @@ OPTIONS: dict[type[BaseModel], list[str]] = {
     models.SessionOutput: ["error"],
     models.SessionSnapshotRequest: ["name"],
     models.SessionSnapshot: ["name"],
+    models.FileInfo: ["target", "snapshot_before"],
+    models.FileChange: ["snapshot_before"],
+    models.TerminalRequest: ["command", "approval"],
+    models.TerminalExit: ["error"],
 }
 HISTORY_DEFAULTS = {
     "enabled": True,
@@ -241,6 +261,7 @@ DEFAULTS: dict[type[BaseModel], dict[str, object]] = {
         "cpu_ms": 0,
         "max_rss_kb": 0,
         "background_processes": 0,
+        "queue_ms": 0,
         "results": [],
         "notes": [],
         "verdicts": [],
@@ -268,6 +289,13 @@ DEFAULTS: dict[type[BaseModel], dict[str, object]] = {
     models.DiffResponse: {"truncated": False},
     models.Session: {"notes": []},
     models.SessionOutput: {"truncated": False, "duration_ms": 0},
+    models.FileInfo: {"escaped": False},
+    models.FileList: {"truncated": False},
+    models.MakeDirectoryRequest: {"parents": False, "escaped": False},
+    models.MoveFileRequest: {"overwrite": False, "parents": False, "escaped": False},
+    models.TerminalRequest: {"cols": 80, "rows": 24, "term": "xterm-256color"},
+    models.TerminalStarted: {"type": "started"},
+    models.TerminalExit: {"type": "exit", "duration_ms": 0, "output_bytes": 0, "notes": []},
 }
 REQUESTS = [
     models.VmExecuteRequest,
@@ -286,6 +314,9 @@ REQUESTS = [
     models.SessionCommand,
     models.SessionSnapshotRequest,
     models.SessionRollback,
+    models.MakeDirectoryRequest,
+    models.MoveFileRequest,
+    models.TerminalRequest,
 ]
 ANYTHING = {"metadata", "vm_config"}
 UNSIGNED_MAX = {"vm_pool_size": 2**32 - 1}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, StrictBool, StrictStr
 
 from mulligan.models.base import U64, Request, Struct, UtcTime
 
@@ -30,45 +30,45 @@ class FileInfo(Struct):
             kept.
     """
 
-    name: str
-    path: str
+    name: StrictStr
+    path: StrictStr
     type: FileType
     size: U64
-    mode: str
+    mode: StrictStr
     mtime: UtcTime
-    target: str | None = None
-    escaped: bool = False
-    snapshot_before: str | None = None
+    target: StrictStr | None = None
+    escaped: StrictBool = False
+    snapshot_before: StrictStr | None = None
 
 
 class FileList(Struct):
     """What is in a directory, by name. ``truncated``: there is more than was to be listed."""
 
-    path: str
+    path: StrictStr
     entries: list[FileInfo]
-    truncated: bool = False
+    truncated: StrictBool = False
 
 
 class MakeDirectoryRequest(Request):
     """A directory to be made; with ``parents`` those above it, too, and it may be there already."""
 
-    path: str
-    parents: bool = False
-    escaped: bool = False
+    path: StrictStr
+    parents: StrictBool = False
+    escaped: StrictBool = False
 
 
 class MoveFileRequest(Request):
     """Something to be called otherwise: ``target`` is its whole new path."""
 
-    source: str
-    target: str
-    overwrite: bool = False
-    parents: bool = False
-    escaped: bool = False
+    source: StrictStr
+    target: StrictStr
+    overwrite: StrictBool = False
+    parents: StrictBool = False
+    escaped: StrictBool = False
 
 
 class FileChange(Struct):
     """What was changed; see ``FileInfo.snapshot_before``."""
 
-    path: str
-    snapshot_before: str | None = Field(default=None)
+    path: StrictStr
+    snapshot_before: StrictStr | None = Field(default=None)

@@ -45,6 +45,7 @@ PARAMETERS = {
     "offset": 0,
     "after": 0,
     "failures_only": True,
+    "wait_seconds": 5,
     "start_date": "2026-01-02T00:00:00Z",
     "end_date": "2026-01-03T00:00:00Z",
     "last-event-id": "0",
