@@ -19,6 +19,7 @@ from mulligan.cli import (
     parse,
     past,
     run,
+    selfcheck,
     serve,
     session,
     shell,
@@ -47,6 +48,7 @@ app.command("serve")(serve.serve)
 app.command("audit")(audit.audit)
 app.command("mcp")(mcp.mcp)
 app.command("doctor")(doctor.doctor)
+app.command("selfcheck")(selfcheck.selfcheck)
 app.command("demo")(demo.demo)
 app.add_typer(past.snapshots, name="snapshot")
 app.add_typer(vm.app, name="vm")
