@@ -52,9 +52,7 @@ def selfcheck(
                 progress.stop()
                 _show(verdict)
 
-        work = check(
-            settings, group or (), control=control, vm_type=vm_type, on_verdict=on_verdict
-        )
+        work = check(settings, group or (), control=control, vm_type=vm_type, on_verdict=on_verdict)
         report = run_async(work, "the check was not finished")
     if json:
         out.print(json_module.dumps(reports.as_json(report), indent=2), markup=False)

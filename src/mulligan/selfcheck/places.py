@@ -26,7 +26,7 @@ CONTROL_MOST_S = 60.0
 class Answer:
     """What came back of a program.
 
-    ``shown`` is what a terminal gets of its standard output. ``text`` is None where that is no text.
+    ``stdout`` is None where it is no text; ``shown`` is what a terminal would get of it.
     """
 
     stdout: str | None

@@ -70,7 +70,9 @@ def plant(user: tuple[int, int] | None, data_dir: Path) -> Iterator[Planted]:
             "data_dir": str(data_dir),
             "hostname": os.uname().nodename,
             "environment": [VARIABLE],
-            "namespaces": {each: os.readlink(f"/proc/self/ns/{each}") for each in NAMESPACES},
+            "namespaces": {
+                each: str(Path(f"/proc/self/ns/{each}").readlink()) for each in NAMESPACES
+            },
             "digests": _digests(),
             "neighbour": None,
         }
@@ -123,9 +125,7 @@ def started(pid: int) -> str:
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
 
 
-def _process(
-    stack: contextlib.ExitStack, planted: Planted, user: tuple[int, int] | None
-) -> None:
+def _process(stack: contextlib.ExitStack, planted: Planted, user: tuple[int, int] | None) -> None:
     """A process with the secret among its arguments and in its environment."""
     identity: dict[str, Any] = {}
     if user is not None:
@@ -245,9 +245,7 @@ def _ipc(stack: contextlib.ExitStack, planted: Planted, name: str) -> None:
         address = libc.shmat(memory, None, 0)
         ctypes.memmove(address, planted.secret.encode(), len(planted.secret))
         libc.shmdt(ctypes.c_void_p(address))
-    queue, _ = syscall(
-        "mq_open", name.encode(), os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o644, 0
-    )
+    queue, _ = syscall("mq_open", name.encode(), os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o644, 0)
     if queue != -1:
         os.close(queue)
         stack.callback(syscall, "mq_unlink", name.encode())

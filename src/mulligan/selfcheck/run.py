@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import os
 import secrets
 import tempfile
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from importlib import resources
 from pathlib import Path
-from typing import Any
 
 from mulligan.engine.engine import Engine
 from mulligan.errors import ValidationFailed, VmExecutionError
 from mulligan.layers.directories import make_directory, remove_tree
-from mulligan.models import VmExecuteRequest, VmLimit
-from mulligan.selfcheck.answers import ANSWERS, Asked, AnswerProbe, LeakedError, MissingError
-from mulligan.selfcheck.inside import files, kernel, namespaces, network, processes
+from mulligan.models import VmLimit
+from mulligan.selfcheck import output, remains, spies
+from mulligan.selfcheck.answers import ANSWERS, AnswerProbe, Asked, LeakedError, MissingError
+from mulligan.selfcheck.inside import files, kernel, namespaces, network, processes, runtime
 from mulligan.selfcheck.inside import resources as resource_probes
-from mulligan.selfcheck.inside import runtime
 from mulligan.selfcheck.inside.probing import MARK, PROBES, Probe, short
 from mulligan.selfcheck.places import AGENT, ControlPlace, Place, VmPlace, control_user
 from mulligan.selfcheck.planted import Planted, plant
@@ -33,6 +33,7 @@ MODULES = {
     each.__name__.removeprefix(f"{INSIDE}."): each
     for each in (kernel, namespaces, runtime, network, files, resource_probes, processes)
 }
+HOST_SIDE = (output, remains, spies)  # importing them registers their probes
 NEEDS = {"runtime": ("processes",)}  # what else a group's source asks for
 # Small enough for a probe to meet each limit in a moment, and large enough for every language.
 LIMITS: dict[str, int] = {
@@ -81,7 +82,9 @@ def probes(groups: Sequence[str] = ()) -> list[AnyProbe]:
         raise ValidationFailed(f"no group {unknown[0]!r}: use one of {', '.join(GROUPS)}")
     everything: list[AnyProbe] = [*PROBES.values(), *ANSWERS.values()]
     wanted = groups or GROUPS
-    return [each for group in GROUPS if group in wanted for each in everything if _group(each) == group]
+    return [
+        each for group in GROUPS if group in wanted for each in everything if _group(each) == group
+    ]
 
 
 def _group(probe: AnyProbe) -> str:
@@ -217,8 +220,12 @@ async def _settle_neighbour(place: Place, planted: Planted) -> None:
     name = f"{MARK}neighbour"
     code = f"import sys; open({name!r}, 'w').write(sys.stdin.read())"
     await place.run(code, stdin=planted.secret, agent=NEIGHBOUR)
-    found = list(Path(planted.facts["data_dir"]).rglob(name))
-    planted.facts["neighbour"] = str(found[0]) if found else None
+    found = await asyncio.to_thread(_find, Path(planted.facts["data_dir"]), name)
+    planted.facts["neighbour"] = found
+
+
+def _find(directory: Path, name: str) -> str | None:
+    return next((str(path) for path in directory.rglob(name)), None)
 
 
 async def _outcomes(asked: Asked, tried: list[AnyProbe]) -> dict[str, Outcome]:
@@ -256,10 +263,15 @@ async def _inside(place: Place, planted: Planted, wanted: list[Probe]) -> dict[s
     said = json.dumps({"facts": facts, "wanted": [each.id for each in wanted]})
     answer = await place.run(program((*NEEDS.get(group, ()), group)), stdin=said)
     outcomes = dict(_read(answer.text))
-    lost = Outcome(FAILED, f"nothing was said of it: {short(answer.stderr[-200:]) or answer.outcome}")
+    lost = Outcome(
+        FAILED, f"nothing was said of it: {short(answer.stderr[-200:]) or answer.outcome}"
+    )
+    leaked = Outcome(FAILED, "the planted secret came back")
+    found = {each.id: outcomes.get(each.id, lost) for each in wanted}
     if planted.leaked(answer.text + answer.stderr):
-        lost, outcomes = Outcome(FAILED, "the planted secret came back"), {}
-    return {each.id: outcomes.get(each.id, lost) for each in wanted}
+        guilty = {name for name, each in found.items() if planted.leaked(each.happened)}
+        found |= dict.fromkeys(guilty or found, leaked)
+    return found
 
 
 def _read(text: str) -> Iterator[tuple[str, Outcome]]:

@@ -31,7 +31,7 @@ PASSED, FAILED, SKIPPED = "passed", "failed", "skipped"
 
 @dataclass(frozen=True)
 class Outcome:
-    """What happened, and whether that is "passed", "failed" or, where it was not tried, "skipped"."""
+    """What happened; ``state`` is "passed", "failed" or, where it was not tried, "skipped"."""
 
     state: str
     happened: str

@@ -6,7 +6,7 @@ import hashlib
 import os
 import stat
 import time
-from typing import Iterator
+from collections.abc import Iterator
 
 from mulligan.selfcheck.inside.probing import (
     Seen,
@@ -23,7 +23,7 @@ from mulligan.selfcheck.inside.probing import (
 
 SMALL = 64 * 1024
 MOST_ENTRIES = 20_000
-WALK_S = 5.0
+WALK_S = 3.0
 
 PLANTED = {
     "tmp": ("in /tmp", "fails"),
@@ -47,25 +47,29 @@ _register_planted()
 
 @probe("files.proc_root", "read the planted file in /tmp by way of /proc/1/root", "shut", "depends")
 def proc_root() -> Seen:
-    return shut(lambda: read(f"/proc/{told['agent']}/root{told['files']['tmp']}"))
+    return shut(lambda: len(read(f"/proc/{told['agent']}/root{told['files']['tmp']}")))
 
 
 @probe("files.own_root", "read it by way of /proc/self/root and many ..", "not there")
 def own_root() -> Seen:
     up = "../" * 40
-    return shut(lambda: read(f"/proc/self/root/{up}{told['files']['tmp'].lstrip('/')}"))
+    return shut(lambda: len(read(f"/proc/self/root/{up}{told['files']['tmp'].lstrip('/')}")))
 
 
 @probe("files.own_cwd", "read it by way of /proc/self/cwd and many ..", "not there")
 def own_cwd() -> Seen:
     up = "../" * 40
-    return shut(lambda: read(f"/proc/self/cwd/{up}{told['files']['tmp'].lstrip('/')}"))
+    return shut(lambda: len(read(f"/proc/self/cwd/{up}{told['files']['tmp'].lstrip('/')}")))
 
 
 def _below(top: str, end: float) -> Iterator[os.DirEntry[str]]:
-    """Everything below a directory, within bounds, without following links."""
+    """What is below a directory on its own file system, within bounds; links are not followed."""
     queue = [top]
     seen = 0
+    try:
+        own = os.stat(top).st_dev
+    except OSError:
+        return
     while queue:
         try:
             found = list(os.scandir(queue.pop()))
@@ -76,16 +80,22 @@ def _below(top: str, end: float) -> Iterator[os.DirEntry[str]]:
             if seen > MOST_ENTRIES or time.monotonic() > end:
                 return
             yield entry
-            if entry.is_dir(follow_symlinks=False):
-                queue.append(entry.path)
+            try:
+                inside = entry.is_dir(follow_symlinks=False)
+                if inside and entry.stat(follow_symlinks=False).st_dev == own:
+                    queue.append(entry.path)
+            except OSError:
+                continue
 
 
-@probe("files.search_names", "look for planted names below /tmp, /var, /run, /dev and /home", "none")
+@probe(
+    "files.search_names", "look for planted names below /tmp, /dev/shm, /home and others", "none"
+)
 def search_names() -> Seen:
     found = []
     end = time.monotonic() + WALK_S
     wanted = [os.path.basename(path) for path in told["files"].values()]
-    for top in ("/tmp", "/var/tmp", "/dev", "/run", "/home", "/root", "/mnt", "/opt", "/srv"):  # noqa: S108
+    for top in ("/tmp", "/var/tmp", "/dev/shm", "/run", "/home", "/root", "/mnt", "/srv"):
         found += [entry.path for entry in _below(top, end) if entry.name in wanted]
     return empty(found)
 
@@ -98,7 +108,7 @@ def search_names() -> Seen:
 def search_contents() -> Seen:
     number = 0
     end = time.monotonic() + WALK_S
-    for top in ("/tmp", "/dev/shm", "/run", "/home", "/root", "/var", "/etc"):  # noqa: S108
+    for top in ("/tmp", "/dev/shm", "/run", "/home", "/root", "/var", "/etc"):
         for entry in _below(top, end):
             try:
                 status = entry.stat(follow_symlinks=False)
@@ -173,7 +183,9 @@ def _register_same() -> None:
             except OSError as error:
                 return True, named(error.errno or 0)
             same = hashlib.sha256(found).hexdigest() == told["digests"].get(path)
-            return not same or not found, f"{len(found)} bytes, " + ("the host's" if same else "made up")
+            return not same or not found, f"{len(found)} bytes, " + (
+                "the host's" if same else "made up"
+            )
 
         probe(f"files.{name}", f"read {path}", "not what the host has there", outside)(run)
 
@@ -208,9 +220,20 @@ def _register_empty() -> None:
 _register_empty()
 
 
-@probe("files.root_home", "look for the superuser's files in /root", "toolchains at most", "depends")
+@probe(
+    "files.root_home", "look for the superuser's files in /root", "toolchains at most", "depends"
+)
 def root_home() -> Seen:
-    usual = (".bashrc", ".profile", ".bash_history", ".ssh", ".config", ".aws", ".netrc", ".gitconfig")
+    usual = (
+        ".bashrc",
+        ".profile",
+        ".bash_history",
+        ".ssh",
+        ".config",
+        ".aws",
+        ".netrc",
+        ".gitconfig",
+    )
     return empty([name for name in usual if os.path.lexists(f"/root/{name}")])
 
 
@@ -252,7 +275,9 @@ _register_read_only()
 
 @probe("files.disk_names", "read the mount table", "names no path of the data directory", "depends")
 def disk_names() -> Seen:
-    return empty([line for line in text("/proc/self/mountinfo").split() if told["data_dir"] in line])
+    return empty(
+        [line for line in text("/proc/self/mountinfo").split() if told["data_dir"] in line]
+    )
 
 
 @probe("files.data_dir", "look for the data directory", "it is not there")
@@ -278,16 +303,18 @@ def locks() -> Seen:
     return empty([line for line in text("/proc/locks").splitlines() if inode in line])
 
 
-@probe("files.write_elsewhere", "ask whether /usr/bin and /etc may be written to", "not /usr", "passes")
+@probe(
+    "files.write_elsewhere", "ask whether /usr/bin and /etc may be written to", "not /usr", "passes"
+)
 def write_elsewhere() -> Seen:
     return empty([path for path in ("/usr/bin", "/usr/lib", "/usr") if os.access(path, os.W_OK)])
 
 
 @probe("files.sysctl", "ask for kernel settings that it may write to", "none", "passes")
 def sysctl() -> Seen:
-    found = []
-    end = time.monotonic() + WALK_S
-    for entry in _below("/proc/sys/kernel", end):
-        if not entry.is_dir(follow_symlinks=False) and os.access(entry.path, os.W_OK):
-            found.append(entry.name)
+    found = [
+        entry.path.removeprefix("/proc/sys/")
+        for entry in _below("/proc/sys", time.monotonic() + WALK_S)
+        if not entry.is_dir(follow_symlinks=False) and os.access(entry.path, os.W_OK)
+    ]
     return not found, f"{len(found)}: {short(' '.join(found))}" if found else "none"

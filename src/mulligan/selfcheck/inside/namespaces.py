@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import stat
-from typing import Callable
+from collections.abc import Callable
 
 from mulligan.selfcheck.inside.probing import (
     Seen,
@@ -153,7 +153,9 @@ def _register_made() -> None:
 _register_made()
 
 
-@probe("namespaces.clone_user", "clone: start a process in a new user namespace", "refused", "depends")
+@probe(
+    "namespaces.clone_user", "clone: start a process in a new user namespace", "refused", "depends"
+)
 def clone_user() -> Seen:
     return in_child(_cloned)
 
@@ -336,7 +338,7 @@ def setuid_programs() -> Seen:
             mode = os.lstat(path).st_mode
         except OSError:
             continue
-        if stat.S_ISREG(mode) and mode & (stat.S_ISUID | stat.S_ISGID):
-            if not os.statvfs(path).f_flag & os.ST_NOSUID:
-                live.append(name)
+        marked = stat.S_ISREG(mode) and mode & (stat.S_ISUID | stat.S_ISGID)
+        if marked and not os.statvfs(path).f_flag & os.ST_NOSUID:
+            live.append(name)
     return not live, f"{len(live)} would: {short(' '.join(live))}" if live else "none would"

@@ -113,7 +113,7 @@ def _asked(family: int, address: Any, kind: int = socket.SOCK_STREAM) -> str:
 LOOPBACK = {
     "v4": (V4, "127.0.0.1", "tcp4", "fails"),
     "v4_other": (V4, "127.0.0.2", "tcp4", "depends"),
-    "v4_any": (V4, "0.0.0.0", "tcp4", "fails"),  # noqa: S104  (connected to: it is loopback)
+    "v4_any": (V4, "0.0.0.0", "tcp4", "fails"),
     "v6": (V6, "::1", "tcp6", "depends"),
     "v6_mapped": (V6, "::ffff:127.0.0.1", "tcp4", "depends"),
 }
@@ -138,7 +138,9 @@ def _register_loopback() -> None:
 _register_loopback()
 
 
-@probe("network.host_udp", "ask the planted server of datagrams on the host's loopback", "no answer")
+@probe(
+    "network.host_udp", "ask the planted server of datagrams on the host's loopback", "no answer"
+)
 def host_udp() -> Seen:
     return shut(lambda: _asked(V4, ("127.0.0.1", told["udp4"]), socket.SOCK_DGRAM))
 
@@ -175,7 +177,9 @@ def unix_table() -> Seen:
     return empty([name for name in (told["abstract"], told["socket"]) if name in listed])
 
 
-@probe("network.same_port", "listen on the planted server's port", "it is free: loopback is its own")
+@probe(
+    "network.same_port", "listen on the planted server's port", "it is free: loopback is its own"
+)
 def same_port() -> Seen:
     with socket.socket(V4, socket.SOCK_STREAM) as listening:
         try:

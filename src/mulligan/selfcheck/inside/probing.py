@@ -14,7 +14,8 @@ import re
 import select
 import signal
 import time
-from typing import Any, Callable, NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 MARK = "planted-"
 _SECRET = re.compile(MARK.encode() + rb"[0-9a-f]{32}")
@@ -205,7 +206,9 @@ def syscall(name: str, *arguments: Any) -> tuple[int, int]:
     """Makes a system call: its result, and its error number if that is -1."""
     column = ("x86_64", "aarch64").index(os.uname().machine)
     given = [
-        ctypes.c_long(each) if isinstance(each, int) else ctypes.c_char_p(each)
+        ctypes.c_long(each)
+        if isinstance(each, int)
+        else ctypes.c_char_p(each)
         if isinstance(each, bytes)
         else each
         for each in arguments
@@ -236,6 +239,17 @@ def in_child(work: Callable[[], Seen]) -> Seen:
 
 
 # Running them
+
+
+def _descriptors() -> dict[str, str]:
+    """What this program has open, by number."""
+    found = {}
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            found[name] = os.readlink(f"/proc/self/fd/{name}")
+        except FileNotFoundError:  # the one of the listing itself
+            continue
+    return found
 
 
 def _tell(pipe: int, work: Callable[[], Seen]) -> None:
@@ -284,6 +298,7 @@ def main(facts: dict[str, Any], wanted: list[str]) -> None:
     """Runs probes one after the other, each in a child; prints a line of JSON for each."""
     told.facts = facts
     told.facts["main"] = os.getpid()
+    told.facts["open"] = _descriptors()
     for name in wanted:
         ok, what = in_child(PROBES[name].run)
         # A line of its own each, so that one that is lost takes no other with it.

@@ -1,6 +1,6 @@
 """The host's processes, and what they share with each other.
 
-``told["target"]`` is a process of the run's own on the host. Outside a VM it belongs to whoever asks.
+``told["target"]`` is a process of the run's own on the host. In the control it is of whoever asks.
 """
 
 from __future__ import annotations
@@ -9,7 +9,8 @@ import ctypes
 import os
 import resource
 import signal
-from typing import Any, Callable
+from collections.abc import Callable
+from typing import Any
 
 from mulligan.selfcheck.inside.probing import (
     Seen,
@@ -113,7 +114,11 @@ def _raises(work: Callable[[int], object]) -> Seen:
 def _register_questions() -> None:
     asked: dict[str, tuple[str, Callable[[int], object], str]] = {
         "signal": ("send signal 0 to", lambda pid: os.kill(pid, 0), "fails"),
-        "priority": ("ask for the priority of", lambda pid: os.getpriority(PRIO_PROCESS, pid), "fails"),
+        "priority": (
+            "ask for the priority of",
+            lambda pid: os.getpriority(PRIO_PROCESS, pid),
+            "fails",
+        ),
         "session": ("ask for the session of", os.getsid, "fails"),
         "group": ("ask for the process group of", os.getpgid, "fails"),
         "affinity": ("ask for the CPUs of", os.sched_getaffinity, "fails"),
@@ -126,9 +131,17 @@ def _register_questions() -> None:
         "pidfd": ("open a descriptor of", lambda pid: os.close(os.pidfd_open(pid)), "fails"),
         "pidfd_signal": ("send signal 0 by descriptor to", _pidfd_signal, "fails"),
         "memory": ("read the memory of", memory_of, "depends"),
-        "mapping": ("read the memory map of", lambda pid: len(read(f"/proc/{pid}/maps")), "depends"),
+        "mapping": (
+            "read the memory map of",
+            lambda pid: len(read(f"/proc/{pid}/maps")),
+            "depends",
+        ),
         "descriptors": ("list the descriptors of", lambda pid: names(f"/proc/{pid}/fd"), "depends"),
-        "directory": ("ask for the directory of", lambda pid: os.readlink(f"/proc/{pid}/cwd"), "depends"),
+        "directory": (
+            "ask for the directory of",
+            lambda pid: os.readlink(f"/proc/{pid}/cwd"),
+            "depends",
+        ),
         "namespaces": (
             "ask for the namespaces of",
             lambda pid: os.readlink(f"/proc/{pid}/ns/mnt"),
@@ -140,9 +153,9 @@ def _register_questions() -> None:
         def run(work: Callable[[int], object] = work) -> Seen:
             return _raises(work)
 
-        probe(
-            f"processes.{name}", f"{what} the planted process, by its number", "nobody", outside
-        )(run)
+        probe(f"processes.{name}", f"{what} the planted process, by its number", "nobody", outside)(
+            run
+        )
 
 
 def _pidfd_signal(pid: int) -> None:
@@ -210,7 +223,12 @@ def io_priority() -> Seen:
 # System V and POSIX IPC, and keys
 
 
-@probe("processes.shared_memory", "attach the planted System V shared memory", "it is not there", "depends")
+@probe(
+    "processes.shared_memory",
+    "attach the planted System V shared memory",
+    "it is not there",
+    "depends",
+)
 def shared_memory() -> Seen:
     result, number = syscall("shmget", told["ipc"]["key"], 0, 0)
     if result == -1:
@@ -229,13 +247,17 @@ def semaphores() -> Seen:
     return result == -1, named(number) if result == -1 else "it is there"
 
 
-@probe("processes.messages", "open the planted System V message queue", "it is not there", "depends")
+@probe(
+    "processes.messages", "open the planted System V message queue", "it is not there", "depends"
+)
 def messages() -> Seen:
     result, number = syscall("msgget", told["ipc"]["key"], 0)
     return result == -1, named(number) if result == -1 else "it is there"
 
 
-@probe("processes.posix_queue", "open the planted POSIX message queue", "it is not there", "depends")
+@probe(
+    "processes.posix_queue", "open the planted POSIX message queue", "it is not there", "depends"
+)
 def posix_queue() -> Seen:
     result, number = syscall("mq_open", told["ipc"]["queue"].encode(), os.O_RDONLY, 0, 0)
     if result != -1:
@@ -262,7 +284,9 @@ def _register_tables() -> None:
 _register_tables()
 
 
-@probe("processes.key", "search keyrings for the planted key, and read it", "none is found", "depends")
+@probe(
+    "processes.key", "search keyrings for the planted key, and read it", "none is found", "depends"
+)
 def key() -> Seen:
     last = 0
     for ring in USER_KEYRINGS:
@@ -282,7 +306,9 @@ def key() -> Seen:
 @probe("processes.parent", "ask who its parent is", "not the server")
 def parent() -> Seen:
     status = dict(
-        line.split(":\t", 1) for line in text(f"/proc/{told['main']}/status").splitlines() if ":\t" in line
+        line.split(":\t", 1)
+        for line in text(f"/proc/{told['main']}/status").splitlines()
+        if ":\t" in line
     )
     pid = status["PPid"]
     return [pid, started(pid)] != [str(told["server"][0]), told["server"][1]], f"process {pid}"
@@ -294,13 +320,17 @@ def own_session() -> Seen:
     return number == told["main"], f"session {number}"
 
 
-@probe("processes.oom_score", "read its /proc/self/oom_score_adj", "above 0: ended before the host's")
+@probe(
+    "processes.oom_score", "read its /proc/self/oom_score_adj", "above 0: ended before the host's"
+)
 def oom_score() -> Seen:
     value = int(text("/proc/self/oom_score_adj"))
     return value > 0, str(value)
 
 
-@probe("processes.core", "read its limit for core files", "0 for good: no handler of the host's runs")
+@probe(
+    "processes.core", "read its limit for core files", "0 for good: no handler of the host's runs"
+)
 def core() -> Seen:
     hard = resource.getrlimit(resource.RLIMIT_CORE)[1]
     return hard == 0, "unlimited" if hard == resource.RLIM_INFINITY else str(hard)

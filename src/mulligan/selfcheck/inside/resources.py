@@ -18,7 +18,9 @@ MORE = 16  # processes, threads and descriptors tried beyond the limit
 SETTLE_S = 0.05
 
 
-@probe("resources.processes", "start as many idle children as are allowed, and a few more", "EAGAIN")
+@probe(
+    "resources.processes", "start as many idle children as are allowed, and a few more", "EAGAIN"
+)
 def processes() -> Seen:
     most = told["limits"]["max_processes"] + MORE
     children: list[int] = []
@@ -28,7 +30,10 @@ def processes() -> Seen:
             try:
                 pid = os.fork()
             except OSError as error:
-                return error.errno == errno.EAGAIN, f"{named(error.errno or 0)} after {len(children)}"
+                return (
+                    error.errno == errno.EAGAIN,
+                    f"{named(error.errno or 0)} after {len(children)}",
+                )
             if pid == 0:
                 os.close(let_go)
                 os.read(hold, 1)  # until the parent has ended
@@ -61,13 +66,15 @@ def threads() -> Seen:
             thread.join()
 
 
-@probe("resources.open_files", "open /dev/null as often as is allowed, and a few times more", "EMFILE")
+@probe(
+    "resources.open_files", "open /dev/null as often as is allowed, and a few times more", "EMFILE"
+)
 def open_files() -> Seen:
     most = told["limits"]["max_open_files"] + MORE
     opened: list[int] = []
     try:
         for _ in range(most):
-            opened.append(os.open("/dev/null", os.O_RDONLY))
+            opened += [os.open("/dev/null", os.O_RDONLY)]
     except OSError as error:
         return error.errno == errno.EMFILE, f"{named(error.errno or 0)} after {len(opened)}"
     finally:
@@ -117,7 +124,7 @@ def _written(path: str, mib: int, *, slowly: bool = False) -> Seen:
 
 @probe("resources.shared_memory", "write more to /dev/shm than is allowed", "ENOSPC")
 def shared_memory() -> Seen:
-    return _written(f"/dev/shm/selfcheck-{os.getpid()}", told["limits"]["shm_mb"] + 8)  # noqa: S108
+    return _written(f"/dev/shm/selfcheck-{os.getpid()}", told["limits"]["shm_mb"] + 8)
 
 
 @probe("resources.disk", "write twice as much to its disk as is allowed", "stopped on the way")
@@ -125,13 +132,13 @@ def disk() -> Seen:
     return _written(f"fill-{os.getpid()}", 2 * told["limits"]["disk_mb"], slowly=True)
 
 
-@probe("resources.own_tmpfs", "write 4 MiB to the directory of its program", "not its own", "passes")
+@probe("resources.own_tmpfs", "ask how large its program's directory is", "bounded", "passes")
 def own_tmpfs() -> Seen:
     if not os.path.isdir("/run/mulligan"):
         return True, "there is none"
-    return not os.access("/run/mulligan", os.W_OK), "writable" if os.access(
-        "/run/mulligan", os.W_OK
-    ) else "not writable"
+    status = os.statvfs("/run/mulligan")
+    mib = status.f_blocks * status.f_frsize // MIB
+    return 0 < mib <= 256, f"{mib} MiB, {status.f_files} files"
 
 
 @probe("resources.memory_lock", "read its limit of locked memory", "64 MiB at most", "depends")

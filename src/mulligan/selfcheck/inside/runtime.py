@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import os
 import socket
-from typing import Callable
+from collections.abc import Callable
 
 from mulligan.selfcheck.inside.probing import (
     Seen,
     empty,
-    link,
     named,
     names,
     probe,
@@ -42,7 +41,9 @@ def zygote() -> list[int]:
     found = [int(name) for name in os.listdir("/proc") if name.isdigit()]
     mine = {told["main"], os.getpid(), os.getppid()}
     return [
-        pid for pid in found if pid not in mine and pid != 1 and os.getsid(pid) in (0, 1, os.getsid(1))
+        pid
+        for pid in found
+        if pid not in mine and pid != 1 and os.getsid(pid) in (0, 1, os.getsid(1))
     ]
 
 
@@ -87,7 +88,10 @@ LOOKS: dict[str, tuple[str, Callable[[int], object]]] = {
     "descriptor": ("open descriptor 0 of", lambda pid: os.close(os.open(f"/proc/{pid}/fd/0", 0))),
     "root": ("look into the root of", lambda pid: names(f"/proc/{pid}/root")),
     "cwd": ("look into the directory of", lambda pid: names(f"/proc/{pid}/cwd")),
-    "exe": ("open the program file of", lambda pid: os.close(os.open(f"/proc/{pid}/exe", os.O_PATH))),
+    "exe": (
+        "open the program file of",
+        lambda pid: os.close(os.open(f"/proc/{pid}/exe", os.O_PATH)),
+    ),
     "namespace": (
         "open the mount namespace of",
         lambda pid: os.close(os.open(f"/proc/{pid}/ns/mnt", os.O_RDONLY)),
@@ -125,17 +129,14 @@ _register_looks()
 
 @probe("runtime.inherited", "list its own descriptors", "none but the three standard ones")
 def inherited() -> Seen:
-    """Of the program itself, not of the child that asks."""
-    beyond = []
-    for name in os.listdir(f"/proc/{told['main']}/fd"):
-        if int(name) > 2:
-            target = link(f"/proc/{told['main']}/fd/{name}")
-            if target != f"/proc/{os.getpid()}/fd":
-                beyond.append(f"{name}: {target}")
-    return empty(beyond)
+    return empty([f"{name}: {target}" for name, target in told["open"].items() if int(name) > 2])
 
 
-@probe("runtime.inherited_read", "read from every descriptor it has beyond the standard ones", "nothing")
+@probe(
+    "runtime.inherited_read",
+    "read from every descriptor it has beyond the standard ones",
+    "nothing",
+)
 def inherited_read() -> Seen:
     for name in sorted(os.listdir("/proc/self/fd"), key=int):
         path = f"/proc/self/fd/{name}"
@@ -147,9 +148,14 @@ def inherited_read() -> Seen:
     return True, "nothing of the host's"
 
 
-@probe("runtime.stdin", "ask what its standard streams are", "pipes or null, no file of the host's", "passes")
+@probe(
+    "runtime.stdin",
+    "ask what its standard streams are",
+    "pipes or null, no file of the host's",
+    "passes",
+)
 def stdin() -> Seen:
-    found = [link(f"/proc/{told['main']}/fd/{number}") for number in (0, 1, 2)]
+    found = [told["open"].get(number, "closed") for number in "012"]
     strange = [
         each for each in found if not each.startswith(("pipe:", "socket:")) and each != "/dev/null"
     ]
@@ -164,9 +170,8 @@ def connections() -> Seen:
         if not name.isdigit() or int(name) in (os.getpid(), told["main"]):
             continue
         try:
-            for each in os.listdir(f"/proc/{name}/fd"):
-                if os.readlink(f"/proc/{name}/fd/{each}").startswith("socket:"):
-                    found.append(f"{name}/{each}")
+            links = {each: os.readlink(each.path) for each in os.scandir(f"/proc/{name}/fd")}
+            found += [each.path for each, to in links.items() if to.startswith("socket:")]
         except OSError:
             continue
     return empty(found)
@@ -177,7 +182,9 @@ def agent_files() -> Seen:
     return shut(lambda: names("/.mulligan"))
 
 
-@probe("runtime.program_files", "list the directory of its program", "its own program alone", "passes")
+@probe(
+    "runtime.program_files", "list the directory of its program", "its own program alone", "passes"
+)
 def program_files() -> Seen:
     if not os.path.isdir("/run/mulligan"):
         return True, "there is none"
@@ -198,7 +205,12 @@ def oom_immunity() -> Seen:
     return shut(work)
 
 
-@probe("runtime.peer", "ask its standard output who is at the other end", "no process of the host's", "passes")
+@probe(
+    "runtime.peer",
+    "ask its standard output who is at the other end",
+    "no process of the host's",
+    "passes",
+)
 def peer() -> Seen:
     try:
         with socket.socket(fileno=os.dup(1)) as stream:
