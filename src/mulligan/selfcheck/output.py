@@ -174,7 +174,7 @@ def _register_said() -> None:
             code = prepare + "import os\nos.write(1, said)\nos.write(2, said)\nos._exit(7)"
             answer = await asked.run(code, agent=OUTPUT_AGENT)
             ended = (answer.exit_code, answer.outcome) == (7, "failed")
-            return ended and bool(answer.text), f"exit code {answer.exit_code}, {answer.outcome}"
+            return ended and bool(answer.shown), f"exit code {answer.exit_code}, {answer.outcome}"
 
         answer_probe(
             f"parser.{name}",

@@ -67,7 +67,7 @@ async def live_interpreter(asked: Asked) -> Seen:
     paths = [*asked.planted.facts["files"].values()]
     code = (
         "import os, glob\n"
-        "found = [each for name in ('environ', 'cmdline') for each in glob.glob(f'/proc/*/{name}')]\n"
+        "found = glob.glob('/proc/*/environ') + glob.glob('/proc/*/cmdline')\n"
         f"for path in {paths!r} + found:\n"
         "    try: print(open(path, 'rb').read().decode(errors='replace'))\n"
         "    except OSError as error: print(error.strerror)\n"
