@@ -60,14 +60,19 @@ class Machine:
         assert (result.reason, result.status) == ("exit", 0), result.stderr.decode()
         return result.stdout.decode()
 
+    def agent(self) -> int:
+        """The number of the booted VM's process 1 on the host."""
+        below = host.descendants(self.vm._machine.pid)
+        (agent,) = (pid for pid in below if host.number_inside(pid) == 1)
+        return agent
+
     def stop_zygote(self) -> None:
         """Stops it from outside: no program can."""
-        mine = host.descendants(os.getpid())
-        agents = [pid for pid in mine if host.number_inside(pid) == 1]
+        agent = self.agent()
         (zygote,) = (
             pid
-            for pid in mine
-            if host.parent(pid) in agents and b"main.py" in host.command_line(pid)
+            for pid in host.descendants(agent)
+            if host.parent(pid) == agent and b"main.py" in host.command_line(pid)
         )
         os.kill(zygote, signal.SIGSTOP)
 

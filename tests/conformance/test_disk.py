@@ -75,11 +75,20 @@ async def test_a_layer_that_is_not_there_changes_nothing(machine, layer) -> None
     assert await machine.text("cat here") == "here\n"
 
 
+BESIDE = """
+import os, socket
+with socket.create_server('/tmp/beside/s', family=socket.AF_UNIX) as server:
+    peer, _ = server.accept()
+    socket.send_fds(peer, [b'x'], [os.open('/workspace', os.O_PATH)])
+    peer.recv(1)  # until it is let go
+"""
 REACH = """
-import os, pathlib, time
-while not (found := list(pathlib.Path('/tmp/beside').glob('*'))): time.sleep(0.01)
-at = os.open(f'/proc/{found[0].name}/root/workspace', os.O_PATH)
+import os, socket, time
+peer = socket.socket(socket.AF_UNIX)
+while peer.connect_ex('/tmp/beside/s'): time.sleep(0.01)
+at = socket.recv_fds(peer, 1, 1)[1][0]
 os.chdir('/')
+peer.close()
 """
 WRITE = """
 def write():
@@ -97,12 +106,10 @@ async def test_a_frozen_disk_is_not_written_through_the_mounts_of_executions(
     """Those live as long as a descriptor that a kernel keeps."""
     vm = machine.vm
     await machine.text("rm -rf /tmp/beside; mkdir /tmp/beside; echo as it was > frozen")
-    beside = asyncio.create_task(
-        machine.text("touch /tmp/beside/$$; while [ -e /tmp/beside ]; do sleep 0.01; done")
-    )
+    beside = asyncio.create_task(machine.text(BESIDE, "python"))
     await python.run(REACH)
-    await machine.text("rm -r /tmp/beside")
     await beside
+    await machine.text("rm -r /tmp/beside")
     async with vm.steady():
         assert await disk.freeze(vm)
     assert await python.value(WRITE) == "'Read-only file system'"

@@ -1,30 +1,47 @@
 """An agent that has few descriptors left: it refuses what would take them, and goes on."""
 
 import asyncio
+import os
+import subprocess
 
 import pytest
 
 from mulligan.engine.connection import Program
 from mulligan.images.host import WORKSPACE
+from support import host
 
 pytestmark = pytest.mark.anyio
 
 FEW = 120
 
 
-LIMIT = """
-import resource
-_, hard = resource.prlimit(1, resource.RLIMIT_NOFILE)
-resource.prlimit(1, resource.RLIMIT_NOFILE, ({soft}, hard))
-"""
+def soft_limit(pid: int, soft: int) -> int:
+    """Sets a process's soft limit of descriptors, as the user it belongs to; what it was."""
+    code = (
+        "import resource as r; kind = r.RLIMIT_NOFILE;"
+        f"old, hard = r.prlimit({pid}, kind); r.prlimit({pid}, kind, ({soft}, hard)); print(old)"
+    )
+    owner = int(host.status(pid, "Uid")[0])
+    user = {"user": owner, "group": owner, "extra_groups": []} if os.geteuid() == 0 else {}
+    done = subprocess.run(
+        ["/usr/bin/python3", "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd="/",
+        **user,
+    )
+    return int(done.stdout)
 
 
 @pytest.fixture
 async def few(machine):
-    """Few descriptors for the agent; as many as before afterwards. Programs may set that."""
-    await machine.text(LIMIT.format(soft=FEW), "python")
+    """Few descriptors for the agent, set from outside; as many as before afterwards."""
+    await machine.text("true")
+    agent = machine.agent()
+    before = soft_limit(agent, FEW)
     yield machine
-    await machine.text(LIMIT.format(soft="hard"), "python")
+    soft_limit(agent, before)
 
 
 def cell(machine, name: str, language: str = "python") -> Program:

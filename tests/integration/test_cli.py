@@ -262,6 +262,8 @@ def test_doctor_is_content_here(data_dir: Path) -> None:
     done = mulligan(data_dir, "doctor")
     assert done.returncode == 0, done.stdout
     assert "ok   a VM: booted and ran Python" in done.stdout
+    assert "ok   system calls: " in done.stdout
+    assert "ok   rights of programs: " in done.stdout
     findings = json.loads(mulligan(data_dir, "doctor", "--json").stdout)
     assert all(finding["state"] != "fail" for finding in findings)
     left = {path.name for path in data_dir.iterdir() if not path.name.startswith("bwrap-")}

@@ -9,7 +9,7 @@ import secrets
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 import typer
@@ -17,6 +17,7 @@ from rich.markup import escape
 
 from mulligan import settings as settings_module
 from mulligan.cli.console import out, printable
+from mulligan.cli.findings import Finding
 from mulligan.cli.options import DataDirOption, JsonOption
 from mulligan.cli.progress import Progress
 from mulligan.drivers.bubblewrap import preflight
@@ -30,16 +31,6 @@ from mulligan.settings import Settings
 from mulligan.version import __version__
 
 MARKS = {"ok": "[green]ok  [/green]", "note": "[yellow]note[/yellow]", "fail": "[red]FAIL[/red]"}
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One thing looked at: "ok", "note" (something is missing but VMs work), or "fail"."""
-
-    check: str
-    state: str
-    detail: str
-    remedy: str | None = None
 
 
 def doctor(json: JsonOption = False, data_dir: DataDirOption = None) -> None:
@@ -84,7 +75,7 @@ def _findings(settings: Settings) -> Iterator[Finding]:
         yield _skipped("bubblewrap and namespaces", data)
     yield from _languages(settings)
     if data.state == "ok" and bwrap.state == "ok":
-        yield _boot(settings)
+        yield from _boot(settings)
 
 
 def _skipped(check: str, missing: Finding) -> Finding:
@@ -174,7 +165,7 @@ def _languages(settings: Settings) -> Iterator[Finding]:
             yield Finding(language, state, "not on this host", INSTALL_HINTS[language])
 
 
-def _boot(settings: Settings) -> Finding:
+def _boot(settings: Settings) -> list[Finding]:
     """Boots a throwaway VM on the file system VMs will live on."""
     directory = settings.data_dir / f"doctor-{secrets.token_hex(4)}"
     try:
@@ -184,16 +175,26 @@ def _boot(settings: Settings) -> Finding:
             remove_tree(directory)
 
 
-async def _try_boot(settings: Settings, directory: Path) -> Finding:
+async def _try_boot(settings: Settings, directory: Path) -> list[Finding]:
+    from mulligan.cli import walls
     from mulligan.engine.engine import Engine
 
+    hooks = settings.hooks.model_copy(update={"enabled": False})  # gates would refuse to probe
+    changes = {"data_dir": directory, "hooks": hooks}
     try:
-        async with Engine(settings.model_copy(update={"data_dir": directory})) as engine:
+        async with Engine(settings.model_copy(update=changes)) as engine:
             request = VmExecuteRequest(agent_id="doctor", language="python", code="print('well')")
             response = await engine.execute(request)
+            probe = request.model_copy(update={"code": walls.PROBE})
+            probed = await engine.execute(probe)
     except VmExecutionError as error:
-        return _failed("a VM", error)
+        return [_failed("a VM", error)]
     if response.stdout != "well\n":
         detail = f"exit code {response.exit_code}: {response.stderr[-300:]}"
-        return Finding("a VM", "fail", detail)
-    return Finding("a VM", "ok", f"booted and ran Python in {response.duration_ms} ms")
+        return [Finding("a VM", "fail", detail)]
+    booted = Finding("a VM", "ok", f"booted and ran Python in {response.duration_ms} ms")
+    try:
+        return [booted, *walls.walls(probed.stdout)]
+    except (ValueError, KeyError, TypeError) as error:
+        said = probed.stderr[-300:] or str(error)
+        return [booted, Finding("walls", "fail", f"they could not be probed: {said}")]
