@@ -122,5 +122,17 @@ class Driver(Protocol):
         Called while nobody else serves the directory. Returns the numbers of ended processes.
         """
 
+    def guard(self) -> None:
+        """Sees to it that nothing of a VM outlives this process, however it ends.
+
+        Called once, after ``sweep``; ``close`` has to follow.
+
+        Raises:
+            ConfigError: it cannot; the text says why.
+        """
+
+    def close(self) -> None:
+        """Lets go of everything; no VM is left. May be repeated."""
+
     def disk_owner(self) -> tuple[int, int]:
         """uid and gid, on the host, of what VMs write."""

@@ -69,6 +69,7 @@ class Engine:
         """Takes settings, the lock of their directory if the caller has it, and who is asked."""
         self.settings = settings
         self._lock = lock
+        self._driver: Driver | None = None
         self._fleet: Fleet | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
         self._history: HistoryStore | None = None
@@ -107,6 +108,8 @@ class Engine:
             swept = await asyncio.to_thread(driver.sweep)
             if swept:
                 log.warning("leftovers_ended", pids=swept)
+            self._driver = driver
+            driver.guard()
             make_directory(directory / "images")
             image = await asyncio.to_thread(prepare, directory / "images", driver.disk_owner())
             stores, found = await load_stores(self.settings, driver)
@@ -287,6 +290,9 @@ class Engine:
         if self._history is not None:
             self._history.close()
             self._history = None
+        if self._driver is not None:
+            self._driver.close()
+            self._driver = None
         if self._lock is not None:
             self._lock.release()
             self._lock = None

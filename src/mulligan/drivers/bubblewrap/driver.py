@@ -13,13 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mulligan.drivers.bubblewrap import preflight, seccomp
+from mulligan.drivers.bubblewrap import orphans, preflight, seccomp
 from mulligan.drivers.bubblewrap.arguments import VmPlan, command
 from mulligan.drivers.bubblewrap.holding import by_agent, holding
 from mulligan.drivers.cgroups import Cgroups, VmGroups
 from mulligan.drivers.interface import BootSpec, Capabilities
 from mulligan.drivers.limits import Limits, Strain, check_held
 from mulligan.drivers.process import OwnedProcess
+from mulligan.drivers.sentinel import Sentinel
 from mulligan.errors import ConfigError, ExecutionFailed
 from mulligan.log import get_logger
 from mulligan.models import VmLimit
@@ -141,39 +142,32 @@ class BubblewrapDriver:
         self._bwrap = preflight.reachable(preflight.find_bwrap(), directory)
         self._reachable: dict[Path, bool] = {}
         self._groups = Cgroups(directory)
+        self._sentinel: Sentinel | None = None
 
     def limits(self, asked: Limits) -> dict[str, VmLimit]:
         """See ``Driver``."""
         return holding(asked, self._groups)
 
     def sweep(self) -> list[int]:
-        """See ``Driver``.
+        """See ``Driver``."""
+        return [*orphans.end_all(self._bwrap, self._directory), *self._groups.sweep()]
 
-        VMs die with their server, but for a moment: bubblewrap's child is not yet tied to its
-        parent while it waits for its user to be set up. One that was orphaned then waits forever.
-        """
-        layers = f"{self._directory}/layers/".encode()
-        ended = []
-        for process in Path("/proc").iterdir():
-            name = process.name
-            if not name.isdigit():
-                continue
-            try:
-                pidfd = os.pidfd_open(int(name))
-            except OSError:
-                continue
-            try:
-                command_line = (process / "cmdline").read_bytes().split(b"\0")
-                if command_line[0] == os.fsencode(self._bwrap) and any(
-                    argument.startswith(layers) for argument in command_line
-                ):
-                    signal.pidfd_send_signal(pidfd, signal.SIGKILL)
-                    ended.append(int(name))
-            except OSError:
-                continue  # it has ended
-            finally:
-                os.close(pidfd)
-        return [*ended, *self._groups.sweep()]
+    def guard(self) -> None:
+        """See ``Driver``."""
+        told = {orphans.BWRAP: str(self._bwrap), orphans.DIRECTORY: str(self._directory)}
+        try:
+            self._sentinel = Sentinel(orphans.__name__, told)
+        except OSError as error:
+            raise ConfigError(
+                f"cannot start what ends VMs when the server is killed: {error.strerror}",
+                remedy="make sure that there is a /bin/sh, and room for another process",
+            ) from None
+
+    def close(self) -> None:
+        """See ``Driver``."""
+        sentinel, self._sentinel = self._sentinel, None
+        if sentinel is not None:
+            sentinel.dismiss()
 
     def disk_owner(self) -> tuple[int, int]:
         """See ``Driver``."""
