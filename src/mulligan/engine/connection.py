@@ -14,24 +14,33 @@ from typing import Any
 
 from mulligan.engine.program import OutputCallback, Program, Running
 from mulligan.engine.replies import (
+    MOST_PAYLOAD,
     KernelMemory,
     Pong,
     ProgramResult,
     disk_state,
     kernel_memories,
+    plausible,
     pong,
     program_result,
     taken,
 )
+from mulligan.engine.unasked import Unasked
 from mulligan.errors import ExecutionFailed, ValidationFailed
 from mulligan.guest import frames
 
 AGENT_MAX_PAYLOAD = 4 * 1024 * 1024
+MOST_UNREAD = 128 * 1024 * 1024  # bytes that wait for an agent to read them
 BACKSTOP_S = 5.0
 UNREAD_S = 0.1
 ASK_S = 30.0
 MOST_CHANNELS = 2**31 - 1  # the agent has the numbers above for itself
 STREAM_NAMES = {frames.STDOUT: "stdout", frames.STDERR: "stderr"}
+ANSWERS = {
+    frames.ROOT: frames.ROOT_DONE,
+    frames.PAUSE: frames.PAUSED,
+    frames.KERNELS: frames.KERNELS_DONE,
+}
 
 
 class AgentConnection(asyncio.Protocol):
@@ -44,8 +53,9 @@ class AgentConnection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._ready: asyncio.Future[None] = loop.create_future()
         self._running: dict[int, Running] = {}
-        self._answers: dict[int, asyncio.Future[dict[str, Any]]] = {}
-        self._last_channel = 0
+        self._answers: dict[int, tuple[int, asyncio.Future[dict[str, Any]]]] = {}
+        self._last_channel = self._highest_channel = 0
+        self._unasked = Unasked()
         self._can_write = asyncio.Event()
         self._can_write.set()
         self._goes_on = asyncio.Event()  # nothing can be ended during a pause
@@ -65,6 +75,8 @@ class AgentConnection(asyncio.Protocol):
         """See ``asyncio.Protocol``."""
         try:
             for frame in self._decoder.feed(data):
+                if self._lost is not None:
+                    return
                 self._handle(frame)
         except (frames.FrameError, ValueError) as error:
             self.give_up(f"its agent broke the protocol: {error}")
@@ -114,7 +126,7 @@ class AgentConnection(asyncio.Protocol):
                 running.done.set_exception(ExecutionFailed(f"the VM ended: {why}"))
                 running.done.exception()
         self._running.clear()
-        for answer in self._answers.values():
+        for _, answer in self._answers.values():
             if not answer.done():
                 answer.set_exception(ExecutionFailed(f"the VM ended: {why}"))
                 answer.exception()
@@ -158,6 +170,7 @@ class AgentConnection(asyncio.Protocol):
         if self._lost is not None:
             raise ExecutionFailed(f"the VM ended: {self._lost}")
         self._last_channel = self._last_channel % MOST_CHANNELS + 1
+        self._highest_channel = max(self._highest_channel, self._last_channel)
         return self._last_channel
 
     def feed(self, running: Running, data: bytes) -> None:
@@ -217,8 +230,12 @@ class AgentConnection(asyncio.Protocol):
         self._write(frames.encode(frames.STDIN_END, channel))
 
     def _write(self, data: bytes) -> None:
-        if self._transport is not None and self._lost is None:
-            self._transport.write(data)
+        if self._transport is None or self._lost is not None:
+            return
+        if self._transport.get_write_buffer_size() > MOST_UNREAD:
+            self.give_up("it does not read what it is sent")
+            return
+        self._transport.write(data)
 
     async def end(self, running: list[Running]) -> None:
         """Ends programs, and waits until they have ended."""
@@ -306,7 +323,7 @@ class AgentConnection(asyncio.Protocol):
     ) -> dict[str, Any]:
         channel = self._new_channel()
         answer: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
-        self._answers[channel] = answer
+        self._answers[channel] = ANSWERS[kind], answer
         try:
             self._write(frames.encode(kind, channel, body))
             await asyncio.wait({answer}, timeout=timeout)
@@ -320,45 +337,55 @@ class AgentConnection(asyncio.Protocol):
     # Frames
 
     def _handle(self, frame: frames.Frame) -> None:
-        if frame.kind == frames.READY:
-            if not self._ready.done():
-                self._ready.set_result(None)
+        if frame.channel > self._highest_channel:
+            raise frames.FrameError("a frame of an execution there never was")
+        if len(frame.payload) > MOST_PAYLOAD.get(frame.kind, AGENT_MAX_PAYLOAD):
+            raise frames.FrameError(f"{len(frame.payload)} bytes in a frame of kind {frame.kind}")
+        if frame.kind == frames.READY and not self._ready.done():
+            self._ready.set_result(None)
         elif frame.kind == frames.FATAL:
             message = str(frame.body().get("message", ""))[:500]
             self.give_up(message or "its agent gave no reason")
-        elif frame.kind in STREAM_NAMES:
-            self._on_output(frame)
-        elif frame.kind == frames.EXIT:
-            self._on_exit(frame)
-        elif frame.kind in (frames.STARTED, frames.TAKEN):
-            self._on_terminal(frame)
         elif frame.kind == frames.DISK:
+            self._unasked.take(frame)
             self._on_disk(frame)
-        elif (answer := self._answers.get(frame.channel)) is not None and not answer.done():
-            answer.set_result(frame.body())
+        elif (running := self._running.get(frame.channel)) is not None and not running.done.done():
+            self._on_running(running, frame)
+        elif (asked := self._answers.get(frame.channel)) is not None and not asked[1].done():
+            if frame.kind != asked[0]:
+                raise frames.FrameError("it answered something else than it was asked")
+            asked[1].set_result(frame.body())
+        else:
+            self._unasked.take(frame)  # such as the last words of what was given up
 
     def _on_disk(self, frame: frames.Frame) -> None:
         state, sizes = disk_state(frame.body())
-        self.counted.update(sizes)
         for running in self._running.values():
+            unknown = (running.program.disk or {}).get("unknown")
+            wanted = unknown if isinstance(unknown, list) else []
+            self.counted.update({tree: sizes[tree] for tree in wanted if tree in sizes})
             if running.disk is None or state.endswith("ended"):
                 running.disk = state
 
-    def _on_terminal(self, frame: frames.Frame) -> None:
-        running = self._running.get(frame.channel)
-        pty = running.program.pty if running is not None else None
-        if pty is None:
-            return
-        if frame.kind == frames.STARTED:
-            pty.started()
+    def _on_running(self, running: Running, frame: frames.Frame) -> None:
+        """A frame of a program that has not ended."""
+        pty = running.program.pty
+        if frame.kind in STREAM_NAMES and frame.payload:
+            self._on_output(running, frame)
+        elif frame.kind == frames.EXIT:
+            self._on_exit(running, frame)
+        elif frame.kind == frames.STARTED and not running.started:
+            running.started = True
+            if pty is not None:
+                pty.started()
+        elif frame.kind == frames.TAKEN and pty is not None and (count := taken(frame.body())):
+            pty.taken(count)
         else:
-            pty.taken(taken(frame.body()))
+            self._unasked.take(frame)
 
-    def _on_output(self, frame: frames.Frame) -> None:
-        running = self._running.get(frame.channel)
-        if running is None:
-            return  # the last words of an execution that was given up
-        running.take(frame.kind, frame.payload)
+    def _on_output(self, running: Running, frame: frames.Frame) -> None:
+        if not running.take(frame.kind, frame.payload):
+            self._unasked.take(frame)
         if running.on_output is None:
             return
         try:
@@ -367,15 +394,13 @@ class AgentConnection(asyncio.Protocol):
             running.failure, running.on_output = error, None
             self._write(frames.encode(frames.KILL, frame.channel))
 
-    def _on_exit(self, frame: frames.Frame) -> None:
-        running = self._running.get(frame.channel)
-        if running is None or running.done.done():
-            return
+    def _on_exit(self, running: Running, frame: frames.Frame) -> None:
         self.used_at = time.monotonic()
         stdout, stderr = running.output[frames.STDOUT], running.output[frames.STDERR]
         result = program_result(frame.body(), bytes(stdout), bytes(stderr))
         limit = (running.program.disk or {}).get("limit")
         limited = limit if isinstance(limit, int) else None
+        result = plausible(result, time.monotonic() - running.began)
         running.done.set_result(replace(result, disk=running.disk, disk_limit=limited))
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import json
 import secrets
 from collections.abc import Callable
 from typing import TypeVar
@@ -17,6 +16,7 @@ from typing import TypeVar
 from mulligan.engine.connection import AgentConnection
 from mulligan.engine.program import Program
 from mulligan.engine.quota import check_room
+from mulligan.engine.replies import MOST_DISK_BYTES, json_object
 from mulligan.engine.store import VmState, layer_name
 from mulligan.engine.vm import Vm
 from mulligan.errors import ExecutionFailed, SnapshotFailed
@@ -31,7 +31,6 @@ SMALL_BYTES = 4 * 1024 * 1024
 SMALL_ENTRIES = 1000
 JOB_TIMEOUT_MS = 600_000
 JOB_OUTPUT = 64 * 1024 * 1024
-MOST_BYTES = 2**63
 
 
 async def changed(vm: Vm) -> bool:
@@ -149,7 +148,7 @@ async def copy(vm: Vm, *, small: bool = False) -> str | None:
         await asyncio.to_thread(stores.vms.make_place, record.id, name)
         try:
             printed = await _copy(connection, arguments)
-            if json.loads(printed or b"{}").get("too_large") is True:
+            if json_object(printed or b"{}").get("too_large") is True:
                 return None
             layer = f"{layer_name(record.id, vm.state.generation)}-{name}"
             await asyncio.to_thread(
@@ -159,7 +158,7 @@ async def copy(vm: Vm, *, small: bool = False) -> str | None:
             await asyncio.to_thread(stores.vms.discard_place, record.id, name)
     except (OSError, ExecutionFailed) as error:
         raise SnapshotFailed(_reason(error)) from None
-    except (ValueError, AttributeError):
+    except ValueError:
         raise SnapshotFailed("the VM's agent did not say what it copied") from None
     return layer
 
@@ -244,10 +243,10 @@ async def disk_size(connection: AgentConnection, trees: list[str]) -> int:
     """
     printed = await run_job(connection, {"op": "size", "trees": trees})
     try:
-        found = json.loads(printed)["bytes"]
-    except (ValueError, KeyError, TypeError, RecursionError):
+        found = json_object(printed).get("bytes")
+    except ValueError:
         found = None
-    if type(found) is not int or not 0 <= found < MOST_BYTES:
+    if type(found) is not int or not 0 <= found <= MOST_DISK_BYTES:
         raise ExecutionFailed("the VM did not say how large its disk is")
     return found
 

@@ -27,6 +27,8 @@ from mulligan.models import FileInfo
 
 MOST_PATH = 4096  # PATH_MAX of linux/limits.h, with its end
 MOST_SHOWN = 200
+MOST_NAME = 255  # NAME_MAX of linux/limits.h
+_NO_NAMES = (b"", b".", b"..")
 _ESCAPE = re.compile(r"\\(?:\\|x[89a-f][0-9a-f])")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _TYPES = {
@@ -126,7 +128,9 @@ def info(record: bytes, path: bytes, *, inside: bool = False) -> FileInfo:
         raise FileBroken("the VM told of a file in no known form") from None
     name = record[filework.NAME.size : filework.NAME.size + length]
     target = record[filework.NAME.size + length :]
-    if size > 2**63 - 1 or len(name) != length or b"/" in name:
+    if size > 2**63 - 1 or len(name) != length or len(target) > MOST_PATH or b"\0" in target:
+        raise FileBroken("the VM told of a file that cannot be")
+    if inside and (name in _NO_NAMES or len(name) > MOST_NAME or b"/" in name or b"\0" in name):
         raise FileBroken("the VM told of a file that cannot be")
     path = path.rstrip(b"/")
     if inside:

@@ -14,7 +14,7 @@ from mulligan.engine.fileconversations import Conversations, Owner
 from mulligan.engine.filestreams import FileReader, FileWriter, expect, failure
 from mulligan.engine.transfers import Transfer
 from mulligan.engine.vm import Vm
-from mulligan.errors import FileError, FileTooLarge
+from mulligan.errors import FileBroken, FileError, FileTooLarge
 from mulligan.guest import filework
 from mulligan.models import FileChange, FileInfo, FileList
 from mulligan.settings import FileSettings
@@ -154,6 +154,8 @@ class Files:
         transfer, _ = await self._conversations.begin(vm, False, "read", name)
         try:
             found = filenames.info(await expect(transfer, filework.RECORD, name), name)
+            if found.type != "file":
+                raise FileBroken("the VM opened what is no regular file")
             yield FileReader(transfer, name, found)
         finally:
             await self._conversations.close(vm, transfer)

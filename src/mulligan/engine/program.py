@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -84,21 +85,24 @@ class Running:
     done: asyncio.Future[ProgramResult]
     on_output: OutputCallback | None
     failure: Exception | None = None
+    started: bool = False
+    began: float = field(default_factory=time.monotonic)
     disk: str | None = None
     meter: Callable[[], Strain] | None = None
     output: dict[int, bytearray] = field(
         default_factory=lambda: {frames.STDOUT: bytearray(), frames.STDERR: bytearray()}
     )
 
-    def take(self, kind: int, data: bytes) -> None:
-        """Keeps output, or has its terminal take it.
+    def take(self, kind: int, data: bytes) -> bool:
+        """Keeps output, or has its terminal take it; false where nobody wants it.
 
         Raises:
             FrameError: it is more than the agent was told to send.
         """
         if self.program.pty is not None:
             self.program.pty.output(data)
-            return
+            return True
         if len(self.output[kind]) + len(data) > self.program.output_limit:
             raise frames.FrameError("more output than it was told to send")
         self.output[kind] += data
+        return True

@@ -359,7 +359,7 @@ class TimeMachine:
                 arguments: dict[str, object] = {"op": "diff", "image": IMAGE}
                 arguments |= {"old": stacks[0], "new": stacks[1]}
                 printed = await disk.run_job(await vm.up(), arguments)
-            entries, truncated = read_diff(printed)
+            entries, truncated = await asyncio.to_thread(read_diff, printed)
         except (ExecutionFailed, ValueError) as error:
             raise HistoryError(f"what changed could not be found out: {error}") from None
         return DiffResponse(

@@ -113,13 +113,16 @@ class Conversing(Running):
         """Has the end wake whoever waits for a message."""
         self.done.add_done_callback(lambda _: self.news.set())
 
-    def take(self, kind: int, data: bytes) -> None:
+    def take(self, kind: int, data: bytes) -> bool:
         """See ``Running``."""
         if kind == frames.STDOUT:
+            wanted = self.inbox.broken is None
             self.inbox.feed(data)
             self.news.set()
-        elif len(self.said) < MOST_SAID:
-            self.said += data[: MOST_SAID - len(self.said)]
+            return wanted
+        wanted = len(self.said) < MOST_SAID
+        self.said += data[: MOST_SAID - len(self.said)]
+        return wanted
 
 
 class Transfer:

@@ -196,6 +196,7 @@ class Vm:
             if task.done() and not task.cancelled() and task.exception() is None:
                 connection, running = task.result()
                 await connection.end([running])
+                connection.forget(running)
             raise
         with Stage("run"):
             result = await connection.finish(running)
