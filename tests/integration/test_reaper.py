@@ -86,7 +86,7 @@ async def play(data: Path, rounds: int, seed: int, capsys: pytest.CaptureFixture
             if number % 2 == 0:  # every other server is killed among its first boots
                 wanted = rng.randrange(3, 10)
                 host.wait_until(
-                    lambda all=churns, most=wanted: sum(each.steps for each in all) >= most, 60
+                    lambda each=churns, most=wanted: sum(one.steps for one in each) >= most, 60
                 )
             time.sleep(rng.random() * LONGEST_S)
             everything = host.descendants(server.pid)

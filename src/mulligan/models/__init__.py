@@ -43,6 +43,7 @@ from mulligan.models.files import (
 )
 from mulligan.models.hooks import HookDescription
 from mulligan.models.limits import VmLimit
+from mulligan.models.network import NetworkConnection
 from mulligan.models.past import (
     CommandHistoryEntry,
     DiffEntry,
@@ -107,6 +108,7 @@ __all__ = [
     "LanguageConfig",
     "MakeDirectoryRequest",
     "MoveFileRequest",
+    "NetworkConnection",
     "ParseExecuteRequest",
     "ParseExecuteResponse",
     "RollbackRequest",
