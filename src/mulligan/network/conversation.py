@@ -169,7 +169,6 @@ class Conversation:
         shown = names.shown(host, port)
         try:
             try:
-                self._terms.check_spent()
                 yield attempt
             except RefusedError as error:
                 attempt.verdict, attempt.reason = "refused", str(error)
@@ -198,6 +197,7 @@ class Conversation:
     async def _reach(self, attempt: Attempt, host: Host, port: int) -> Stream:
         """A connection to a host that may be reached."""
         limits, terms = self._limits, self._terms
+        terms.check_spent()
         way = await find_way(host, port, terms.allowed, terms.resolver, limits.resolve_seconds)
         attempt.way = way
         connected, address = await connect(way, limits.connect_seconds)

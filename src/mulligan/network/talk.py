@@ -26,6 +26,7 @@ class Talk:
         self.http = h11.Connection(h11.SERVER, max_incomplete_event_size=header_bytes)
         self._idle = idle
         self._reading: asyncio.Task[bytes] | None = None
+        self._head = False
 
     async def fill(self) -> bool:
         """Waits for the next bytes; false at their end. What was read meanwhile is not lost.
@@ -55,7 +56,10 @@ class Talk:
                     await self.fill()
         except h11.RemoteProtocolError as error:
             raise BadRequestError(f"no HTTP request: {error}", error.error_status_hint) from None
-        return event if isinstance(event, h11.Request) else None
+        if not isinstance(event, h11.Request):
+            return None
+        self._head = event.method == b"HEAD"
+        return event
 
     async def send(self, event: h11.Event) -> None:
         """Sends a part of an answer."""
@@ -76,7 +80,8 @@ class Talk:
             (b"Connection", b"close"),
         ]
         await self.send(h11.Response(status_code=status, headers=headers))
-        await self.send(h11.Data(data=body))
+        if not self._head:
+            await self.send(h11.Data(data=body))
         await self.send(h11.EndOfMessage())
         await self.stream.finish()
 
