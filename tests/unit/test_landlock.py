@@ -1,5 +1,6 @@
 """Landlock as this kernel has it; in a process of its own, since nobody leaves a domain."""
 
+import errno
 import subprocess
 import sys
 from pathlib import Path
@@ -78,3 +79,16 @@ def test_a_domain_is_not_left_by_entering_another(tmp_path: Path) -> None:
         "print(answer(look), answer(whiteout, 'after'))\n"
     )
     assert run(code, tmp_path) == ["PermissionError", "PermissionError"]
+
+
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM])
+def test_where_it_cannot_be_used_there_is_none(
+    monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """Not built in, switched off, or kept from us by a sandbox around this one."""
+
+    def refused(*_: object) -> int:
+        raise OSError(number, "no")
+
+    monkeypatch.setattr(landlock.kernel, "syscall", refused)
+    assert landlock.version() == 0

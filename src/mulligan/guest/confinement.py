@@ -6,7 +6,6 @@ from __future__ import annotations
 import os
 
 from mulligan.guest import kernel, landlock
-from mulligan.guest.filters import program
 
 TYPE_CHECKING = False  # importing typing for it would cost every VM milliseconds
 if TYPE_CHECKING:
@@ -31,6 +30,8 @@ class Confinement:
         """
         protected = (1,) if zygote is None else (1, zygote.pid)
         if protected not in self._filters:
+            from mulligan.guest.filters import program  # the zygote does without
+
             self._filters = {protected: program(os.uname().machine, protected)}
         code = self._filters[protected]
         return {"filter": code, "landlock": self._landlock, "moves": moves}
