@@ -114,29 +114,6 @@ class TooManyRequests(ApiError):  # noqa: N818
         self.retry_after_s = retry_after_s
 
 
-class Unavailable(ApiError):  # noqa: N818
-    """The server takes no work: it starts, or it stops."""
-
-    http_status = 503
-
-    def __init__(
-        self,
-        detail: str | int,
-        *,
-        field: str | None = None,
-        remedy: str | None = None,
-        retry_after_s: int = 1,
-    ) -> None:
-        super().__init__(detail, field=field, remedy=remedy)
-        self.retry_after_s = retry_after_s
-
-
-class HostFull(Unavailable):
-    """The host has as many VMs up as it may, and all of them do something."""
-
-    http_status = 503
-
-
 class InternalError(VmExecutionError):
     """A fault of Mulligan's own."""
 
@@ -201,6 +178,29 @@ class ExecutionFailed(VmExecutionError):  # noqa: N818
 
     variant = "ExecutionFailed"
     template = "Execution failed: {}"
+
+
+class Unavailable(ExecutionFailed):
+    """No work is taken: the server starts, or it stops; "ExecutionFailed" on the wire."""
+
+    http_status = 503
+
+    def __init__(
+        self,
+        detail: str | int,
+        *,
+        field: str | None = None,
+        remedy: str | None = None,
+        retry_after_s: int = 1,
+    ) -> None:
+        super().__init__(detail, field=field, remedy=remedy)
+        self.retry_after_s = retry_after_s
+
+
+class HostFull(Unavailable):
+    """The host has as many VMs up as it may, and all of them do something."""
+
+    http_status = 503
 
 
 class SnapshotFailed(VmExecutionError):  # noqa: N818

@@ -358,8 +358,9 @@ class Play:
 
     async def come(self, name: str) -> None:
         queue = self.crowd.queue
-        mine = sum(each[0] == name[0] for each in [*self.crowd.running, *self.waiting])
-        if self.own and queue.running < self.places and mine >= self.own:
+        held = Counter(each[0] for each in self.crowd.running)[name[0]]
+        waits = any(each[0] == name[0] for each in self.waiting)
+        if self.own and not waits and self.own <= held < self.places - queue.running:
             with pytest.raises(TooManyRequests):
                 queue.request(name[0]).__enter__()
             return

@@ -22,6 +22,7 @@ from mulligan.errors import (
     ApiError,
     ConfigError,
     ConnectionFailed,
+    ExecutionFailed,
     ExecutionNotFound,
     ExecutionTimeout,
     FileError,
@@ -54,10 +55,8 @@ UNKNOWN_FIELD = "Extra inputs are not permitted"
 # Errors that have no name of their own on the wire, by that they go by and their status
 _KINDS: dict[tuple[type[VmExecutionError], int], type[VmExecutionError]] = {
     (HistoryError, ExecutionNotFound.http_status): ExecutionNotFound,
-    **{
-        (ApiError, kind.http_status): kind
-        for kind in (Unauthorized, Forbidden, TooManyRequests, Unavailable)
-    },
+    **{(ApiError, kind.http_status): kind for kind in (Unauthorized, Forbidden, TooManyRequests)},
+    (ExecutionFailed, Unavailable.http_status): Unavailable,
     **{(FileError, kind.http_status): kind for kind in FileError.__subclasses__()},
 }
 Model = TypeVar("Model", bound=BaseModel)

@@ -66,18 +66,6 @@ class Ticket:
         for_vm_s: those of them for its VM, which it did with its place.
     """
 
-    __slots__ = (
-        "agent_id",
-        "began",
-        "for_vm_s",
-        "started",
-        "starts",
-        "timer",
-        "turn",
-        "vm_id",
-        "waited_s",
-    )
-
     def __init__(self, agent_id: str) -> None:
         self.agent_id = agent_id
         self.started = False
@@ -167,14 +155,19 @@ class Admission:
         if self._stopped:
             raise stopping()
         own = self._requested[agent_id] - self._running[agent_id]
-        if self.running < self.places and not self._allowance.may_run(agent_id, own):
-            raise self._allowance.refusal(agent_id)
+        self._check_own(agent_id)
         free = self._settings.max_queued - (self._requests - self.running)
         if free <= 0:
             raise self._full(f"{self._settings.max_queued} executions wait", "max_queued", 1)
         if own >= min(self._settings.max_queued_per_agent, free):
             told = f"{own} executions of agent {agent_id} wait, as many as may of one agent"
             raise self._full(told, "max_queued_per_agent", max(1, len(self._ring)))
+
+    def _check_own(self, agent_id: str) -> None:
+        """Refuses what would wait for its own agent alone, since the host has room."""
+        over = agent_id not in self._ring and not self._allowance.may_run(agent_id)
+        if over and self._has_room(agent_id):
+            raise self._allowance.refusal(agent_id)
 
     def _full(self, what: str, setting: str, turns: int) -> TooManyRequests:
         wait = math.ceil(turns * self._held_s / self.places)
@@ -247,6 +240,7 @@ class Admission:
     ) -> None:
         if self._stopped:
             raise stopping()
+        self._check_own(ticket.agent_id)
         if ticket.agent_id not in self._ring and self._may_start(ticket.agent_id):
             self._start(ticket)
             return
@@ -294,10 +288,12 @@ class Admission:
         )
 
     def _may_start(self, agent_id: str) -> bool:
+        return self._has_room(agent_id) and self._allowance.may_run(agent_id)
+
+    def _has_room(self, agent_id: str) -> bool:
         return (
             self._running[agent_id] < self.places - self.running
             and self._starting_of[agent_id] < self._starts - self._starting
-            and self._allowance.may_run(agent_id)
         )
 
     def _start(self, ticket: Ticket) -> None:

@@ -50,10 +50,10 @@ class Allowance:
         finally:
             self.ended(agent_id)
 
-    def may_run(self, agent_id: str, more: int = 0) -> bool:
-        """Whether an agent may run one execution beside those that run and ``more``."""
+    def may_run(self, agent_id: str) -> bool:
+        """Whether an agent may run one execution more."""
         most = self._limits.running_executions
-        return not most or self._running[agent_id] + more < most
+        return not most or self._running[agent_id] < most
 
     def refusal(self, agent_id: str) -> TooManyRequests:
         """What is answered where it may not."""

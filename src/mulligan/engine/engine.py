@@ -161,6 +161,7 @@ class Engine:
             find=fleet.find,
             owned=self._owned,
             add=fleet.fork,
+            remove=fleet.remove,
             clean=gates.clean,
             clean_path=gates.clean_path,
             enabled=lambda: self.settings.history.enabled,

@@ -51,6 +51,7 @@ class Past:
         find: Callable[[str, str | None], Vm],
         owned: Owner,
         add: Callable[[Vm, str, str | None], Coroutine[Any, Any, Vm]],
+        remove: Callable[[Vm], Coroutine[Any, Any, None]],
         clean: Callable[[str, str], str],
         clean_path: Callable[[str, str], str],
         enabled: Callable[[], bool],
@@ -63,6 +64,7 @@ class Past:
         self._find = find
         self._owned = owned
         self._add = add
+        self._remove = remove
         self._clean = clean
         self._clean_path = clean_path
         self._enabled = enabled
@@ -212,13 +214,24 @@ class Past:
             snapshot, layer = await self._machine.find(vm, snapshot_id)
             with vm.stores.layers.held(vm.record.agent_id) as stack_of:
                 stack_of(layer)  # so that it cannot go before the first stands on it
-                vms = []
-                for number in range(1, request.count + 1):
-                    name = f"{vm.record.name}-fork-{number}"[:200]
-                    vms.append((await self._add(vm, name, layer)).instance())
+                made = await self._made(vm, layer, request.count)
         names = ", ".join(each.name for each in snapshot.kernels)
         notes = [f"forks have the files; memory of kernels stays behind: {names}"] if names else []
+        vms = [each.instance() for each in made]
         return ForkResponse(vm_id=vm.record.id, snapshot_id=snapshot_id, vms=vms, notes=notes)
+
+    async def _made(self, vm: Vm, layer: str | None, count: int) -> list[Vm]:
+        """So many forks, or none."""
+        made: list[Vm] = []
+        try:
+            for number in range(1, count + 1):
+                name = f"{vm.record.name}-fork-{number}"[:200]
+                made.append(await self._add(vm, name, layer))
+        except BaseException:
+            for each in made:
+                await self._remove(each)
+            raise
+        return made
 
     async def diff(
         self,

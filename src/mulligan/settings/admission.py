@@ -7,7 +7,7 @@ import os
 from pydantic import BaseModel, ConfigDict, Field
 
 RUNNING_PER_CORE, FEWEST_RUNNING = 32, 64
-STARTING_PER_CORE, FEWEST_STARTING = 3, 6
+STARTING_PER_CORE, FEWEST_STARTING = 2, 4
 
 
 class AdmissionSettings(BaseModel):
@@ -16,7 +16,7 @@ class AdmissionSettings(BaseModel):
     - ``max_running``: executions that run at a time, on the whole host; 0: 32 for each core this
       process may use, and no fewer than 64: most programs wait for something.
     - ``max_starting``: those of them that are being started, or were a moment ago, which keeps
-      cores busy; 0: three for each core, and no fewer than 6.
+      cores busy; 0: two for each core, and no fewer than 4.
     - ``max_queued``: that wait, of all agents; ``max_queued_per_agent``: of one, which never takes
       more than half of what is free either.
     - ``queue_timeout_seconds``: one that has waited so long is refused.
