@@ -1,4 +1,4 @@
-"""The queue over real VMs: order, deadlines, cancel, events, batches; a server that starts and stops."""
+"""The queue over real VMs: order, deadlines, cancel, events, batches; starting, stopping."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import asyncio
 import signal
 import socket
 import subprocess
+import sys
 import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, closing, suppress
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -119,7 +119,7 @@ async def test_a_deadline_counts_the_queue_and_nothing_starts_after_it() -> None
     async with engine_with(max_running=1) as engine:
         await engine.execute(ask("a", "true"))
         async with Holder(engine):
-            late = await engine.execute(ask("a", "touch /workspace/ran", timeout_seconds=0))
+            late = await engine.execute(ask("a", "touch /workspace/ran", timeout_seconds=1))
         assert (late.outcome, late.exit_code, late.duration_ms) == ("timeout", -1, 0)
         assert "waited for its turn and never started" in (late.error or "")
         assert (await engine.execute(ask("a", "ls"))).stdout == ""
@@ -253,7 +253,7 @@ def free_port() -> int:
         return port
 
 
-def test_a_server_that_starts_says_so_and_takes_no_work(tmp_path: Path) -> None:
+def test_a_server_that_starts_says_so_and_takes_no_work() -> None:
     """Its database is locked by another: what it waits for in its start."""
     with host.data_directory() as path:
         with Server(path):
@@ -265,7 +265,7 @@ def test_a_server_that_starts_says_so_and_takes_no_work(tmp_path: Path) -> None:
             "print('held', flush=True); input()"
         )
         holder = subprocess.Popen(
-            [host.PYTHON, "-c", hold, str(database)],
+            [sys.executable, "-c", hold, str(database)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
