@@ -45,6 +45,7 @@ format: install  ## Format the code and apply safe fixes
 bench: install  ## Measure, side by side with what is installed
 	$(BIN)/python -m bench
 	$(BIN)/python -m bench.undo
+	$(BIN)/python -m bench.pool
 
 bench-policy: install  ## Measure extraction, dangerous patterns and secrets beside the seed's rules
 	$(BIN)/python -m bench.policy_extraction

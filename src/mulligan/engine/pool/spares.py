@@ -289,6 +289,13 @@ class Spares:
             for spare in self._kept.pop(key):
                 self._discard(spare)
 
+    async def settle(self) -> None:
+        """Waits until none is being made or removed."""
+        while under_way := {
+            each for each in (*self._discards, self._task) if each and not each.done()
+        }:
+            await asyncio.wait(under_way)
+
     async def close(self) -> None:
         """Ends all of them, and the making of more."""
         self._closed = True
