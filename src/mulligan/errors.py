@@ -61,6 +61,19 @@ class TerminalRefused(ValidationFailed):
     http_status = 403
 
 
+class RequirementsRefused(ValidationFailed):
+    """The packages asked for cannot be had; "ValidationFailed" on the wire."""
+
+    template = "Requirements not installed: {}"
+
+
+class PackagesNotFound(ValidationFailed):
+    """No set of packages has that id; "ValidationFailed" on the wire."""
+
+    template = "Packages not found: {}"
+    http_status = 404
+
+
 class ExecutionTimeout(VmExecutionError):  # noqa: N818
     """The deadline passed; ``detail`` is the limit in milliseconds."""
 

@@ -12,8 +12,8 @@ from mulligan.drivers.interface import BootSpec, Driver
 from mulligan.engine.program import OutputCallback, Program
 from mulligan.engine.programs import steps_for
 from mulligan.engine.replies import ProgramResult
-from mulligan.engine.store import VmRecord, VmStore, new_id
-from mulligan.engine.vm import Stores, Vm
+from mulligan.engine.store import Stores, VmRecord, VmStore, new_id
+from mulligan.engine.vm import Vm
 from mulligan.images.host import WORKSPACE, HostImage, prepare
 from mulligan.layers.directories import make_directory
 from mulligan.layers.store import LayerStore

@@ -234,6 +234,9 @@ TABLE: dict[tuple[str, str], dict[str, Case]] = {
         "path.execution_id": lambda _, o: Ask(f"/api/executions/{o.execution}/cancel"),
         "query.agent_id": narrowed("/api/executions/{execution}/cancel"),
     },
+    ("DELETE", "/api/packages/{set_id}"): {  # shared by all: not for agents
+        "path.set_id": lambda _, o: Ask(f"/api/packages/{'0' * 32}", owner=403)
+    },
     ("GET", "/api/approvals"): {"query.agent_id": narrowed("/api/approvals")},
     ("GET", "/api/approvals/{approval_id}"): {
         "path.approval_id": lambda _, o: Ask(f"/api/approvals/{o.approval}")

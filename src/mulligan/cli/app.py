@@ -16,6 +16,7 @@ from mulligan.cli import (
     doctor,
     files,
     mcp,
+    packages,
     parse,
     past,
     run,
@@ -54,6 +55,7 @@ app.add_typer(past.snapshots, name="snapshot")
 app.add_typer(vm.app, name="vm")
 app.add_typer(files.app, name="files")
 app.add_typer(approvals.app, name="approvals")
+app.add_typer(packages.app, name="packages")
 app.add_typer(token_commands.app, name="token")
 
 

@@ -21,6 +21,7 @@ STAGES = {
     "approval": "waiting for an approval",
     "boot": "booting the VM",
     "restore_point": "keeping the state it starts from",
+    "packages": "packages",
     "run": "running",
     "snapshot": "keeping the state",
     "rollback": "taking the VM back",

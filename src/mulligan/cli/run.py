@@ -24,6 +24,15 @@ KernelOption = Annotated[
         "python, bash and javascript.",
     ),
 ]
+RequireOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--require",
+        metavar="PACKAGE",
+        help="A package it needs, such as numpy or pandas>=2 (python), lodash@^4 (javascript). "
+        "May be repeated.",
+    ),
+]
 ApprovalOption = Annotated[
     str | None,
     typer.Option(
@@ -47,6 +56,7 @@ def run(
     vm: Annotated[str | None, typer.Option("--vm", help="The VM, by its id.")] = None,
     kernel: KernelOption = None,
     approval: ApprovalOption = None,
+    require: RequireOption = None,
     timeout: Annotated[
         int | None,
         typer.Option(
@@ -79,6 +89,7 @@ def run(
         vm_id=vm,
         kernel=kernel,
         approval=approval,
+        requirements=require or [],
         timeout_seconds=_timeout(timeout),
         working_dir=cwd,
         env=_environment(env or []),

@@ -14,6 +14,7 @@ from mulligan.cli.console import NotCancelledError, OutputWriter, err, run_async
 from mulligan.cli.progress import Progress
 from mulligan.client.backends import Backend
 from mulligan.engine import lock
+from mulligan.engine.execution import Watcher
 from mulligan.errors import ApiError, VmExecutionError
 from mulligan.models import ExecutionEvent, VmExecuteRequest, VmExecuteResponse
 from mulligan.telemetry import told_to
@@ -47,7 +48,9 @@ class Session:
 
             try:
                 with told_to(progress):
-                    return await self._engine.execute(request, on_output if show else None)
+                    return await self._engine.execute(
+                        request, on_output if show else None, watcher=Told(progress)
+                    )
             finally:
                 progress.stop()
                 if writer is not None:
@@ -64,10 +67,9 @@ class Session:
             async with aclosing(events):
                 async for event in events:
                     execution_id = event.execution_id
-                    if event.event == "queued":
-                        progress.say(_behind(event.ahead))
-                    elif event.event == "started":
-                        progress.say("running")
+                    waits = _waits(event)
+                    if waits is not None:
+                        progress.say(waits)
                     elif writer is not None:
                         progress.stop()
                         _show(event, writer)
@@ -93,8 +95,27 @@ class Session:
             raise NotCancelledError(f"{execution_id} may still run: {error}") from None
 
 
+def _waits(event: ExecutionEvent) -> str | None:
+    """What an event says of what is under way; None where it says something else."""
+    if event.event == "queued":
+        return _behind(event.ahead)
+    return "running" if event.event == "started" else event.progress
+
+
 def _behind(ahead: int | None) -> str:
     return "waiting for its turn" + (f", behind up to {ahead} others" if ahead else "")
+
+
+class Told(Watcher):
+    """Has a line of progress say what an execution waits for."""
+
+    def __init__(self, line: Progress) -> None:
+        super().__init__()
+        self._line = line
+
+    def progress(self, text: str) -> None:
+        """See ``Watcher``."""
+        self._line.say(text)
 
 
 def _show(event: ExecutionEvent, writer: OutputWriter) -> None:

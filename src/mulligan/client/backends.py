@@ -23,6 +23,7 @@ from mulligan.models import (
     HistoryQueryResponse,
     MakeDirectoryRequest,
     MoveFileRequest,
+    PackageSet,
     ParseExecuteRequest,
     ParseExecuteResponse,
     RollbackResponse,
@@ -35,6 +36,7 @@ from mulligan.models import (
     VmExecuteResponse,
     VmInstance,
     VmPoolResponse,
+    WarmRequest,
 )
 
 
@@ -136,6 +138,12 @@ class Backend(Doing, Protocol):
     async def approval(self, approval_id: str) -> Approval: ...
 
     async def answer(self, approval_id: str, answer: ApprovalAnswer) -> Approval: ...
+
+    async def packages(self) -> list[PackageSet]: ...
+
+    async def warm(self, request: WarmRequest) -> PackageSet: ...
+
+    async def delete_packages(self, set_id: str) -> None: ...
 
     def terminal(self, vm_id: str, request: TerminalRequest) -> Opened: ...
 

@@ -25,6 +25,7 @@ from mulligan.models import (
     ForkResponse,
     HistoryQueryRequest,
     HistoryQueryResponse,
+    PackageSet,
     ParseExecuteRequest,
     ParseExecuteResponse,
     RollbackResponse,
@@ -37,6 +38,7 @@ from mulligan.models import (
     VmExecuteResponse,
     VmInstance,
     VmPoolResponse,
+    WarmRequest,
 )
 from mulligan.settings import Settings
 
@@ -160,6 +162,15 @@ class DirectBackend:
 
     async def answer(self, approval_id: str, answer: ApprovalAnswer) -> Approval:
         return await (await self.open()).gates.answer(approval_id, answer)
+
+    async def packages(self) -> list[PackageSet]:
+        return (await self.open()).packages.list()
+
+    async def warm(self, request: WarmRequest) -> PackageSet:
+        return await (await self.open()).packages.warm(request)
+
+    async def delete_packages(self, set_id: str) -> None:
+        await (await self.open()).packages.remove(set_id)
 
     @asynccontextmanager
     async def terminal(self, vm_id: str, request: TerminalRequest) -> AsyncIterator[Terminal]:

@@ -28,6 +28,7 @@ from mulligan.errors import (
     ApiError,
     ApprovalNotFound,
     ExecutionNotFound,
+    PackagesNotFound,
     SnapshotNotFound,
     VmExecutionError,
     VmNotAvailable,
@@ -45,6 +46,7 @@ from mulligan.models import (
     ForkResponse,
     HistoryQueryRequest,
     HistoryQueryResponse,
+    PackageSet,
     ParseExecuteRequest,
     ParseExecuteResponse,
     RollbackResponse,
@@ -57,12 +59,15 @@ from mulligan.models import (
     VmExecuteResponse,
     VmInstance,
     VmPoolResponse,
+    WarmRequest,
 )
 
 STATE_TIMEOUT_S = 600.0  # a copy of a large disk takes its time
 _INSTANCES = TypeAdapter(list[VmInstance])
 _SNAPSHOTS = TypeAdapter(list[Snapshot])
+BUILD_S = 3600.0  # packages may be built first; the server ends what takes too long
 _APPROVALS = TypeAdapter(list[Approval])
+_PACKAGES = TypeAdapter(list[PackageSet])
 _ID = re.compile(r"[A-Za-z0-9_-]{1,128}")
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -116,7 +121,8 @@ class HttpBackend:
         """How long an execution may take."""
         base_ms = (request.timeout_seconds or 0) * 1000 or self._timeout_ms
         language = LANGUAGES.get(canonical(request.language))
-        return base_ms / 1000 * (language.timeout_multiplier if language else 1.0)
+        built_s = BUILD_S if request.requirements else 0.0
+        return base_ms / 1000 * (language.timeout_multiplier if language else 1.0) + built_s
 
     def stream(
         self, request: VmExecuteRequest, *, cancel_on_disconnect: bool
@@ -263,6 +269,19 @@ class HttpBackend:
 
     async def answer(self, approval_id: str, answer: ApprovalAnswer) -> Approval:
         return self._parse(Approval, await self._send("POST", _approval(approval_id), answer))
+
+    async def packages(self) -> list[PackageSet]:
+        return self._list(_PACKAGES, await self._send("GET", "/api/packages"))
+
+    async def warm(self, request: WarmRequest) -> PackageSet:
+        return self._parse(
+            PackageSet, await self._send("POST", "/api/packages", request, timeout=BUILD_S)
+        )
+
+    async def delete_packages(self, set_id: str) -> None:
+        if not _ID.fullmatch(set_id):
+            raise PackagesNotFound(set_id[:100], field="set_id")
+        await self._send("DELETE", f"/api/packages/{set_id}")
 
     def terminal(self, vm_id: str, request: TerminalRequest) -> Opened:
         from mulligan.client.websocket import open_terminal  # noqa: PLC0415  (few need it)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from datetime import datetime
 from typing import Any, Self
@@ -161,6 +161,7 @@ class AsyncVm(VmFiles):
         working_dir: str | None = None,
         env: Mapping[str, str] | None = None,
         stdin: str | None = None,
+        requirements: Sequence[str] = (),
     ) -> VmExecuteResponse:
         """Runs code and returns what came of it.
 
@@ -172,13 +173,14 @@ class AsyncVm(VmFiles):
             working_dir: absolute path in the VM.
             env: added to the VM's environment.
             stdin: what it reads.
+            requirements: packages it needs, such as "numpy" or "lodash@^4".
 
         Raises:
             VmExecutionError: it was refused, or could not be run. A program that fails or is
                 stopped by its time limit is no error.
         """
         request = await self._request(
-            code, language, kernel, timeout_seconds, working_dir, env, stdin
+            code, language, kernel, timeout_seconds, working_dir, env, stdin, requirements
         )
         return await self._client.execute_code(request)
 
@@ -192,6 +194,7 @@ class AsyncVm(VmFiles):
         working_dir: str | None = None,
         env: Mapping[str, str] | None = None,
         stdin: str | None = None,
+        requirements: Sequence[str] = (),
         cancel_on_disconnect: bool = False,
     ) -> AsyncGenerator[ExecutionEvent, None]:
         """``run`` that gives output as it comes; see ``VmExecutionClient.stream``.
@@ -200,7 +203,7 @@ class AsyncVm(VmFiles):
         execution.
         """
         request = await self._request(
-            code, language, kernel, timeout_seconds, working_dir, env, stdin
+            code, language, kernel, timeout_seconds, working_dir, env, stdin, requirements
         )
         source = self._client.stream(request, cancel_on_disconnect=cancel_on_disconnect)
         async with aclosing(source) as events:
@@ -216,6 +219,7 @@ class AsyncVm(VmFiles):
         working_dir: str | None,
         env: Mapping[str, str] | None,
         stdin: str | None,
+        requirements: Sequence[str],
     ) -> VmExecuteRequest:
         return VmExecuteRequest(
             agent_id=self._agent_id,
@@ -227,6 +231,7 @@ class AsyncVm(VmFiles):
             working_dir=working_dir,
             env=dict(env) if env is not None else None,
             stdin=stdin,
+            requirements=list(requirements),
         )
 
     async def cancel(self, execution: str | Ran) -> ExecutionStatus:

@@ -44,6 +44,8 @@ class BootSpec:
             None for a VM that runs no programs and may write to ``layers`` instead.
         limits: what its programs may take.
         limits_required: whether it does not boot where nothing holds one of them.
+        shares: host directories shown read-only, each with its place in the VM, which the image
+            has as an empty directory.
     """
 
     vm_id: str
@@ -52,6 +54,7 @@ class BootSpec:
     disk: Path | None
     limits: Limits = NO_LIMITS
     limits_required: bool = False
+    shares: tuple[tuple[Path, str], ...] = ()
 
 
 class Machine(Protocol):

@@ -25,16 +25,18 @@ from mulligan.engine.loading import load_stores
 from mulligan.engine.lock import DirectoryLock
 from mulligan.engine.maintenance import Maintenance, layers_of
 from mulligan.engine.once import Once
+from mulligan.engine.packages import open_packages
 from mulligan.engine.past import Past
 from mulligan.engine.pool.report import pool_of
 from mulligan.engine.program import OutputCallback
 from mulligan.engine.recording import Recording
 from mulligan.engine.runner import Runner
 from mulligan.engine.sessions import Sessions
+from mulligan.engine.store import Stores
 from mulligan.engine.terminals import Terminals
 from mulligan.engine.timemachine import TimeMachine
 from mulligan.engine.validation import check_vm_request
-from mulligan.engine.vm import Stores, Vm
+from mulligan.engine.vm import Vm
 from mulligan.errors import VmNotAvailable
 from mulligan.history import HistoryStore
 from mulligan.hooks.approver import Approver
@@ -52,7 +54,6 @@ from mulligan.settings import Settings
 from mulligan.telemetry import Stage
 
 log = get_logger()
-
 Result = TypeVar("Result")
 Part = TypeVar("Part")
 
@@ -115,6 +116,7 @@ class Engine:
             stores, found = await load_stores(self.settings, driver)
             history = await self._remember(stores)
             fleet = Fleet(self.settings, image, driver, stores, self._owned, self._allowance)
+            self.packages = await open_packages(self.settings, image, driver, stores, fleet.of)
             self._serve(fleet, driver, history)
             fleet.load(found)
             fleet.keep(self.delete_vm)
@@ -152,7 +154,7 @@ class Engine:
         )
         self._maintenance, self._machine, self._gates = maintenance, machine, gates
         self._runner = Runner(
-            self.settings, fleet.image, gates, record, fleet.vm_for, self._owned, self.admission
+            self.settings, fleet, gates, record, self._owned, self.admission, self.packages
         )
         self._past = Past(
             history,
@@ -225,6 +227,7 @@ class Engine:
             await self._maintenance.close()
         if self._fleet is not None:
             await self._fleet.close()
+            await self.packages.close()
         if self._executions is not None:
             await self._executions.close()
             await self.terminals.close()

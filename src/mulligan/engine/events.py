@@ -23,6 +23,7 @@ MOST_TEXT = 64 * 1024  # bytes of output in an event
 EVENT_COST = 400  # bytes an event takes beside its text
 QUICK_EVENTS = 10_000  # after these, a program that trickles has its output gathered for longer
 GATHER_S = 0.05
+MOST_FIRST = 64
 LINE_BREAKS = "\x85\u2028\u2029"
 
 
@@ -33,6 +34,7 @@ class Event:
     number: int
     kind: str
     text: str | None = None
+    progress: str | None = None
     size: int = 0
     vm_id: str | None = None
     dropped_bytes: int | None = None
@@ -49,6 +51,7 @@ class Event:
             execution_id=execution_id,
             vm_id=self.vm_id,
             text=self.text,
+            progress=self.progress,
             dropped_bytes=self.dropped_bytes,
             ahead=self.ahead,
             queue_ms=self.queue_ms,
@@ -71,7 +74,8 @@ def json_body(value: BaseModel) -> bytes:
 class EventBuffer:
     """Takes what happens to an execution and numbers it, from 1 to its end.
 
-    The first events are that it is queued, where it has to wait for its turn, and its start.
+    The first events are what it waits for, that it is queued, where it has to wait for its turn,
+    and its start.
 
     Args:
         most_bytes: of output that are kept; the first events and the last always are.
@@ -120,8 +124,8 @@ class EventBuffer:
 
     def queued(self, vm_id: str, ahead: int | None) -> None:
         """It waits for its turn; told once, and before it has started only."""
-        if not self._first:
-            self._add_first(Event(1, "queued", vm_id=vm_id, ahead=ahead))
+        if not any(each.kind in ("queued", "started") for each in self._first):
+            self._add_first(Event(self._last + 1, "queued", vm_id=vm_id, ahead=ahead))
 
     def begin(self, vm_id: str, queue_ms: int = 0) -> None:
         """Its turn has come, after so long; told once."""
@@ -133,6 +137,19 @@ class EventBuffer:
         self._first.append(event)
         self._last = event.number
         self._starts.append(0)
+        self._tell()
+
+    def progress(self, text: str) -> None:
+        """What is waited for; before it has started this is told a few times only."""
+        if not self.has_started:
+            if len(self._first) < MOST_FIRST:
+                self._add_first(Event(self._last + 1, "progress", progress=text))
+            return
+        self._publish()
+        self._last += 1
+        self._starts.append(self._written)
+        self._kept.append(Event(self._last, "progress", progress=text))
+        self._cost += EVENT_COST
         self._tell()
 
     def output(self, stream: str, data: bytes) -> None:

@@ -38,6 +38,9 @@ class Watcher:
     def started(self, queue_ms: int) -> None:
         """Its turn has come, after so long."""
 
+    def progress(self, text: str) -> None:
+        """It waits for something, in a few words, before it starts."""
+
     def over(self) -> None:
         """Its program has ended, or never will start; what is left is book-keeping."""
 
@@ -95,6 +98,10 @@ class Execution(Watcher):
     def is_over(self) -> bool:
         """Whether nothing of it runs, or will."""
         return self._over.is_set()
+
+    def progress(self, text: str) -> None:
+        """See the base class."""
+        self.events.progress(text)
 
     def over(self) -> None:
         """See the base class."""

@@ -20,16 +20,17 @@ from mulligan.engine.pool.rest import hibernate, idle_s
 from mulligan.engine.pool.slots import Slots
 from mulligan.engine.pool.spares import Spare, Spares, cores
 from mulligan.engine.quota import bounds_of
-from mulligan.engine.store import StoredVm, VmRecord, VmState, new_id
+from mulligan.engine.store import StoredVm, Stores, VmRecord, VmState, new_id
 from mulligan.engine.validation import check_vm_type
-from mulligan.engine.vm import Stores, Vm
+from mulligan.engine.vm import Vm
 from mulligan.errors import ConfigError, VmExecutionError, VmNotAvailable
-from mulligan.images.host import HostImage
+from mulligan.images.host import PACKAGES, HostImage
 from mulligan.log import get_logger
 from mulligan.models import (
     VmCreateRequest,
     utc_now,
 )
+from mulligan.packages.store import pool_of_sets
 from mulligan.settings import Settings
 
 log = get_logger()
@@ -239,6 +240,7 @@ class Fleet:
             disk=self.stores.vms.disk(record.id),
             limits=limits_of(self._settings, record),
             limits_required=self._settings.limits_required,
+            shares=((pool_of_sets(self._settings), PACKAGES),),
         )
 
     def _made(self, record: VmRecord, state: VmState, spec: BootSpec, *, spare: bool = False) -> Vm:

@@ -193,6 +193,7 @@ class Gates:
             env=request.env or {},
             working_dir=request.working_dir,
             kernel=request.kernel,
+            requirements=list(request.requirements),
         )
         outcome = await self.hooks.run_pre_tool(context)
         changed = outcome.final != request.code
@@ -252,9 +253,13 @@ class Gates:
             env=self.environment(request),
             working_dir=request.working_dir,
             kernel=request.kernel,
+            requirements=list(request.requirements),
         )
+        question = judged.question
+        if request.requirements:  # a person is to see them
+            question += f" (with packages: {', '.join(request.requirements)})"
         taken = await self._permits.require(
-            subject, judged.question, execution_id=execution_id, approval_id=request.approval
+            subject, question, execution_id=execution_id, approval_id=request.approval
         )
         return taken.id
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from mulligan.drivers.interface import Driver
-from mulligan.engine.store import StoredVm, VmStore
-from mulligan.engine.vm import Stores
+from mulligan.engine.store import StoredVm, Stores, VmStore
 from mulligan.layers.store import LayerStore
 from mulligan.log import get_logger
 from mulligan.settings import Settings

@@ -10,8 +10,8 @@ from collections.abc import Callable
 from mulligan.drivers.interface import BootSpec, Driver
 from mulligan.engine.connection import AgentConnection
 from mulligan.engine.disk import disk_size, run_job
-from mulligan.engine.store import VmRecord, VmState, new_id
-from mulligan.engine.vm import Stores, Vm
+from mulligan.engine.store import Stores, VmRecord, VmState, new_id
+from mulligan.engine.vm import Vm
 from mulligan.errors import VmExecutionError
 from mulligan.guest.root import LAYERS
 from mulligan.history import HistoryStore

@@ -5,23 +5,31 @@ from __future__ import annotations
 from mulligan.engine.program import Program
 from mulligan.errors import UnsupportedLanguage
 from mulligan.guest.root import EXECUTION_DIR
-from mulligan.images.host import WORKSPACE, HostImage, toolchains_hint
+from mulligan.images.host import PACKAGES, WORKSPACE, HostImage, toolchains_hint
 from mulligan.languages import LANGUAGES
-from mulligan.models import VmExecuteRequest
+from mulligan.models import PackageSet, VmExecuteRequest
 from mulligan.settings import Settings
 
 RUST_EDITION = "2021"
 
 
 def program_of(
-    request: VmExecuteRequest, language: str, image: HostImage, settings: Settings
+    request: VmExecuteRequest,
+    language: str,
+    image: HostImage,
+    settings: Settings,
+    packages: PackageSet | None = None,
 ) -> Program:
-    """What the agent is asked to run, for a request that was checked.
+    """What the agent is asked to run, for a request that was checked, with packages if it has some.
 
     Raises:
         UnsupportedLanguage: the image has no toolchain for it.
     """
     runtime, steps, file = steps_for(language, image)
+    env = request.env or {}
+    if packages is not None:
+        env = packages_environment(packages, image) | env
+        steps = _with_packages(packages, steps, kernel=request.kernel is not None)
     base_ms = (
         request.timeout_seconds * 1000
         if request.timeout_seconds is not None
@@ -32,7 +40,7 @@ def program_of(
         runtime="kernel" if in_kernel else runtime,
         steps=steps,
         files={} if in_kernel else {file: request.code},
-        env=request.env or {},
+        env=env,
         cwd=request.working_dir or WORKSPACE,
         timeout_ms=int(base_ms * LANGUAGES[language].timeout_multiplier),
         output_limit=settings.output_limit_bytes,
@@ -42,6 +50,36 @@ def program_of(
         code=request.code if in_kernel else "",
         enter=request.working_dir is not None,
     )
+
+
+def packages_environment(packages: PackageSet, image: HostImage) -> dict[str, str]:
+    """Variables that have interpreters find packages, and shells their programs.
+
+    A set for Python is a virtual environment; the guest's ``packages.py`` enters it where an
+    interpreter runs already.
+    """
+    place = f"{PACKAGES}/{packages.id}"
+    if packages.language == "python":
+        return {"VIRTUAL_ENV": place, "PATH": f"{place}/bin:{image.search_path()}"}
+    modules = f"{place}/node_modules"
+    return {"NODE_PATH": modules, "PATH": f"{modules}/.bin:{image.search_path()}"}
+
+
+def _with_packages(
+    packages: PackageSet, steps: list[list[str]], *, kernel: bool
+) -> list[list[str]]:
+    """Steps that start the interpreter of the packages, or lay them where modules are looked for.
+
+    ``import()`` of Node.js does not look at NODE_PATH, but beside the program.
+    """
+    place = f"{PACKAGES}/{packages.id}"
+    if packages.language == "python":
+        (_, *arguments), *others = steps
+        return [[f"{place}/bin/python", *arguments], *others]
+    if kernel:
+        return steps
+    link = ["/bin/ln", "-s", f"{place}/node_modules", f"{EXECUTION_DIR}/node_modules"]
+    return [link, *steps]
 
 
 def steps_for(language: str, image: HostImage) -> tuple[str, list[list[str]], str]:

@@ -297,5 +297,6 @@ class Recording:
                 "snapshot_after": response.snapshot_after,
                 "verdicts": response.verdicts,
                 "change_bytes": response.change_bytes,
+                "packages": response.packages,
             }
         )

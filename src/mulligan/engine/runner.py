@@ -12,23 +12,25 @@ from typing import Any, Protocol, TypeVar
 
 from mulligan.engine.admission import Admission, DeadlinePassed, Ticket
 from mulligan.engine.execution import CANCELLED, Watcher
+from mulligan.engine.fleet import Fleet
 from mulligan.engine.gates import Gates, Judged
+from mulligan.engine.packages import Needs, Packages
 from mulligan.engine.program import OutputCallback, Program
 from mulligan.engine.programs import program_of
 from mulligan.engine.recording import Recording
 from mulligan.engine.replies import ProgramResult
 from mulligan.engine.results import raise_setup_failure, response_of, too_late
 from mulligan.engine.validation import check_request
-from mulligan.engine.vm import Vm
+from mulligan.engine.vm import Prepare, Vm
 from mulligan.errors import (
     ApprovalDenied,
     ApprovalExpired,
     ApprovalRequired,
+    RequirementsRefused,
     TooManyRequests,
     ValidationFailed,
     VmExecutionError,
 )
-from mulligan.images.host import HostImage
 from mulligan.log import get_logger
 from mulligan.models import VmExecuteRequest, VmExecuteResponse, utc_now
 from mulligan.settings import Settings
@@ -48,31 +50,32 @@ class Runner:
 
     Args:
         settings: bounds of requests.
-        image: what VMs are made of.
+        fleet: the VMs.
         gates: what judges them.
         record: makes the recording of an execution in a VM, by its id.
-        vm_for: finds the VM of an agent, or the one with an id.
         owned: see the class.
         admission: says whose turn it is.
+        packages: the sets of packages executions ask for.
     """
 
     def __init__(
         self,
         settings: Settings,
-        image: HostImage,
+        fleet: Fleet,
         gates: Gates,
         record: Callable[[Vm, Judged, str], Recording],
-        vm_for: Callable[[str, str | None], Coroutine[Any, Any, Vm]],
         owned: Owner,
         admission: Admission,
+        packages: Packages,
     ) -> None:
         self.settings = settings
-        self.image = image
+        self.image = fleet.image
         self.gates = gates
         self.record = record
-        self._vm_for = vm_for
+        self._vm_for = fleet.vm_for
         self.owned = owned
         self._admission = admission
+        self._packages = packages
 
     async def execute(
         self,
@@ -145,20 +148,27 @@ class Runner:
         execution_id = watcher.execution_id
         environment = self.gates.environment(judged.request)
         request = judged.request.model_copy(update={"env": environment})
-        program = program_of(request, judged.language, self.image, self.settings)
+        made = functools.partial(program_of, request, judged.language, self.image, self.settings)
+        needs = Needs(self._packages, request, judged.language, vm, made, watcher.progress)
         outflow = self.gates.outflow(request.agent_id, on_output) if on_output else None
         recording = self.record(vm, judged, execution_id)
         permit = functools.partial(self.gates.permit, judged, vm, execution_id)
-        asked_at = utc_now()
+        begin = functools.partial(recording.begin, permit)
+        program, asked_at = made(), utc_now()
         watcher.admitted(vm, judged.language)
+        ticket.started = False
         try:
+            if judged.question is None and request.requirements:
+                program, asked_at = await needs.program(), utc_now()
             result, duration_ms = await self._run(
                 vm,
                 ticket,
                 program,
                 watcher,
                 on_output=outflow.write if outflow else None,
-                prepare=functools.partial(recording.begin, permit),
+                prepare=functools.partial(
+                    needs.program, functools.partial(recording.begin, permit)
+                ),
                 has_deadline=request.timeout_seconds is not None,
             )
             watcher.over()
@@ -181,16 +191,27 @@ class Runner:
             return response
         started_at = asked_at + timedelta(milliseconds=ticket.queue_ms)
         response = response_of(execution_id, vm.record.id, program, result, started_at, duration_ms)
-        update: dict[str, object] = {"queue_ms": ticket.queue_ms}
-        why = vm.cancelled_for.pop(execution_id, None)
-        if why and response.outcome == "cancelled":
-            update["error"] = f"{response.error}: {why}"
-        response = response.model_copy(update=update)
-        response = await self.owned(self._finish(judged, recording, response))
+        update: dict[str, object] = {"queue_ms": ticket.queue_ms, "packages": needs.pins()}
+        response = await self._released(vm, judged, recording, response, update)
         if outflow is not None:
             outflow.release(response.stdout, response.stderr)
         _log(request.agent_id, judged.language, response)
         return response
+
+    async def _released(
+        self,
+        vm: Vm,
+        judged: Judged,
+        recording: Recording,
+        response: VmExecuteResponse,
+        update: dict[str, object],
+    ) -> VmExecuteResponse:
+        """The answer as it goes back: judged, and kept in the history."""
+        why = vm.cancelled_for.pop(response.execution_id, None)
+        if why and response.outcome == "cancelled":
+            update["error"] = f"{response.error}: {why}"
+        response = response.model_copy(update=update)
+        return await self.owned(self._finish(judged, recording, response))
 
     async def _run(
         self,
@@ -200,7 +221,7 @@ class Runner:
         watcher: Watcher,
         *,
         on_output: OutputCallback | None,
-        prepare: Callable[[], Awaitable[None]],
+        prepare: Prepare,
         has_deadline: bool,
     ) -> tuple[ProgramResult, int]:
         """Waits for the program's turn, and runs it; its end, and the milliseconds it took.
@@ -210,11 +231,11 @@ class Runner:
         deadline_s = program.timeout_ms / 1000 if has_deadline else None
         kernel = vm.turn_of(program.kernel)
 
-        async def begin() -> None:
-            await prepare()
+        async def begin() -> Program:
+            prepared = await prepare() or program
             self._admission.begun(ticket)
+            return replace(prepared, timeout_ms=program.timeout_ms)
 
-        ticket.started = False
         async with self._admission.place(
             ticket, vm.record.id, kernel, deadline_s=deadline_s, on_wait=watcher.queued
         ):
@@ -258,5 +279,5 @@ async def _not_started(recording: Recording, error: BaseException) -> None:
     """Has the history know of an execution whose turn never came."""
     if isinstance(error, asyncio.CancelledError):
         await recording.never_started("cancelled", CANCELLED)
-    elif isinstance(error, TooManyRequests):
+    elif isinstance(error, (TooManyRequests, RequirementsRefused)):
         await recording.refuse(error)

@@ -310,6 +310,14 @@ class VmStore:
             os.chown(path, *self._owner)
 
 
+@dataclass(frozen=True)
+class Stores:
+    """Where VMs and their layers are kept."""
+
+    vms: VmStore
+    layers: LayerStore
+
+
 def _mode(like: Path | None) -> int:
     return stat.S_IMODE(like.stat().st_mode) if like else 0o755
 

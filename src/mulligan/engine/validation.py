@@ -7,7 +7,8 @@ import re
 from mulligan.errors import ConfigError, UnsupportedLanguage, ValidationFailed
 from mulligan.languages import LANGUAGES, canonical
 from mulligan.models import ExecutionHistory, VmCreateRequest, VmExecuteRequest
-from mulligan.settings import Settings
+from mulligan.packages.names import check_requirements
+from mulligan.settings import PackageSettings, Settings
 
 MAX_ID_LENGTH = 128
 MAX_NAME_LENGTH = 200
@@ -38,12 +39,7 @@ def check_request(request: VmExecuteRequest, settings: Settings) -> str:
         ValidationFailed, UnsupportedLanguage: naming the field and what would be right.
     """
     check_agent_id(request.agent_id)
-    language = canonical(request.language)
-    if language not in LANGUAGES or language not in settings.allowed_languages:
-        allowed = ", ".join(settings.allowed_languages)
-        raise UnsupportedLanguage(
-            request.language[:100], field="language", remedy=f"use one of: {allowed}"
-        )
+    language = check_language(request.language, settings)
     if request.kernel is not None:
         _check_kernel(request.kernel, language)
     _check_code(request.code, settings.max_code_length)
@@ -56,13 +52,36 @@ def check_request(request: VmExecuteRequest, settings: Settings) -> str:
         _check_text(request.stdin, "stdin")
     if request.history is not None and not settings.history.enabled:
         _check_history(request.history)
-    if request.requirements:
-        raise ValidationFailed(
-            "requirements are not supported by this version",
-            field="requirements",
-            remedy="send an empty list; packages of the host's interpreter can be imported",
-        )
+    check_packages(request.requirements, language, settings.packages)
     return language
+
+
+def check_language(name: str, settings: Settings) -> str:
+    """The canonical name of a language that may be used.
+
+    Raises:
+        UnsupportedLanguage: it may not, or there is none of that name.
+    """
+    language = canonical(name)
+    if language not in LANGUAGES or language not in settings.allowed_languages:
+        allowed = ", ".join(settings.allowed_languages)
+        raise UnsupportedLanguage(name[:100], field="language", remedy=f"use one of: {allowed}")
+    return language
+
+
+def check_packages(requirements: list[str], language: str, settings: PackageSettings) -> list[str]:
+    """Requirements in their normal form.
+
+    Raises:
+        ValidationFailed: they are refused.
+    """
+    if requirements and not settings.enabled:
+        raise ValidationFailed(
+            "requirements are switched off here",
+            field="requirements",
+            remedy="send none, or set packages.enabled (MULLIGAN_PACKAGES__ENABLED)",
+        )
+    return check_requirements(requirements, language, settings.max_requirements)
 
 
 def _check_history(history: ExecutionHistory) -> None:

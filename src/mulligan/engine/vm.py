@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from datetime import datetime
 from weakref import WeakValueDictionary
 
@@ -22,24 +21,16 @@ from mulligan.engine.program import OutputCallback, Program, Running
 from mulligan.engine.queues import queued
 from mulligan.engine.quota import Bounds, bounded, check_room, note_sizes
 from mulligan.engine.replies import ProgramResult
-from mulligan.engine.store import VmRecord, VmState, VmStore, new_id
+from mulligan.engine.store import Stores, VmRecord, VmState, new_id
 from mulligan.engine.transfers import Transfers
 from mulligan.engine.writing import Writing
 from mulligan.errors import ConfigError, ExecutionFailed, VmNotAvailable
-from mulligan.layers.store import LayerStore
 from mulligan.log import get_logger
 from mulligan.models import VmInstance, VmLimit, utc_now
 from mulligan.telemetry import Stage, staged
 
 log = get_logger()
-
-
-@dataclass(frozen=True)
-class Stores:
-    """Where VMs and their layers are kept."""
-
-    vms: VmStore
-    layers: LayerStore
+Prepare = Callable[[], Awaitable[Program | None]]
 
 
 class Vm:
@@ -69,6 +60,7 @@ class Vm:
         self.state = state
         self.last_activity: datetime | None = None
         self.stack_in_use: list[str] = []
+        self.packages_in_use: set[str] = set()  # by programs since it booted
         self.kernels = Kernels()
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self.bounds = bounds
@@ -146,7 +138,7 @@ class Vm:
         on_output: OutputCallback | None = None,
         *,
         execution_id: str | None = None,
-        prepare: Callable[[], Awaitable[None]] | None = None,
+        prepare: Prepare | None = None,
         on_turn: Callable[[float], None] = lambda _: None,
     ) -> ProgramResult:
         """Runs a program, booting the VM first where it is not up. See ``AgentConnection``.
@@ -156,7 +148,8 @@ class Vm:
             on_output: called with each piece of output.
             execution_id: what it is called in ``running``.
             prepare: awaited when the VM is up, before the program starts; nothing else starts
-                and nothing changes the VM's disk in between.
+                and nothing changes the VM's disk in between. It may return another program to
+                start, of the same kernel.
             on_turn: told how many seconds it waited for others to start, or to hold it steady.
         """
         self._executing += 1
@@ -179,7 +172,7 @@ class Vm:
         program: Program,
         on_output: OutputCallback | None,
         execution_id: str,
-        prepare: Callable[[], Awaitable[None]] | None,
+        prepare: Prepare | None,
         on_turn: Callable[[float], None],
     ) -> ProgramResult:
         wanted = asyncio.Event()
@@ -221,7 +214,7 @@ class Vm:
         program: Program,
         on_output: OutputCallback | None,
         execution_id: str,
-        prepare: Callable[[], Awaitable[None]] | None,
+        prepare: Prepare | None,
         on_turn: Callable[[float], None],
         wanted: asyncio.Event,
     ) -> tuple[AgentConnection, Running]:
@@ -233,7 +226,7 @@ class Vm:
             await recycle(self)
             connection = await self.up()
             if prepare is not None:
-                await prepare()
+                program = await prepare() or program
                 connection = await self.up()  # it may have been given up meanwhile
             if not wanted.is_set():
                 raise ExecutionFailed("it was cancelled before it started")
@@ -369,6 +362,7 @@ class Vm:
             return
         self._machine = None
         self._connection = None
+        self.packages_in_use.clear()
         self.kernels.lost()
         log.warning(
             "vm_ended", vm_id=self.record.id, reason=why, said=machine.diagnostics()[-1000:]
@@ -391,6 +385,7 @@ class Vm:
             self._endings.begin(self.record.id, machine)
         await self._endings.wait()
         self.stack_in_use = []
+        self.packages_in_use.clear()
         self.writing.stopped()
         self.life.hibernated = False
 

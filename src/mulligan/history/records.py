@@ -30,6 +30,7 @@ def entry_row(entry: CommandHistoryEntry) -> dict[str, Any]:
     """The columns of an entry; outputs whole, and in no file."""
     row: dict[str, Any] = dict(entry)
     row["verdicts"] = _json(entry.verdicts)
+    row["packages"] = json.dumps(entry.packages)
     row["stdout_in_file"] = row["stderr_in_file"] = False
     return row
 
@@ -42,6 +43,8 @@ def row_entry(row: Row) -> CommandHistoryEntry:
         if row["verdicts"] == "[]"  # most have none
         else [Verdict.model_construct(**each) for each in json.loads(row["verdicts"])]
     )
+    packages = row["packages"]
+    values["packages"] = [] if packages == "[]" else json.loads(packages)
     return CommandHistoryEntry.model_construct(**values)
 
 

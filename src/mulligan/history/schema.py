@@ -77,6 +77,7 @@ executions = Table(
     Column("proposed_command", AnyText),
     Column("stdout", AnyText, nullable=False),
     Column("stderr", AnyText, nullable=False),
+    Column("packages", Text, nullable=False, server_default="[]"),
 )
 Index("mulligan_executions_id", executions.c.id, unique=True)
 Index(

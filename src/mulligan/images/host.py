@@ -22,12 +22,13 @@ from mulligan.guest.root import EXECUTION_DIR
 from mulligan.images import toolchains
 from mulligan.images.toolchains import Toolchain
 
-FORMAT = 1
+FORMAT = 2
 GUEST_UID = 1000
 GUEST_GID = 1000
 GUEST_USER = "agent"
 GUEST_HOME = "/home/agent"
 WORKSPACE = "/workspace"
+PACKAGES = "/packages"  # where VMs are shown sets of packages
 HOSTNAME = "mulligan"
 SYSTEM_DIRS = ("bin", "sbin", "lib", "lib32", "lib64", "libx32")
 COPIED = (
@@ -203,7 +204,7 @@ def _build(
 
 
 def _fill_rootfs(rootfs: Path, binds: list[Path], symlinks: list[tuple[str, str]]) -> None:
-    for name in (*EMPTY, GUEST_HOME[1:], WORKSPACE[1:], EXECUTION_DIR[1:]):
+    for name in (*EMPTY, GUEST_HOME[1:], WORKSPACE[1:], PACKAGES[1:], EXECUTION_DIR[1:]):
         (rootfs / name).mkdir(parents=True, exist_ok=True)
     for name in ("tmp", "var/tmp"):
         (rootfs / name).chmod(0o1777)

@@ -13,6 +13,7 @@ import subprocess
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 ASK_TIMEOUT_S = 20
@@ -66,6 +67,16 @@ def find_all() -> dict[str, Toolchain]:
     with ThreadPoolExecutor(len(_FINDERS)) as pool:  # each is a program that is asked
         found = dict(zip(_FINDERS, pool.map(find, _FINDERS), strict=True))
     return {language: toolchain for language, toolchain in found.items() if toolchain}
+
+
+def interpreter_version(toolchain: Toolchain) -> str:
+    """What an interpreter says its version is; asked again when its file has changed."""
+    return _version(toolchain.program, toolchain.program.stat().st_mtime_ns)
+
+
+@cache
+def _version(program: Path, _mtime: int) -> str:
+    return _ask(str(program), "--version") or "unknown"
 
 
 def _ask(command: str, *arguments: str, **more: str) -> str | None:

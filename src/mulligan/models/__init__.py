@@ -44,6 +44,7 @@ from mulligan.models.files import (
 from mulligan.models.hooks import HookDescription
 from mulligan.models.limits import VmLimit
 from mulligan.models.network import NetworkConnection
+from mulligan.models.packages import PackageSet, WarmRequest
 from mulligan.models.past import (
     CommandHistoryEntry,
     DiffEntry,
@@ -109,6 +110,7 @@ __all__ = [
     "MakeDirectoryRequest",
     "MoveFileRequest",
     "NetworkConnection",
+    "PackageSet",
     "ParseExecuteRequest",
     "ParseExecuteResponse",
     "RollbackRequest",
@@ -135,5 +137,6 @@ __all__ = [
     "VmInstance",
     "VmLimit",
     "VmPoolResponse",
+    "WarmRequest",
     "utc_now",
 ]

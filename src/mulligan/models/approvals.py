@@ -32,10 +32,14 @@ class ApprovalSubject(Struct):
     env: dict[StrictStr, StrictStr] = Field(default_factory=dict)
     working_dir: StrictStr | None = None
     kernel: StrictStr | None = None
+    requirements: list[StrictStr] = Field(default_factory=list)
 
     def digest(self) -> str:
         """SHA-256, in hex, over all fields as canonical JSON: two subjects share it if equal."""
-        canonical = json.dumps(self.model_dump(), sort_keys=True, separators=(",", ":"))
+        fields = self.model_dump()
+        if not self.requirements:  # as before there were any
+            del fields["requirements"]
+        canonical = json.dumps(fields, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(b"mulligan approval 1\n" + canonical.encode()).hexdigest()
 
 

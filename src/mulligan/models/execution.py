@@ -105,7 +105,8 @@ class VmExecuteResponse(Struct):
     did (then ``error`` says so too); -1 where it never started. ``outcome`` is "success", "failed",
     "timeout", "cancelled" or "out_of_memory": the kernel ended the program because its VM's memory
     was used up. ``queue_ms`` is how long it waited for its turn, which ``duration_ms`` does not
-    count. ``change_bytes``, see ``CommandHistoryEntry``.
+    count. ``change_bytes``, see ``CommandHistoryEntry``. ``packages``: what its ``requirements``
+    came to, in exact versions.
     """
 
     execution_id: StrictStr
@@ -136,6 +137,7 @@ class VmExecuteResponse(Struct):
     verdicts: list[Verdict] = Field(default_factory=list)
     approval: StrictStr | None = None
     queue_ms: U64 = 0
+    packages: list[StrictStr] = Field(default_factory=list)
 
 
 class ErrorAnswer(Struct):
@@ -177,6 +179,7 @@ class ExecutionEvent(Struct):
     - "queued" (``vm_id``, ``ahead``): it has to wait for its turn, behind at most so many others
       (None: nobody knows); the first event, where it is there;
     - "started" (``vm_id``, ``queue_ms``): the first event, or the one after "queued";
+    - "progress" (``progress``): what it waits for, such as packages it asks for;
     - "stdout" and "stderr" (``text``): output as it came, at most 64 KiB of it;
     - "gap" (``dropped_bytes``, of UTF-8): output this listener missed, because it was too slow or
       asked too late; None where it is not known how much. ``id`` is that of the last event missed;
@@ -189,6 +192,7 @@ class ExecutionEvent(Struct):
     execution_id: StrictStr
     vm_id: StrictStr | None = None
     text: StrictStr | None = None
+    progress: StrictStr | None = None
     dropped_bytes: U64 | None = None
     ahead: U64 | None = None
     queue_ms: U64 | None = None

@@ -78,6 +78,7 @@ class PreToolContext(Struct):
     env: dict[StrictStr, StrictStr] = Field(default_factory=dict)
     working_dir: StrictStr | None = None
     kernel: StrictStr | None = None
+    requirements: list[StrictStr] = Field(default_factory=list)
     decision: HookDecision | None = None
 
 

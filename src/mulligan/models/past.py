@@ -15,7 +15,8 @@ class CommandHistoryEntry(Struct):
     ``snapshot_id`` is the snapshot made after it, if one was; ``snapshot_before`` the state it
     started from. ``outcome`` is "running" until it has ended, and "lost" where the server was
     killed under it. ``change_bytes`` is what its changes to the disk take; null where that was not
-    measured yet, or others changed the disk meanwhile.
+    measured yet, or others changed the disk meanwhile. ``packages`` are those
+    its requirements came to, each with its exact version.
     """
 
     id: StrictStr
@@ -47,6 +48,7 @@ class CommandHistoryEntry(Struct):
     snapshot_before: StrictStr | None = None
     snapshot_after: StrictStr | None = None
     change_bytes: U64 | None = None
+    packages: list[StrictStr] = Field(default_factory=list)
 
 
 class HistoryQueryRequest(Request):

@@ -28,6 +28,7 @@ from mulligan.server import (
     files,
     mcp,
     openapi,
+    packages,
     past,
     sessions,
     terminals,
@@ -166,7 +167,17 @@ def _guard(app: FastAPI, settings: Settings, watch: Watch) -> None:
 
 def _add_routes(app: FastAPI) -> None:
     _add_first(app)
-    for module in (vms, executions, approvals, past, sessions, files, directories, terminals):
+    for module in (
+        vms,
+        executions,
+        approvals,
+        past,
+        sessions,
+        files,
+        directories,
+        terminals,
+        packages,
+    ):
         module.add_routes(app)
     openapi.install(app)
 

@@ -30,11 +30,15 @@ BOUNDS: dict[str, dict[str, Json]] = {
         "agent_id": _AGENT,
         "language": {"enum": sorted({*LANGUAGES, *ALIASES})},
         "code": _CODE,
-        "requirements": {"maxItems": 0},
         "timeout_seconds": _SECONDS,
         "working_dir": {"pattern": r"^/[^\x00]*$", "maxLength": 4095},
         "kernel": {"pattern": rf"^[A-Za-z0-9._-]{{1,{MAX_KERNEL_NAME}}}$"},
+        "requirements": {"maxItems": 100},
         "env": {"propertyNames": {"pattern": r"^[A-Za-z_][A-Za-z0-9_]*$"}},
+    },
+    "WarmRequest": {
+        "language": {"enum": sorted({*LANGUAGES, *ALIASES})},
+        "requirements": {"minItems": 1, "maxItems": 100},
     },
     "ParseExecuteRequest": {
         "agent_id": _AGENT,

@@ -25,6 +25,7 @@ _VM = "vm-1d901466dd508b06"
 _EXECUTION = "exec-595dfc5c548404e4"
 _SNAPSHOT = "snap-8c1f0a52b7d94e63"
 _APPROVAL = "approval-5be0a2c491d7f386"
+_SET = "5b1f0c9e2d7a48638f0e6b3c1d9a7f42"
 _SESSION = "agent-my-agent-1700000000"
 _BEGIN = "2026-01-02T03:04:05.222396Z"
 _END = "2026-01-02T03:04:05.231881Z"
@@ -35,6 +36,7 @@ PARAMETERS = {
     "execution_id": _EXECUTION,
     "snapshot_id": _SNAPSHOT,
     "approval_id": _APPROVAL,
+    "set_id": _SET,
     "name": _SESSION,
     "from": _SNAPSHOT,
     "to": "snap-0f3e9d7a15c28b46",
@@ -190,6 +192,21 @@ EXAMPLES: dict[str, Json] = {
         "truncated": False,
     },
     "Approval": _ASKED,
+    "PackageSet": {
+        "id": _SET,
+        "language": "python",
+        "requirements": ["attrs>=24"],
+        "packages": [{"name": "attrs", "version": "25.1.0", "hashes": []}],
+        "size_bytes": 1204224,
+        "created_at": _BEGIN,
+        "last_used_at": _END,
+        "interpreter": "/usr/bin/python3 Python 3.11.2 x86_64 glibc-2.36",
+        "index": "7d5a1f3c9b2e8046",
+        "builds": False,
+        "key": "c1b7" * 16,
+        "requests": ["90ad" * 16],
+    },
+    "WarmRequest": {"requirements": ["attrs>=24"], "language": "python", "refresh": False},
     "ApprovalAnswer": {"approve": True, "who": "the operator", "comment": "go on"},
     "SessionCreateRequest": {"name": _SESSION, "vm_type": "ubuntu", "memory_mb": 2048, "vcpus": 2},
     "Session": {

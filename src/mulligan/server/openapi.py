@@ -25,6 +25,7 @@ ERROR = {"$ref": "#/components/schemas/ErrorAnswer"}
 TAGS = (
     (r"/sessions", "sessions"),
     (r"/api/approvals", "approvals"),
+    (r"/api/packages", "packages"),
     (r"/api/(llm/vm-pool|vms(/\{vm_id\})?$)", "VMs"),
     (r"/api/(llm|executions)", "executions"),
     (r"/api/vms/\{vm_id\}/(history|snapshots|rollback|fork|diff)", "time machine"),
@@ -38,6 +39,7 @@ DESCRIPTIONS = {
     "sessions": "VMs with a name and a shell that goes on from command to command.",
     "files": "Files of VMs.",
     "approvals": "What people are asked before something runs.",
+    "packages": "Sets of packages that executions asked for.",
     "server": "The server itself.",
 }
 STATUSES = {

@@ -19,6 +19,8 @@ class VmType(BaseModel):
     most half of it. What holds each: docs/limits.md. So many are ``warm``: up and ready for
     whoever comes next. After so many executions, or hours up, a VM's processes are renewed as soon
     as it is idle; 0: never. See docs/pool.md.
+
+    With ``allow_builds`` code of packages may run, in a builder, to make what is asked for.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -36,6 +38,7 @@ class VmType(BaseModel):
     warm: int = Field(default=0, ge=0, le=4096)
     recycle_after_executions: int = Field(default=0, ge=0)
     recycle_after_hours: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+    allow_builds: bool = False
 
     @model_validator(mode="after")
     def _can_start(self) -> Self:

@@ -28,6 +28,7 @@ from mulligan.settings.files import FileSettings
 from mulligan.settings.hooks import ApprovalSettings, HookSettings, known_languages
 from mulligan.settings.idempotency import IdempotencySettings
 from mulligan.settings.mcp import McpSettings
+from mulligan.settings.packages import PackageSettings
 from mulligan.settings.pool import PoolSettings
 from mulligan.settings.sections import (
     MIB,
@@ -129,6 +130,7 @@ class Settings(BaseSettings):
     files: FileSettings = Field(default_factory=FileSettings)
     tracing: TracingSettings = Field(default_factory=TracingSettings)
     mcp: McpSettings = Field(default_factory=McpSettings)
+    packages: PackageSettings = Field(default_factory=PackageSettings)
     terminal: TerminalSettings = Field(default_factory=TerminalSettings)
     pool: PoolSettings = Field(default_factory=PoolSettings)
     log_level: Literal["debug", "info", "warning", "error"] = "info"

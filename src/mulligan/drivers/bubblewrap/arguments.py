@@ -26,6 +26,7 @@ class VmPlan:
         python: the interpreter, as seen inside, that runs the agent.
         binds: host directories shown read-only at the path they have.
         symlinks: (target, link) pairs of the VM's root.
+        shares: host directories shown read-only, each with its place in the VM.
         environment: of the agent and of the programs it starts.
         rootfs, agent, layers, disk: host directories of the image, the guest's code, the layers of
             the VM's disk, and its disk. Without a disk the layers may be written to.
@@ -61,6 +62,7 @@ class VmPlan:
     staged: tuple[Path, ...] = ()
     stage: Path | None = None
     setpriv: Path | None = None
+    shares: tuple[tuple[Path, str], ...] = ()
 
 
 def command(plan: VmPlan) -> list[str]:
@@ -106,6 +108,8 @@ def _tree(plan: VmPlan) -> list[str]:
         arguments += ["--ro-bind", str(source), str(path)]
     for target, link in plan.symlinks:
         arguments += ["--symlink", target, link]
+    for path, place in plan.shares:
+        arguments += ["--ro-bind", str(path), place]
     return arguments + [
         "--proc", "/proc",
         "--dev", "/dev",

@@ -214,7 +214,7 @@ class BubblewrapDriver:
             info_theirs.close()
             info.close()
             os.close(walls)
-        binds = [str(path) for path in spec.image.binds]
+        binds = [str(path) for path in spec.image.binds] + [place for _, place in spec.shares]
         boot_frame: dict[str, object] = {
             "binds": binds,
             "limits": by_agent(spec.limits, self._groups),
@@ -276,6 +276,7 @@ class BubblewrapDriver:
             staged=staged,
             stage=self._stage if staged else None,
             setpriv=setpriv,
+            shares=spec.shares,
         )
 
     def _can_reach(self, path: Path) -> bool:

@@ -19,8 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from mulligan.engine.store import NEW, VmRecord, new_id
-from mulligan.engine.vm import Stores, Vm
+from mulligan.engine.store import NEW, Stores, VmRecord, new_id
+from mulligan.engine.vm import Vm
 from mulligan.errors import ExecutionFailed, VmExecutionError
 from mulligan.log import get_logger
 from mulligan.models import utc_now

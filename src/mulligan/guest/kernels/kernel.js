@@ -9,7 +9,7 @@
 
 const { writeSync, readFileSync, createReadStream } = require('fs');
 const inspector = require('inspector');
-const { createRequire } = require('module');
+const { createRequire, Module } = require('module');
 const { Socket } = require('net');
 const { inspect } = require('util');
 const { Script } = require('vm');
@@ -108,6 +108,7 @@ function take(cell) {
   for (const each of variables) {
     const equals = each.indexOf('=');
     if (equals > 0) process.env[each.slice(0, equals)] = each.slice(equals + 1);
+    if (each.startsWith('NODE_PATH=')) Module._initPaths(); // else it is read once, at the start
   }
   try {
     if (cwd) process.chdir(cwd);

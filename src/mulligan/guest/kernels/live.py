@@ -116,7 +116,7 @@ class Live:
         env = dict(env)
         if self.language == "python":
             files = {"main.py": _compiled("runner")[0]}
-            for name in ("files", "forks", "values"):
+            for name in ("files", "forks", "packages", "values"):
                 code, extension = _compiled(name)
                 files[f"mulligan_{name}.{extension}"] = code
             steps = [program, f"{EXECUTION_DIR}/main.py"]

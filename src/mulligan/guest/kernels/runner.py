@@ -22,13 +22,14 @@ TYPE_CHECKING = False  # importing typing for it would cost every kernel millise
 if TYPE_CHECKING:
     from typing import Any
 
-    from mulligan.guest.kernels import files, forks, values
+    from mulligan.guest.kernels import files, forks, packages, values
 else:  # where this runs, they are beside it and in no package
     import mulligan_files as files
     import mulligan_forks as forks
+    import mulligan_packages as packages
     import mulligan_values as values
 
-    for _name in ("mulligan_files", "mulligan_forks", "mulligan_values"):
+    for _name in ("mulligan_files", "mulligan_forks", "mulligan_packages", "mulligan_values"):
         del sys.modules[_name]
 
 PACKET = 60_000
@@ -115,6 +116,7 @@ class Kernel:
             name, equals, value = each.partition("=")
             if equals:
                 os.environ[name] = value
+        packages.follow()
         try:
             if cwd:
                 os.chdir(cwd)

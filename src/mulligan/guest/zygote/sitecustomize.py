@@ -40,6 +40,7 @@ def _become(job: dict[str, Any]) -> None:
     _LEAVING.prepare(main.__dict__)
     os.environ.clear()
     os.environ.update(job["env"])
+    _follow()
     sys.path.insert(0, job["cwd"])  # behind the script's own directory, which comes next
 
 
@@ -55,6 +56,7 @@ else:
 _BEFORE = set(sys.modules)
 _MAIN = sys.modules["__main__"]
 sys.path.insert(0, _PACKAGE_DIR)
+from mulligan.guest.kernels.packages import follow as _follow  # noqa: E402
 from mulligan.guest.leaving import Leaving  # noqa: E402
 
 _LEAVING = Leaving()

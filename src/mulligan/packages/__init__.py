@@ -1,0 +1,1 @@
+"""Packages that executions ask for: checked, fetched from the configured index, kept as sets."""
