@@ -27,7 +27,8 @@ RESPONSE = f"""{{"execution_id": "ex-1", "vm_id": "vm-1", "exit_code": -21474836
     "max_rss_kb": 5, "background_processes": 6, "queue_ms": 7, "kernel": "main", "result": "42",
     "results": [{{"mime_type": "image/png", "data": "aGk="}}], "snapshot_before": "s-1",
     "snapshot_after": "s-2", "rolled_back_to": "s-1", "change_bytes": 8, "notes": ["n"],
-    "approval": "approval-1", "verdicts": [{{"hook": "h", "decision": "allow",
+    "packages": ["numpy==2.0"], "approval": "approval-1",
+    "verdicts": [{{"hook": "h", "decision": "allow",
     "reason": "r", "duration_ms": 0.5, "stage": "pre_tool"}}]}}"""
 INSTANCE = f"""{{"id": "vm-1", "name": "agent-a-vm", "vm_type": "focal-optimized",
     "status": "ready", "ip_address": "10.0.0.2", "created_at": "{TIME}",
@@ -44,7 +45,7 @@ ENTRY = f"""{{"id": "h-1", "vm_id": "vm-1", "agent_id": "a", "command": "ls", "l
     "stdin_sha256": "ab",
     "truncated": true, "stdout_bytes": 1, "stderr_bytes": 2, "completed_at": "{TIME}",
     "cpu_ms": 3, "max_rss_kb": 4, "snapshot_before": "s-0", "snapshot_after": "s-1",
-    "change_bytes": 5}}"""
+    "change_bytes": 5, "packages": ["numpy==2.0"]}}"""
 KERNEL = '{"name": "main", "language": "python", "memory": "kept", "notes": ["threads"]}'
 DIFF = """{"path": "/a", "change": "changed", "kind": "file", "old_size": 1, "new_size": 2,
     "old_mode": "0644", "new_mode": "0600", "text_diff": "-a"}"""
@@ -117,11 +118,17 @@ FILLED: dict[type[BaseModel], str] = {
         "auto_rollback_on_failure": true}""",
     models.ErrorAnswer: ERROR,
     models.ExecutionEvent: f"""{{"id": 3, "event": "result", "execution_id": "e", "vm_id": "v",
-        "text": "t", "dropped_bytes": 4, "queue_ms": 5, "ahead": 6, "result": {RESPONSE},
-        "error": {ERROR}}}""",
+        "text": "t", "progress": "p", "dropped_bytes": 4, "queue_ms": 5, "ahead": 6,
+        "result": {RESPONSE}, "error": {ERROR}}}""",
     models.ExecutionStatus: f"""{{"execution_id": "e", "agent_id": "a", "vm_id": "v",
         "language": "bash", "state": "ended", "started_at": "{TIME}", "completed_at": "{TIME}",
         "last_event": 3, "result": {RESPONSE}, "error": {ERROR}}}""",
+    models.PackageSet: f"""{{"id": "0f", "language": "python", "requirements": ["numpy"],
+        "packages": [{{"name": "numpy", "version": "2.0", "hashes": ["sha256:00"]}}],
+        "size_bytes": 1, "created_at": "{TIME}", "last_used_at": "{TIME}",
+        "interpreter": "python 3.11", "index": "ab", "builds": true, "key": "k",
+        "requests": ["r"]}}""",
+    models.WarmRequest: '{"requirements": ["numpy"], "language": "bash", "refresh": true}',
     models.BatchRequest: '{"requests": [{"agent_id": "a"}, 5]}',
     models.BatchResult: f'{{"result": {RESPONSE}, "error": {ERROR}}}',
     models.BatchResponse: f'{{"results": [{{"result": null, "error": {ERROR}}}]}}',
@@ -202,8 +209,9 @@ OPTIONS: dict[type[BaseModel], list[str]] = {
     ],
     models.ErrorAnswer: ["field", "remedy", "request_id"],
     models.ExecutionEvent: [
-        *("vm_id", "text", "dropped_bytes", "queue_ms", "ahead", "result", "error"),
+        *("vm_id", "text", "progress", "dropped_bytes", "queue_ms", "ahead", "result", "error"),
     ],
+    models.PackageSet: ["last_used_at"],
     models.ExecutionStatus: ["completed_at", "last_event", "result", "error"],
     models.BatchResult: ["result", "error"],
     models.DiffEntry: ["old_size", "new_size", "old_mode", "new_mode", "text_diff"],
@@ -254,6 +262,7 @@ DEFAULTS: dict[type[BaseModel], dict[str, object]] = {
     },
     models.VmExecuteRequest: {"requirements": []},
     models.VmExecuteResponse: {
+        "packages": [],
         "outcome": "success",
         "truncated": False,
         "stdout_bytes": 0,
@@ -269,6 +278,7 @@ DEFAULTS: dict[type[BaseModel], dict[str, object]] = {
     models.VmCreateRequest: {"vm_type": "focal-optimized"},
     models.HistoryQueryRequest: {"failures_only": False, "offset": 0},
     models.CommandHistoryEntry: {
+        "packages": [],
         "outcome": "success",
         "verdicts": [],
         "truncated": False,
@@ -280,6 +290,8 @@ DEFAULTS: dict[type[BaseModel], dict[str, object]] = {
     models.RollbackResponse: {"kernels": [], "cancelled_executions": []},
     models.Verdict: {"duration_ms": 0.0, "stage": "pre_tool"},
     models.Approval: {"env_names": []},
+    models.PackageSet: {"builds": False, "requests": []},
+    models.WarmRequest: {"language": "python", "refresh": False},
     models.KernelState: {"notes": []},
     models.RollbackTo: {"last_success": False, "create_pre_rollback_snapshot": False},
     models.Snapshot: {"kind": "manual", "kernels": []},
@@ -310,6 +322,7 @@ REQUESTS = [
     models.AnswerOptions,
     models.ExecutionHistory,
     models.BatchRequest,
+    models.WarmRequest,
     models.SessionCreateRequest,
     models.SessionCommand,
     models.SessionSnapshotRequest,

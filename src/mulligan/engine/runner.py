@@ -166,9 +166,7 @@ class Runner:
                 program,
                 watcher,
                 on_output=outflow.write if outflow else None,
-                prepare=functools.partial(
-                    needs.program, functools.partial(recording.begin, permit)
-                ),
+                prepare=functools.partial(needs.program, begin),
                 has_deadline=request.timeout_seconds is not None,
             )
             watcher.over()

@@ -56,10 +56,10 @@ def _python(text: str) -> str:
     looks = text.strip()
     if looks.startswith(("-", "#")):
         raise _refused(text, "is an option or a comment", "the index is the host's to configure")
-    if looks.startswith((".", "/", "~", "\\")) or looks.lower().endswith(_ARCHIVE):
-        raise _refused(text, "is a path", "give a name that the index knows")
     if "://" in looks or re.search(r"\s@|@\s", looks):
         raise _refused(text, "names an address", "give a name that the index knows")
+    if looks.startswith((".", "/", "~", "\\")) or looks.lower().endswith(_ARCHIVE):
+        raise _refused(text, "is a path", "give a name that the index knows")
     try:
         found = Requirement(looks)
     except InvalidRequirement as error:
@@ -77,6 +77,8 @@ def _npm(text: str) -> str:
     looks = text.strip()
     if looks.startswith("-"):
         raise _refused(text, "is an option", "the registry is the host's to configure")
+    if "://" in looks:
+        raise _refused(text, "names an address", "give a name that the registry knows")
     if looks.startswith((".", "/", "~/")) or looks.lower().endswith(_ARCHIVE):
         raise _refused(text, "is a path", "give a name that the registry knows")
     found = _NPM.fullmatch(looks)
