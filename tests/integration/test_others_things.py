@@ -354,15 +354,16 @@ def kept(clients: dict[str, httpx.Client]) -> Things:
 
 def send(client: httpx.Client, method: str, ask: Ask) -> httpx.Response:
     headers = {"Accept": "application/json, text/event-stream"} | dict(ask.headers)
+    body = ask.body
     if method == "WEBSOCKET":  # what is refused is answered as any other request is
-        method = "GET"
+        method, body = "GET", None
         headers |= {
             "Connection": "Upgrade",
             "Upgrade": "websocket",
             "Sec-WebSocket-Version": "13",
             "Sec-WebSocket-Key": "bXVsbGlnYW4gYWNjZXNzIQ==",
         }
-    return client.request(method, ask.path, params=ask.query, json=ask.body, headers=headers)
+    return client.request(method, ask.path, params=ask.query, json=body, headers=headers)
 
 
 CASES = [
@@ -425,6 +426,7 @@ def test_lists_have_what_is_ones_own(
         for route in all_routes()
         if key_of(route) != ("GET", "/health")
         for token in ("none", "wrong", "revoked", "expired", "no bearer", "endless")
+        if (key_of(route)[0], token) != ("WEBSOCKET", "endless")  # no line of a handshake: a 400
     ],
     ids=str,
 )

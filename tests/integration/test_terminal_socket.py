@@ -202,7 +202,8 @@ async def test_what_is_refused_is_answered_like_any_request(
     ids=str,
 )
 async def test_web_pages_do_not_get_one(server: Server, vm: str, headers: dict[str, str]) -> None:
-    code, _ = await asyncio.to_thread(handshake, server, vm, headers)
+    code, raw = await asyncio.to_thread(handshake, server, vm, headers)
+    raw.close()
     assert code == 403
 
 
@@ -224,7 +225,9 @@ async def test_tokens(data_dir: Path, agents: str) -> None:
             answered, raw = await asyncio.to_thread(handshake, server, made, headers[name])
             raw.close()
             assert (name, answered) == (name, code)
-        assert (await asyncio.to_thread(handshake, server, made))[0] == 401
+        answered, raw = await asyncio.to_thread(handshake, server, made)
+        raw.close()
+        assert answered == 401
         settings = VmExecutionConfig(api_base_url=server.url)
         async with VmExecutionClient(settings, auth_token=tokens["admin"]) as client:
             async with client.terminal(made) as terminal:
@@ -280,9 +283,16 @@ def handshake(
         piece = raw.recv(1)
         assert piece
         head += piece
-    if not head.startswith(b"HTTP/1.1 101"):
-        raw.close()
     return int(head.split()[1]), raw
+
+
+def raw_body(raw: socket.socket) -> str:
+    """The rest of an answer that ends the connection."""
+    with raw:
+        body = b""
+        while piece := raw.recv(65536):
+            body += piece
+    return str(json.loads(body)["message"])
 
 
 def frame(opcode: int, data: bytes, *, length: int | None = None, final: bool = True) -> bytes:
@@ -389,6 +399,23 @@ async def test_half_a_handshake(server: Server, vm: str, nothing_left: None) -> 
     for request in (b"GET", f"GET /api/vms/{vm}/terminal HTTP/1.1\r\nUpgrade: webso".encode()):
         with socket.create_connection((str(where.hostname), where.port)) as raw:
             raw.sendall(request)
+
+
+UNREADABLE = {
+    "a body": ({"Content-Length": "2"}, "", "body"),
+    "a long line": ({}, "?command=" + "x" * 9000, "8192 bytes"),
+    "many headers": ({f"X-{number}": "1" for number in range(200)}, "", "headers"),
+}
+
+
+@pytest.mark.parametrize("name", UNREADABLE)
+async def test_a_handshake_that_cannot_be_read_is_answered(
+    server: Server, vm: str, name: str
+) -> None:
+    headers, query, said = UNREADABLE[name]
+    code, raw = await asyncio.to_thread(handshake, server, vm, headers, query)
+    assert code == 400
+    assert said in raw_body(raw)
 
 
 async def test_a_ping_is_answered(server: Server, vm: str, nothing_left: None) -> None:

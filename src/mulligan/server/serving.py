@@ -15,6 +15,7 @@ from mulligan.engine.engine import Engine
 from mulligan.server import mcp
 from mulligan.server.starting import Door
 from mulligan.server.terminals import MOST_MESSAGE
+from mulligan.server.websockets import WebSockets
 
 SHUTDOWN_TIMEOUT_S = 10
 
@@ -41,7 +42,7 @@ class Server(uvicorn.Server):
                 log_config=None,
                 access_log=False,
                 lifespan="on",
-                ws="websockets-sansio",
+                ws=WebSockets,
                 ws_max_size=MOST_MESSAGE,
                 # What is short is not worth it, and it costs memory each.
                 ws_per_message_deflate=False,
