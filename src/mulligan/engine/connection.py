@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 from mulligan.engine.program import OutputCallback, Program, Running
@@ -20,13 +19,11 @@ from mulligan.engine.replies import (
     ProgramResult,
     disk_state,
     kernel_memories,
-    plausible,
     pong,
-    program_result,
     taken,
 )
 from mulligan.engine.unasked import Unasked
-from mulligan.errors import ExecutionFailed, ValidationFailed
+from mulligan.errors import ExecutionFailed
 from mulligan.guest import frames
 
 AGENT_MAX_PAYLOAD = 4 * 1024 * 1024
@@ -156,7 +153,7 @@ class AgentConnection(asyncio.Protocol):
             ValidationFailed: the program is too large for a frame.
         """
         channel = self._new_channel()
-        start = _start_frame(channel, program)
+        start = program.start_frame(channel)
         done: asyncio.Future[ProgramResult] = asyncio.get_running_loop().create_future()
         running = self._running[channel] = make(channel, program, done, on_output)
         self.used_at = time.monotonic()
@@ -396,16 +393,4 @@ class AgentConnection(asyncio.Protocol):
 
     def _on_exit(self, running: Running, frame: frames.Frame) -> None:
         self.used_at = time.monotonic()
-        stdout, stderr = running.output[frames.STDOUT], running.output[frames.STDERR]
-        result = program_result(frame.body(), bytes(stdout), bytes(stderr))
-        limit = (running.program.disk or {}).get("limit")
-        limited = limit if isinstance(limit, int) else None
-        result = plausible(result, time.monotonic() - running.began)
-        running.done.set_result(replace(result, disk=running.disk, disk_limit=limited))
-
-
-def _start_frame(channel: int, program: Program) -> bytes:
-    try:
-        return frames.encode(frames.START, channel, program.body())
-    except frames.FrameError as error:
-        raise ValidationFailed(f"code and env are too large: {error}", field="code") from None
+        running.done.set_result(running.result(frame.body()))

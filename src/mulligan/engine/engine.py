@@ -21,7 +21,7 @@ from mulligan.engine.files import Files
 from mulligan.engine.fileundo import FileUndo
 from mulligan.engine.fleet import Fleet
 from mulligan.engine.gates import Gates
-from mulligan.engine.loading import load_stores
+from mulligan.engine.loading import history_of, load_stores, open_history
 from mulligan.engine.lock import DirectoryLock
 from mulligan.engine.maintenance import Maintenance, layers_of
 from mulligan.engine.once import Once
@@ -32,7 +32,6 @@ from mulligan.engine.program import OutputCallback
 from mulligan.engine.recording import Recording
 from mulligan.engine.runner import Runner
 from mulligan.engine.sessions import Sessions
-from mulligan.engine.store import Stores
 from mulligan.engine.terminals import Terminals
 from mulligan.engine.timemachine import TimeMachine
 from mulligan.engine.validation import check_vm_request
@@ -114,7 +113,10 @@ class Engine:
             make_directory(directory / "images")
             image = await asyncio.to_thread(prepare, directory / "images", driver.disk_owner())
             stores, found = await load_stores(self.settings, driver)
-            history = await self._remember(stores)
+            history = self._history = history_of(self.settings)
+            await open_history(history, stores)
+            self.once = Once(history, self.settings.idempotency, self._owned)
+            await self.once.open()
             fleet = Fleet(self.settings, image, driver, stores, self._owned, self._allowance)
             self.packages = await open_packages(self.settings, image, driver, stores, fleet.of)
             self._serve(fleet, driver, history)
@@ -124,22 +126,6 @@ class Engine:
         except BaseException:
             self._release()
             raise
-
-    async def _remember(self, stores: Stores) -> HistoryStore:
-        """The history, without what is of VMs that are gone."""
-        history = self._history = HistoryStore(
-            self.settings.data_dir / "history",
-            url=self.settings.database_url,
-            durability=self.settings.durability,
-            persist=self.settings.history.persist_history,
-        )
-        lost = await asyncio.to_thread(history.open)
-        if lost:
-            log.warning("executions_lost", execution_ids=lost)
-        await asyncio.to_thread(history.forget_all_but, stores.vms.ids())
-        self.once = Once(history, self.settings.idempotency, self._owned)
-        await self.once.open()
-        return history
 
     def _serve(self, fleet: Fleet, driver: Driver, history: HistoryStore) -> None:
         """Puts together what requests go through."""

@@ -6,6 +6,7 @@ import asyncio
 
 from mulligan.drivers.interface import Driver
 from mulligan.engine.store import StoredVm, Stores, VmStore
+from mulligan.history import HistoryStore
 from mulligan.layers.store import LayerStore
 from mulligan.log import get_logger
 from mulligan.settings import Settings
@@ -24,3 +25,25 @@ async def load_stores(settings: Settings, driver: Driver) -> tuple[Stores, list[
     for complaint in complaints:
         log.error("vm_unreadable", detail=complaint)
     return Stores(store, layers), found
+
+
+def history_of(settings: Settings) -> HistoryStore:
+    """The history of a data directory, not yet open."""
+    return HistoryStore(
+        settings.data_dir / "history",
+        url=settings.database_url,
+        durability=settings.durability,
+        persist=settings.history.persist_history,
+    )
+
+
+async def open_history(history: HistoryStore, stores: Stores) -> None:
+    """Opens it, and has it forget what is of VMs that are gone.
+
+    Raises:
+        ConfigError, HistoryError: it cannot be opened.
+    """
+    lost = await asyncio.to_thread(history.open)
+    if lost:
+        log.warning("executions_lost", execution_ids=lost)
+    await asyncio.to_thread(history.forget_all_but, stores.vms.ids())

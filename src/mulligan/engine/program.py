@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from mulligan.drivers.limits import Strain
 from mulligan.engine.pty import Pty
-from mulligan.engine.replies import ProgramResult
+from mulligan.engine.replies import ProgramResult, plausible, program_result
+from mulligan.errors import ValidationFailed
 from mulligan.guest import frames
 
 OutputCallback = Callable[[str, bytes], None]
@@ -75,6 +77,17 @@ class Program:
             "terminal": self.pty.body() if self.pty is not None else None,
         }
 
+    def start_frame(self, channel: int) -> bytes:
+        """The frame that asks for it.
+
+        Raises:
+            ValidationFailed: it does not fit into one.
+        """
+        try:
+            return frames.encode(frames.START, channel, self.body())
+        except frames.FrameError as error:
+            raise ValidationFailed(f"code and env are too large: {error}", field="code") from None
+
 
 @dataclass
 class Running:
@@ -106,3 +119,16 @@ class Running:
             raise frames.FrameError("more output than it was told to send")
         self.output[kind] += data
         return True
+
+    def result(self, body: dict[str, Any]) -> ProgramResult:
+        """What the body of an EXIT frame says of it.
+
+        Raises:
+            FrameError: it says nothing that could be.
+        """
+        stdout, stderr = self.output[frames.STDOUT], self.output[frames.STDERR]
+        result = program_result(body, bytes(stdout), bytes(stderr))
+        limit = (self.program.disk or {}).get("limit")
+        limited = limit if isinstance(limit, int) else None
+        result = plausible(result, time.monotonic() - self.began)
+        return replace(result, disk=self.disk, disk_limit=limited)

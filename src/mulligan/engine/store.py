@@ -317,6 +317,12 @@ class Stores:
     vms: VmStore
     layers: LayerStore
 
+    def prepared(self, record: VmRecord, state: VmState) -> list[str]:
+        """The trees a VM is about to boot on, newest first; its scratch directory is made anew."""
+        self.vms.renew_work(record.id, state.generation)
+        with self.layers.held(record.agent_id) as stack_of:
+            return stack_of(state.base)
+
 
 def _mode(like: Path | None) -> int:
     return stat.S_IMODE(like.stat().st_mode) if like else 0o755

@@ -244,9 +244,7 @@ class Vm:
     async def cancel(self, execution_id: str, why: str | None = None) -> bool:
         """Ends an execution's program and returns when it has ended.
 
-        Args:
-            execution_id: as it is called in ``running``.
-            why: told in its answer.
+        ``why`` is told in its answer.
 
         Returns:
             False where none of that id runs here: it may not have started, or be over.
@@ -304,8 +302,7 @@ class Vm:
 
         Raises:
             VmNotAvailable: it was closed.
-            ConfigError: this host cannot boot it.
-            ExecutionFailed: it did not come up.
+            ConfigError, ExecutionFailed: it did not come up.
         """
         if self._closed:
             raise VmNotAvailable(self.record.id, field="vm_id")
@@ -348,13 +345,11 @@ class Vm:
         return connection
 
     def _disk(self) -> dict[str, object]:
-        """The disk's part of the BOOT frame; its scratch directory is made anew."""
+        """The disk's part of the BOOT frame."""
         if self._spec.disk is None:
             return {"layers": [], "generation": None}
-        self.stores.vms.renew_work(self.record.id, self.state.generation)
-        with self.stores.layers.held(self.record.agent_id) as stack_of:
-            self.stack_in_use = stack = stack_of(self.state.base)
-        return {"layers": stack, "generation": str(self.state.generation)}
+        self.stack_in_use = self.stores.prepared(self.record, self.state)
+        return {"layers": self.stack_in_use, "generation": str(self.state.generation)}
 
     def _on_lost(self, machine: Machine, why: str) -> None:
         """The connection is gone; the machine behind it has to go too."""
