@@ -8,7 +8,8 @@ driver to the same behaviour.
 from __future__ import annotations
 
 import socket
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -46,6 +47,11 @@ class BootSpec:
         limits_required: whether it does not boot where nothing holds one of them.
         shares: host directories shown read-only, each with its place in the VM, which the image
             has as an empty directory.
+        network: whether its programs get a socket to a proxy on the host; they have no other way
+            out, in either case.
+        environment: for all programs, beyond the image's.
+        files: by their absolute path in the VM, where the image has a file: files of the host that
+            are shown there instead, read-only.
     """
 
     vm_id: str
@@ -55,6 +61,9 @@ class BootSpec:
     limits: Limits = NO_LIMITS
     limits_required: bool = False
     shares: tuple[tuple[Path, str], ...] = ()
+    network: bool = False
+    environment: Mapping[str, str] = field(default_factory=dict)
+    files: Mapping[str, Path] = field(default_factory=dict)
 
 
 class Machine(Protocol):
@@ -63,6 +72,13 @@ class Machine(Protocol):
     @property
     def connection(self) -> socket.socket:
         """The stream to the agent, non-blocking; the caller closes it."""
+
+    @property
+    def network(self) -> socket.socket | None:
+        """Where the agent sends, as it starts, the socket its programs connect to the proxy by.
+
+        The caller closes it. None where the VM has no network.
+        """
 
     @property
     def boot_frame(self) -> dict[str, object]:

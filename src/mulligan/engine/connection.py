@@ -31,12 +31,14 @@ MOST_UNREAD = 128 * 1024 * 1024  # bytes that wait for an agent to read them
 BACKSTOP_S = 5.0
 UNREAD_S = 0.1
 ASK_S = 30.0
+MOST_OWNERS = 16
 MOST_CHANNELS = 2**31 - 1  # the agent has the numbers above for itself
 STREAM_NAMES = {frames.STDOUT: "stdout", frames.STDERR: "stderr"}
 ANSWERS = {
     frames.ROOT: frames.ROOT_DONE,
     frames.PAUSE: frames.PAUSED,
     frames.KERNELS: frames.KERNELS_DONE,
+    frames.OWNER: frames.OWNER_DONE,
 }
 
 
@@ -314,6 +316,20 @@ class AgentConnection(asyncio.Protocol):
         except frames.FrameError as error:
             self.give_up(f"its agent broke the protocol: {error}")
             raise ExecutionFailed(f"the VM ended: {error}") from None
+
+    async def owners(self, port: int) -> list[int]:
+        """The channels of the executions that a connection of the VM's programs may be of.
+
+        Args:
+            port: of the programs' end of it.
+
+        Raises:
+            ExecutionFailed: the VM ended under it.
+        """
+        channels = (await self._ask(frames.OWNER, {"port": port})).get("channels")
+        if not isinstance(channels, list):
+            return []
+        return [each for each in channels[:MOST_OWNERS] if type(each) is int]
 
     async def _ask(
         self, kind: int, body: dict[str, object], timeout: float = ASK_S

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from mulligan.drivers.interface import Machine
 from mulligan.errors import ExecutionFailed
@@ -17,10 +17,14 @@ class Endings:
 
     Args:
         ended: called with each when nothing of it is left, or it would not end.
+        first: awaited before each is ended.
     """
 
-    def __init__(self, ended: Callable[[], None]) -> None:
+    def __init__(
+        self, ended: Callable[[], None], first: Callable[[], Awaitable[None]] | None = None
+    ) -> None:
         self._ended = ended
+        self._first = first
         self._tasks: set[asyncio.Task[None]] = set()
 
     def begin(self, vm_id: str, machine: Machine) -> asyncio.Task[None]:
@@ -32,6 +36,8 @@ class Endings:
 
     async def _stop(self, vm_id: str, machine: Machine) -> None:
         try:
+            if self._first is not None:
+                await self._first()
             await machine.stop()
         except (OSError, ExecutionFailed) as error:
             log.error(  # noqa: TRY400  (where from is no news)

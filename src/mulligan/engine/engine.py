@@ -24,6 +24,7 @@ from mulligan.engine.gates import Gates
 from mulligan.engine.loading import history_of, load_stores, open_history
 from mulligan.engine.lock import DirectoryLock
 from mulligan.engine.maintenance import Maintenance, layers_of
+from mulligan.engine.networks import Networks
 from mulligan.engine.once import Once
 from mulligan.engine.packages import open_packages
 from mulligan.engine.past import Past
@@ -49,6 +50,7 @@ from mulligan.models import (
     VmInstance,
     VmPoolResponse,
 )
+from mulligan.network.resolving import Resolver
 from mulligan.settings import Settings
 from mulligan.telemetry import Stage
 
@@ -65,8 +67,12 @@ class Engine:
         settings: Settings,
         lock: DirectoryLock | None = None,
         approver: Approver | None = None,
+        resolver: Resolver | None = None,
     ) -> None:
-        """Takes settings, the lock of their directory if the caller has it, and who is asked."""
+        """Takes settings, the lock of their directory if the caller has it, and who is asked.
+
+        ``resolver`` turns names VMs ask for into addresses; by default this machine's does.
+        """
         self.settings = settings
         self._lock = lock
         self._driver: Driver | None = None
@@ -80,7 +86,7 @@ class Engine:
         self._files: Files | None = None
         self._gates: Gates | None = None
         self._runner: Runner | None = None
-        self._approver = approver
+        self._approver, self._resolver = approver, resolver
         self._allowance = Allowance(settings.limits)
         self.admission = Admission(settings.admission, self._allowance)
         self._draining = False
@@ -139,6 +145,7 @@ class Engine:
             Recording, self.settings.history, history, machine, maintenance, gates.clean
         )
         self._maintenance, self._machine, self._gates = maintenance, machine, gates
+        fleet.networks = Networks(self.settings, history, gates, self._resolver)
         self._runner = Runner(
             self.settings, fleet, gates, record, self._owned, self.admission, self.packages
         )

@@ -15,13 +15,14 @@ from mulligan.drivers.interface import BootSpec, Driver
 from mulligan.drivers.limits import check_held
 from mulligan.engine.allowance import Allowance
 from mulligan.engine.limits import at_most, check_asked, limits_of, with_others
+from mulligan.engine.networks import Networks
 from mulligan.engine.pool.keeper import Keeper
 from mulligan.engine.pool.rest import hibernate, idle_s
 from mulligan.engine.pool.slots import Slots
 from mulligan.engine.pool.spares import Spare, Spares, cores
 from mulligan.engine.quota import bounds_of
 from mulligan.engine.store import StoredVm, Stores, VmRecord, VmState, new_id
-from mulligan.engine.validation import check_vm_type
+from mulligan.engine.validation import check_network, check_vm_type
 from mulligan.engine.vm import Vm
 from mulligan.errors import ConfigError, VmExecutionError, VmNotAvailable
 from mulligan.images.host import PACKAGES, HostImage
@@ -34,7 +35,14 @@ from mulligan.packages.store import pool_of_sets
 from mulligan.settings import Settings
 
 log = get_logger()
-OWN = ("disk_mb", "memory_mb", "vcpus", "max_processes")  # what spare VMs have as their type has it
+OWN = (
+    "disk_mb",
+    "memory_mb",
+    "vcpus",
+    "max_processes",
+    "network",
+    "allow",
+)  # what spare VMs have as their type has it
 Result = TypeVar("Result")
 
 
@@ -66,6 +74,7 @@ class Fleet:
         self._creating: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._boots: set[asyncio.Task[None]] = set()
         self._closing = False
+        self.networks: Networks | None = None
         self.slots = Slots(settings.pool, self._make_room)
         self.spares = Spares(
             settings, driver.name, stores, self._spare, self._owned_by, self._busy, self._full
@@ -89,6 +98,8 @@ class Fleet:
         await asyncio.gather(*(vm.close() for vm in self.vms.values()))
         if self._boots:
             await asyncio.wait(self._boots)
+        if self.networks is not None:
+            await self.networks.close()
 
     def find(self, vm_id: str, agent_id: str | None = None) -> Vm:
         """A VM by its id; with ``agent_id``, only if it is that agent's.
@@ -155,6 +166,7 @@ class Fleet:
         """
         check_vm_type(request.vm_type, request.disk_mb, self._settings)
         check_asked(request, self._settings)
+        allow = check_network(request, self._settings)
         record = VmRecord(
             id=new_id("vm"),
             name=name,
@@ -167,6 +179,8 @@ class Fleet:
             memory_mb=request.memory_mb,
             vcpus=request.vcpus,
             max_processes=request.max_processes,
+            network=request.network,
+            allow=allow,
         )
         if self._settings.limits_required:
             check_held(self._driver.limits(limits_of(self._settings, record)))
@@ -247,6 +261,9 @@ class Fleet:
         timeout = self._settings.boot_timeout_seconds
         bounds = bounds_of(self._settings, record.vm_type, record.disk_mb)
         held = with_others(self._driver.limits(spec.limits), bounds, self._settings)
+        network = None
+        if self.networks is not None:
+            network = self.networks.of(record, self.stores.vms.trust(record.id))
         vm = Vm(
             record,
             state,
@@ -257,6 +274,7 @@ class Fleet:
             bounds,
             held,
             self.slots,
+            network,
             spare=spare,
         )
         known = self._settings.vm_types.get(record.vm_type)

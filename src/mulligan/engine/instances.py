@@ -23,6 +23,8 @@ def instance_of(vm: Vm) -> VmInstance:
         agent_id=vm.record.agent_id,
         driver=vm.record.driver,
         disk_mb=vm.bounds.limit_mb if vm.bounds is not None else None,
+        network="none" if vm.network is None else "allowlist",
+        allow=None if vm.network is None else vm.network.policy.shown(),
         disk_bytes=_disk_bytes(vm),
         limits=vm.limits or None,
     )

@@ -19,10 +19,12 @@ from mulligan.history.records import REFUSED
 from mulligan.log import get_logger
 from mulligan.models import (
     CommandHistoryEntry,
+    NetworkConnection,
     Snapshot,
     VmExecuteResponse,
     utc_now,
 )
+from mulligan.network.notes import cleaned
 from mulligan.settings import HistorySettings
 
 log = get_logger()
@@ -183,13 +185,29 @@ class Recording:
         except VmNotAvailable:
             return  # it is gone, and its history with it
 
+    async def _reached(self, *, goes_on: bool = False) -> list[NetworkConnection]:
+        """What it reached over the network; see ``VmNetwork.ended``."""
+        network = self._vm.network
+        if network is None:
+            return []
+        clean = functools.partial(self._clean, self._entry.agent_id)
+        notes = await network.ended(self._entry.id, goes_on=goes_on)
+        return [cleaned(note, clean) for note in notes]
+
+    def _noted(self, written: int) -> None:
+        """So much of what it reached is written; what comes later follows by itself."""
+        if self._vm.network is not None:
+            self._vm.network.ledger.close(self._entry.id, written)
+
     async def fail(self, error: BaseException) -> None:
         """It has no answer: it was cancelled, or the VM failed under it.
 
         ``begin`` may still be under way; it then sees to the row itself.
         """
         self._failed = error
+        reached = await self._reached()
         if not self._begun:
+            self._noted(len(reached))
             return
         cancelled = isinstance(error, asyncio.CancelledError)
         update = {
@@ -197,6 +215,7 @@ class Recording:
             "error": None if cancelled else self._clean(self._entry.agent_id, str(error))[:2000],
             "completed_at": utc_now(),
             "exit_code": -1,
+            "network": reached,
         }
         entry = self._entry.model_copy(update=update)
         try:
@@ -205,6 +224,7 @@ class Recording:
             log.error(  # noqa: TRY400  (the first error is the one to raise)
                 "history_not_written", execution_id=entry.id, error=str(failure)
             )
+        self._noted(len(reached))
 
     async def finish(
         self, response: VmExecuteResponse, *, rollback: str | None = None
@@ -219,7 +239,10 @@ class Recording:
             HistoryError: the row could not be written.
         """
         notes = list(response.notes)
+        goes_on = response.background_processes > 0 or response.kernel is not None
+        reached = await self._reached(goes_on=goes_on)
         if not self._begun:
+            self._noted(len(reached))
             if rollback is not None:
                 notes.append(f"not rolled back, since history is off: {rollback}")
             return response.model_copy(update={"approval": self._approval, "notes": notes})
@@ -238,7 +261,9 @@ class Recording:
         if rollback is not None or (failed and self._settings.auto_rollback_on_failure):
             update["rolled_back_to"] = await self._go_back(notes)
         answer = response.model_copy(update=update | {"notes": notes})
-        await asyncio.to_thread(self._history.finish, self._row(answer))
+        row = self._row(answer).model_copy(update={"network": reached})
+        await asyncio.to_thread(self._history.finish, row)
+        self._noted(len(reached))
         return answer
 
     def _is_last(self) -> bool:

@@ -5,6 +5,7 @@
     <data_dir>/lock                  held by the process that serves this directory
     <data_dir>/vms/<id>/vm.json      the record, the server's
     <data_dir>/vms/<id>/state.json   which layer its disk is stacked on, and which generation it is
+    <data_dir>/vms/<id>/trust.pem    certificates its programs trust, made anew as it boots
     <data_dir>/vms/<id>/disk/        the VM's own, shown to its agent alone
         <generation>/upper/  work/   what its programs wrote since, and overlayfs' scratch
 
@@ -44,6 +45,8 @@ class VmRecord(BaseModel):
     driver: StrictStr
     created_at: UtcTime
     session: StrictBool = False
+    network: StrictStr | None = None  # None: as its type has it
+    allow: list[StrictStr] | None = None
     # None: as its type has it
     disk_mb: StrictInt | None = None
     memory_mb: StrictInt | None = None
@@ -238,6 +241,10 @@ class VmStore:
     def disk(self, vm_id: str) -> Path:
         """The directory a VM's agent sees as its disk."""
         return self._directory / vm_id / "disk"
+
+    def trust(self, vm_id: str) -> Path:
+        """The file of certificates a VM's programs are shown, where they are shown one."""
+        return self._directory / vm_id / "trust.pem"
 
     def upper(self, vm_id: str, generation: int) -> Path:
         """What a VM's programs wrote since its disk was last frozen."""

@@ -7,8 +7,10 @@ import re
 from mulligan.errors import ConfigError, UnsupportedLanguage, ValidationFailed
 from mulligan.languages import LANGUAGES, canonical
 from mulligan.models import ExecutionHistory, VmCreateRequest, VmExecuteRequest
+from mulligan.network.rules import uncovered
 from mulligan.packages.names import check_requirements
 from mulligan.settings import PackageSettings, Settings
+from mulligan.settings.network import NETWORK_MODES, checked_entries, checked_mode
 
 MAX_ID_LENGTH = 128
 MAX_NAME_LENGTH = 200
@@ -207,6 +209,40 @@ def check_vm_type(vm_type: str, disk_mb: int | None, settings: Settings) -> None
         field="disk_mb",
         remedy=f"ask for less, or raise vm_types.{vm_type}.disk_mb in the settings",
     )
+
+
+def check_network(request: VmCreateRequest, settings: Settings) -> list[str] | None:
+    """Refuses a VM that would reach more than its type does; returns its list in one form.
+
+    Raises:
+        ValidationFailed: naming the field and what would be right.
+    """
+    vm_type, network, allow = request.vm_type, request.network, request.allow
+    try:
+        checked_mode(network)
+        entries = None if allow is None else checked_entries(allow)
+    except ValueError as error:
+        field = "network" if network == "full" else "allow"
+        raise ValidationFailed(str(error), field=field) from None
+    of_type = settings.vm_type(vm_type)
+    setting = f"vm_types.{vm_type}"
+    if network is not None and network not in NETWORK_MODES:
+        modes = " or ".join(NETWORK_MODES)
+        raise ValidationFailed(f"network must be {modes}, not {network[:100]!r}", field="network")
+    if of_type.network == "none" and (network == "allowlist" or entries):
+        raise ValidationFailed(
+            f"VMs of type {vm_type} have no network",
+            field="network" if network == "allowlist" else "allow",
+            remedy=f'leave it out, or set {setting}.network = "allowlist" in the settings',
+        )
+    missing = uncovered(entries or [], of_type.allow)
+    if missing is not None:
+        raise ValidationFailed(
+            f"{missing} is more than VMs of type {vm_type} may reach",
+            field="allow",
+            remedy=f"leave it out, or add it to {setting}.allow in the settings",
+        )
+    return entries
 
 
 def _agent_of(vm_name: str | None) -> str:

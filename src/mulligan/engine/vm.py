@@ -14,6 +14,7 @@ from mulligan.engine.endings import Endings
 from mulligan.engine.instances import instance_of
 from mulligan.engine.kernels import Kernels
 from mulligan.engine.limits import meter, strained
+from mulligan.engine.network import VmNetwork
 from mulligan.engine.pool.life import Life
 from mulligan.engine.pool.rest import recycle
 from mulligan.engine.pool.slots import Slots
@@ -53,6 +54,7 @@ class Vm:
         bounds: Bounds | None = None,
         limits: dict[str, VmLimit] | None = None,
         slots: Slots | None = None,
+        network: VmNetwork | None = None,
         *,
         spare: bool = False,
     ) -> None:
@@ -64,6 +66,7 @@ class Vm:
         self.kernels = Kernels()
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self.bounds = bounds
+        self.network = network
         self.limits = limits or {}
         self.writing = Writing()
         self.transfers = Transfers()
@@ -77,7 +80,9 @@ class Vm:
         self._slots = slots or Slots()
         self._machine: Machine | None = None
         self._connection: AgentConnection | None = None
-        self._endings = Endings(lambda: self._slots.give(self.record.agent_id))
+        self._endings = Endings(
+            lambda: self._slots.give(self.record.agent_id), network.down if network else None
+        )
         self._tidying: set[asyncio.Future[None]] = set()
         self._executing = 0
         self._beginnings: set[asyncio.Task[tuple[AgentConnection, Running]]] = set()
@@ -238,6 +243,8 @@ class Vm:
             if program.kernel is not None:
                 self.kernels.cell_started()
             self._running[execution_id] = running
+            if self.network is not None:
+                self.network.began(execution_id, running.channel)
             self.writing.began(execution_id, alone=self._alone())
             return connection, running
 
@@ -267,6 +274,8 @@ class Vm:
         await self.transfers.end(why)
         if running and self._connection is not None:
             await self._connection.end(list(running.values()))
+        if self.network is not None:
+            await self.network.close_connections()
         return list(running)
 
     @asynccontextmanager
@@ -321,7 +330,10 @@ class Vm:
         await self._slots.take(self.record.agent_id, spare=self.life.spare)
         try:
             disk = await asyncio.to_thread(self._disk)
-            machine = await self._driver.boot(self._spec)
+            spec = self._spec
+            if self.network is not None:
+                spec = await asyncio.to_thread(self.network.prepare, spec)
+            machine = await self._driver.boot(spec)
         except BaseException as error:
             self._slots.give(self.record.agent_id)
             if isinstance(error, OSError):  # out of descriptors, processes, memory or space
@@ -333,6 +345,8 @@ class Vm:
             await loop.create_connection(lambda: connection, sock=machine.connection)
             await connection.boot(machine.boot_frame | disk, self._boot_timeout)
             machine.check_limits()
+            if self.network is not None:
+                self.network.up(machine, connection)
         except BaseException as error:
             connection.give_up("it was not wanted any more")
             # Not left to a caller that may be cancelled again: stop and close wait for it.
@@ -388,6 +402,8 @@ class Vm:
         """Makes a spare VM that is up somebody's; its directories are where ``spec`` says."""
         self._slots.pass_on(self.record.agent_id, record.agent_id)
         self.record, self._spec = record, spec
+        if self.network is not None:
+            self.network.lease(record.agent_id, self.stores.vms.trust(record.id))
         self.life.spare = False
         self.life.use()
 

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from mulligan.guest.kernels.manager import Kernels
+    from mulligan.guest.network import Owners
     from mulligan.guest.zygotes import Zygote
 
 LINGER_TICK_S = 0.01
@@ -45,6 +46,7 @@ class Agent:
         env: dict[str, str],
         own: list[int],
         programs: list[int],
+        owners: Owners | None = None,
     ) -> None:
         self._loop = Loop()
         self._host = Host(descriptor, self._loop, self._handle)
@@ -56,6 +58,7 @@ class Agent:
         self._starter = Starter(zygote, env, programs, self._loop, self._on_zygote)
         self._vm = Vm(self._send, self._running, self._starter, own)
         self._kernels: Kernels | None = None
+        self._owners = owners
 
     def run(self) -> None:
         """Serves the host until it is gone."""
@@ -114,6 +117,8 @@ class Agent:
         elif frame.kind == frames.RESUME:
             for postponed in self._vm.resume():
                 self._handle(postponed)
+        elif frame.kind == frames.OWNER:
+            self._answer_owner(frame)
         elif frame.kind == frames.KERNELS or self._kernels is not None:
             self._all_kernels().handle(frame)
 
@@ -128,6 +133,12 @@ class Agent:
             execution.stdin.pending += frame.payload
             execution.stdin.ended |= frame.kind == frames.STDIN_END
             self._streams.input(execution)
+
+    def _answer_owner(self, frame: frames.Frame) -> None:
+        answer: dict[str, object] = {"channels": []}
+        if self._owners is not None:
+            answer = self._owners.of(frame.body()["port"], self._executions, self._kernels)
+        self._send(frames.OWNER_DONE, frame.channel, answer)
 
     def _all_kernels(self) -> Kernels:
         """The kernels; what they need is not imported before the first."""
@@ -311,4 +322,6 @@ class Agent:
             self._loop.close(execution.stdin.descriptor)
         self._by_pid.pop(execution.pid, None)
         del self._executions[execution.channel]
+        if self._owners is not None:
+            self._owners.leaves(execution)
         self._send(frames.EXIT, execution.channel, execution.result() | self._vm.written())

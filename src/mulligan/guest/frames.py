@@ -13,6 +13,9 @@ The frames of a terminal: RESIZE has ``cols`` and ``rows``, SIGNAL the ``number`
 its foreground process group, CREDIT the ``bytes`` of output that may be sent beyond those granted
 before (at first, START's ``terminal.window``), TAKEN the ``bytes`` of STDIN it has taken since the
 last.
+
+OWNER asks whose the connection to the host from a ``port`` of the VM's loopback is; OWNER_DONE has
+the ``channels`` of the executions it may be of.
 """
 
 import struct
@@ -39,6 +42,7 @@ RESUME = 10
 RESIZE = 11
 SIGNAL = 12
 CREDIT = 13
+OWNER = 14
 # From the agent
 READY = 65
 STARTED = 66
@@ -52,14 +56,15 @@ ROOT_DONE = 73
 PAUSED = 74
 DISK = 75
 TAKEN = 76
+OWNER_DONE = 77
 
 TO_TERMINAL = frozenset((RESIZE, SIGNAL, CREDIT))
 FROM_HOST = TO_TERMINAL | frozenset(
-    (BOOT, START, STDIN, STDIN_END, KILL, PING, KERNELS, ROOT, PAUSE, RESUME)
+    (BOOT, START, STDIN, STDIN_END, KILL, PING, KERNELS, ROOT, PAUSE, RESUME, OWNER)
 )
 FROM_AGENT = frozenset(
     (READY, STARTED, STDOUT, STDERR, EXIT, PONG, FATAL, KERNELS_DONE, ROOT_DONE, PAUSED)
-    + (DISK, TAKEN)
+    + (DISK, TAKEN, OWNER_DONE)
 )
 RAW = frozenset((STDIN, STDOUT, STDERR))
 

@@ -10,7 +10,7 @@ import sys
 from mulligan.guest import spawn
 
 
-def main(descriptor: int, own: list[int], programs: list[int]) -> None:
+def main(descriptor: int, own: list[int], programs: list[int], network: int | None = None) -> None:
     """Runs the agent.
 
     Args:
@@ -18,9 +18,10 @@ def main(descriptor: int, own: list[int], programs: list[int]) -> None:
         own: inherited, the entries of the control groups it is to be in: whoever writes 0 to one
             is in the group. None where the host has no groups.
         programs: those of the groups everything else in the VM is to be in.
+        network: inherited, where a VM that may reach others hands over how; see ``guest.network``.
     """
     _reset_signals()
-    for inherited in (descriptor, *own, *programs):
+    for inherited in (descriptor, *own, *programs, *([] if network is None else [network])):
         os.set_inheritable(inherited, False)
     env = dict(os.environ)
     env.pop("PWD", None)  # bubblewrap's, and true only here
@@ -32,7 +33,13 @@ def main(descriptor: int, own: list[int], programs: list[int]) -> None:
 
     kernel.set_dumpable(False)
     kernel.leave_keyrings()
-    Agent(descriptor, Zygote(*zygote), env, own, programs).run()
+    owners = None
+    if network is not None:
+        from mulligan.guest.network import Owners, hand_over
+
+        hand_over(network)
+        owners = Owners()
+    Agent(descriptor, Zygote(*zygote), env, own, programs, owners).run()
 
 
 def _reset_signals() -> None:

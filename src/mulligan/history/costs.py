@@ -9,6 +9,7 @@ from sqlalchemy import func, select, text
 
 from mulligan.history import rows, schema, snapshots
 from mulligan.history.database import Database
+from mulligan.models import NetworkConnection
 
 
 class Costs(ABC):
@@ -19,6 +20,11 @@ class Costs(ABC):
 
     @abstractmethod
     def _executions(self) -> Database: ...
+
+    def add_network(self, execution_id: str, notes: list[NetworkConnection]) -> None:
+        """Adds what an execution reached over the network and what was known after its end."""
+        with self._executions().write() as connection:
+            rows.add_network(connection, execution_id, notes)
 
     def set_changes(self, sizes: Mapping[str, int]) -> None:
         """Notes what executions' changes take, by their ids, where that was not known yet."""

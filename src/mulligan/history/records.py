@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from mulligan.history.outputs import STREAMS
-from mulligan.models import CommandHistoryEntry, KernelState, Snapshot, Verdict
+from mulligan.models import CommandHistoryEntry, KernelState, NetworkConnection, Snapshot, Verdict
 
 RUNNING = "running"
 REFUSED = "refused"  # it was asked for, and a gate or a person did not let it run
@@ -31,6 +31,7 @@ def entry_row(entry: CommandHistoryEntry) -> dict[str, Any]:
     row: dict[str, Any] = dict(entry)
     row["verdicts"] = _json(entry.verdicts)
     row["packages"] = json.dumps(entry.packages)
+    row["network"] = network_text(entry.network)
     row["stdout_in_file"] = row["stderr_in_file"] = False
     return row
 
@@ -45,7 +46,20 @@ def row_entry(row: Row) -> CommandHistoryEntry:
     )
     packages = row["packages"]
     values["packages"] = [] if packages == "[]" else json.loads(packages)
+    values["network"] = network_notes(row["network"])
     return CommandHistoryEntry.model_construct(**values)
+
+
+def network_text(notes: list[NetworkConnection]) -> str:
+    """Connections as they stand in their column; ASCII, as ``_json`` has it."""
+    return json.dumps([note.model_dump(mode="json") for note in notes])
+
+
+def network_notes(text: str) -> list[NetworkConnection]:
+    """The connections of a column."""
+    if text == "[]":  # most have none
+        return []
+    return [NetworkConnection.model_validate(each) for each in json.loads(text)]
 
 
 def snapshot_row(snapshot: Snapshot, layer: str | None) -> dict[str, Any]:

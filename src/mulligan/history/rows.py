@@ -14,7 +14,8 @@ from mulligan.history.hot import Hot
 from mulligan.history.outputs import STREAMS
 from mulligan.history.schema import blocks as block_table
 from mulligan.history.schema import doomed_outputs, executions
-from mulligan.models import CommandHistoryEntry
+from mulligan.models import CommandHistoryEntry, NetworkConnection
+from mulligan.network.notes import enter
 
 LOST = "lost"
 LOST_ERROR = "the server was ended while this ran"
@@ -103,6 +104,19 @@ def set_change(connection: Connection, execution_id: str, size: int) -> None:
     c = executions.c
     unknown = (c.id == execution_id) & c.change_bytes.is_(None)
     connection.execute(update(executions).where(unknown).values(change_bytes=size))
+
+
+def add_network(connection: Connection, execution_id: str, notes: list[NetworkConnection]) -> None:
+    """Adds what became known of an execution after its end; nothing where its row is gone."""
+    c = executions.c
+    text = connection.execute(select(c.network).where(c.id == execution_id)).scalar_one_or_none()
+    if text is None:
+        return
+    known = records.network_notes(text)
+    for note in notes:
+        enter(known, note)
+    values = {"network": records.network_text(known)}
+    connection.execute(update(executions).where(c.id == execution_id).values(values))
 
 
 def get(connection: Connection, execution_id: str) -> records.Row | None:

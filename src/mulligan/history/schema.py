@@ -25,7 +25,7 @@ from sqlalchemy import (
 from mulligan.history.columns import AnyText, Time, Unsigned
 
 VERSION_TABLE = "mulligan_version"
-HEAD = "0004"  # the newest step in migrations/versions
+HEAD = "0006"  # the newest step in migrations/versions
 
 metadata = MetaData()
 _KEY = BigInteger().with_variant(Integer, "sqlite")  # SQLite counts up INTEGER alone
@@ -77,6 +77,7 @@ executions = Table(
     Column("proposed_command", AnyText),
     Column("stdout", AnyText, nullable=False),
     Column("stderr", AnyText, nullable=False),
+    Column("network", Text, nullable=False, server_default="[]"),
     Column("packages", Text, nullable=False, server_default="[]"),
 )
 Index("mulligan_executions_id", executions.c.id, unique=True)

@@ -286,7 +286,8 @@ class VmInstance(Struct):
     bytes, null where it was not measured: ``disk_bytes`` is what its disk holds beyond the image;
     ``kept_bytes`` that and its snapshots; ``own_bytes`` what of it nobody else needs, and removing
     the VM would free. ``limits`` says what the VM may take and what holds it to that, by the names
-    the settings have for it.
+    the settings have for it. ``network`` is "none" or "allowlist", ``allow`` then who may be
+    reached.
     """
 
     id: StrictStr
@@ -300,6 +301,8 @@ class VmInstance(Struct):
     agent_id: StrictStr | None = None
     driver: StrictStr | None = None
     disk_mb: U64 | None = None
+    network: StrictStr | None = None
+    allow: list[StrictStr] | None = None
     disk_bytes: U64 | None = None
     kept_bytes: U64 | None = None
     own_bytes: U64 | None = None
@@ -311,7 +314,8 @@ class VmCreateRequest(Request):
 
     ``disk_mb`` is what its disk may hold, in MiB, up to that of its type; null: as its type has it.
     So are ``memory_mb`` (what its programs may have in memory, in MiB), ``vcpus`` (CPU time they
-    may have, in CPUs) and ``max_processes``.
+    may have, in CPUs) and ``max_processes``. ``network`` "none" takes away the network of its type,
+    and ``allow`` leaves of it what is named here.
     """
 
     vm_type: StrictStr = DEFAULT_VM_TYPE
@@ -321,6 +325,8 @@ class VmCreateRequest(Request):
     memory_mb: U64 | None = None
     vcpus: F64 | None = None
     max_processes: U64 | None = None
+    network: StrictStr | None = None
+    allow: list[StrictStr] | None = None
 
 
 class VmPoolResponse(Struct):

@@ -6,6 +6,7 @@ from pydantic import Field, StrictBool, StrictStr
 
 from mulligan.models.base import I32, U64, Request, Struct, UtcTime
 from mulligan.models.execution import VmInstance
+from mulligan.models.network import NetworkConnection
 from mulligan.models.verdicts import Verdict
 
 
@@ -16,7 +17,7 @@ class CommandHistoryEntry(Struct):
     started from. ``outcome`` is "running" until it has ended, and "lost" where the server was
     killed under it. ``change_bytes`` is what its changes to the disk take; null where that was not
     measured yet, or others changed the disk meanwhile. ``packages`` are those
-    its requirements came to, each with its exact version.
+    its requirements came to, each with its exact version. ``network`` is what it reached, or tried.
     """
 
     id: StrictStr
@@ -49,6 +50,7 @@ class CommandHistoryEntry(Struct):
     snapshot_after: StrictStr | None = None
     change_bytes: U64 | None = None
     packages: list[StrictStr] = Field(default_factory=list)
+    network: list[NetworkConnection] = Field(default_factory=list)
 
 
 class HistoryQueryRequest(Request):

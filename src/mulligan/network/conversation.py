@@ -8,12 +8,12 @@ import ssl
 import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 import h11
 
 from mulligan.models import NetworkConnection, utc_now
 from mulligan.network import messages, names
-from mulligan.network.authority import Authority
 from mulligan.network.injection import Exchange, Injection
 from mulligan.network.limits import Limits
 from mulligan.network.messages import BadRequestError, Outgoing
@@ -30,6 +30,9 @@ from mulligan.network.resolving import (
 from mulligan.network.rules import AllowList
 from mulligan.network.streams import AnyStream, Bucket, Stream, TlsStream
 from mulligan.network.talk import Talk
+
+if TYPE_CHECKING:  # what it needs is heavy
+    from mulligan.network.authority import Authority
 
 HTTPS_PORT = 443
 MOST_REASON = 300
@@ -118,17 +121,27 @@ class Conversation:
         connected: the program's connection, which it owns.
         terms: of its VM.
         tell: called with each connection and request, when it is over.
+        known: done when it is known whose the connection is. The program is answered only then:
+            one that has had its answer may be gone before anybody looks.
     """
 
-    def __init__(self, connected: Stream, terms: Terms, tell: Told) -> None:
+    def __init__(
+        self,
+        connected: Stream,
+        terms: Terms,
+        tell: Told,
+        known: asyncio.Future[Any] | None = None,
+    ) -> None:
         self._client = connected
         self._terms = terms
         self._limits = terms.limits
         self._tell = tell
+        self._known = known
 
     async def run(self) -> None:
         """Serves it to its end. Cancelling this ends it."""
-        talk = self._talk(self._client)
+        limits = self._limits
+        talk = Talk(self._client, limits.header_bytes, limits.idle_seconds, self._known)
         try:
             while await self._one(talk):
                 talk.http.start_next_cycle()
@@ -137,9 +150,6 @@ class Conversation:
             pass  # the program is gone, or was too slow: nobody is left to be told
         finally:
             await talk.close()
-
-    def _talk(self, stream: AnyStream) -> Talk:
-        return Talk(stream, self._limits.header_bytes, self._limits.idle_seconds)
 
     async def _one(self, talk: Talk) -> bool:
         """One request; whether another may come."""
@@ -321,7 +331,7 @@ class Conversation:
             attempt.reason = f"the program did not finish the TLS handshake with the proxy: {why}"
             self._tell(attempt.record())
             return
-        secure = self._talk(inner)
+        secure = Talk(inner, self._limits.header_bytes, self._limits.idle_seconds)
         try:
             while await self._inside(secure, host, port, trusted):
                 secure.http.start_next_cycle()

@@ -13,7 +13,7 @@ from mulligan.network.streams import Stream
 
 ADDRESS = "127.0.0.1"
 PORT = 3128
-OWNER_TIMEOUT_S = 2.0
+OWNER_TIMEOUT_S = 0.5
 ASKED_AT_ONCE = 8
 RETRY_S = 0.1
 _SO_NETNS_COOKIE = 71  # asm-generic/socket.h
@@ -105,13 +105,18 @@ class Proxy:
         """Closes what is open; returns when it was noted."""
         await self._end(list(self._open))
 
-    async def close_of(self, execution: str) -> None:
-        """Closes the connections that are of one execution alone; returns when they were noted."""
+    async def close_of(self, execution: str, grace: float) -> None:
+        """Closes the connections that are of one execution alone; returns when they were noted.
+
+        Args:
+            execution: it has ended; for it to be known whose connections are see ``owners_known``.
+            grace: seconds for those that its end has closed already.
+        """
         owners = list(self._open.items())
-        await asyncio.gather(*(owner for _, owner in owners), return_exceptions=True)
-        await self._end(
-            [task for task, owner in owners if _owner(owner).executions == (execution,)]
-        )
+        own = [task for task, owner in owners if _owner(owner).executions == (execution,)]
+        if own:
+            await asyncio.wait(own, timeout=grace)
+        await self._end(own)
 
     async def owners_known(self) -> None:
         """Waits until it is known of every open connection whose it is."""
@@ -158,7 +163,7 @@ class Proxy:
             self._tell(owner, note)
 
         try:
-            await Conversation(stream, self._terms, tell).run()
+            await Conversation(stream, self._terms, tell, owner).run()
         finally:
             await _sure(owner)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import h11
 
@@ -19,12 +20,20 @@ class Talk:
         stream: the connection.
         header_bytes: the longest head of a request that is taken.
         idle: seconds after which nothing more is expected.
+        known: nothing is answered before it is done.
     """
 
-    def __init__(self, stream: AnyStream, header_bytes: int, idle: float) -> None:
+    def __init__(
+        self,
+        stream: AnyStream,
+        header_bytes: int,
+        idle: float,
+        known: asyncio.Future[Any] | None = None,
+    ) -> None:
         self.stream = stream
         self.http = h11.Connection(h11.SERVER, max_incomplete_event_size=header_bytes)
         self._idle = idle
+        self._known = known
         self._reading: asyncio.Task[bytes] | None = None
         self._head = False
 
@@ -63,6 +72,9 @@ class Talk:
 
     async def send(self, event: h11.Event) -> None:
         """Sends a part of an answer."""
+        if self._known is not None:
+            await asyncio.wait({self._known})
+            self._known = None
         data = self.http.send(event)
         if data:
             await self.stream.send(data)

@@ -6,6 +6,7 @@ from mulligan.settings.files import FileSettings
 from mulligan.settings.hooks import ApprovalSettings, HookCommand, HookSettings, known_languages
 from mulligan.settings.idempotency import IdempotencySettings
 from mulligan.settings.mcp import McpSettings
+from mulligan.settings.network import NetworkSettings
 from mulligan.settings.packages import PackageSettings
 from mulligan.settings.sections import (
     AnswerSettings,
@@ -29,6 +30,7 @@ __all__ = [
     "IdempotencySettings",
     "LimitSettings",
     "McpSettings",
+    "NetworkSettings",
     "PackageSettings",
     "Settings",
     "StreamSettings",

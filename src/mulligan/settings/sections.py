@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from mulligan.network.rules import MOST_ENTRIES, uncovered
+from mulligan.settings.network import (
+    NetworkMode,
+    SecretSource,
+    checked_entries,
+    checked_mode,
+    checked_secrets,
+)
 
 MIB = 1024 * 1024
 
@@ -20,7 +29,9 @@ class VmType(BaseModel):
     whoever comes next. After so many executions, or hours up, a VM's processes are renewed as soon
     as it is idle; 0: never. See docs/pool.md.
 
-    With ``allow_builds`` code of packages may run, in a builder, to make what is asked for.
+    With ``allow_builds`` code of packages may run, in a builder, to make what is asked for. With
+    ``network`` "allowlist" its programs reach the hosts of ``allow`` through a proxy, which puts
+    ``secrets`` in; see docs/network.md.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -39,6 +50,25 @@ class VmType(BaseModel):
     recycle_after_executions: int = Field(default=0, ge=0)
     recycle_after_hours: float = Field(default=0.0, ge=0, allow_inf_nan=False)
     allow_builds: bool = False
+    network: NetworkMode = "none"
+    allow: list[str] = Field(default_factory=list, max_length=MOST_ENTRIES)
+    secrets: dict[str, SecretSource] = Field(default_factory=dict)
+
+    _mode = field_validator("network", mode="before")(checked_mode)
+    _entries = field_validator("allow")(checked_entries)
+    _secrets = field_validator("secrets")(checked_secrets)
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        if self.network == "none" and (self.allow or self.secrets):
+            raise ValueError('allow and secrets are for network = "allowlist"')
+        if self.network == "allowlist" and not self.allow:
+            raise ValueError('network = "allowlist" needs an allow that names who may be reached')
+        for name, secret in self.secrets.items():
+            missing = uncovered(secret.hosts, self.allow)
+            if missing is not None:
+                raise ValueError(f"secrets.{name}.hosts has {missing}, which allow does not cover")
+        return self
 
     @model_validator(mode="after")
     def _can_start(self) -> Self:

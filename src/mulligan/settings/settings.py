@@ -28,6 +28,7 @@ from mulligan.settings.files import FileSettings
 from mulligan.settings.hooks import ApprovalSettings, HookSettings, known_languages
 from mulligan.settings.idempotency import IdempotencySettings
 from mulligan.settings.mcp import McpSettings
+from mulligan.settings.network import NetworkSettings
 from mulligan.settings.packages import PackageSettings
 from mulligan.settings.pool import PoolSettings
 from mulligan.settings.sections import (
@@ -131,6 +132,7 @@ class Settings(BaseSettings):
     tracing: TracingSettings = Field(default_factory=TracingSettings)
     mcp: McpSettings = Field(default_factory=McpSettings)
     packages: PackageSettings = Field(default_factory=PackageSettings)
+    network: NetworkSettings = Field(default_factory=NetworkSettings)
     terminal: TerminalSettings = Field(default_factory=TerminalSettings)
     pool: PoolSettings = Field(default_factory=PoolSettings)
     log_level: Literal["debug", "info", "warning", "error"] = "info"

@@ -13,7 +13,7 @@ from mulligan.images.host import GUEST_GID, GUEST_UID, HOSTNAME
 MIB = 1024 * 1024
 AGENT_START = (
     f"import sys; sys.path.insert(0, '{AGENT}'); from mulligan.guest.start import main; "
-    "main(%d, %r, %r)"
+    "main(%d, %r, %r, %r)"
 )
 
 
@@ -32,6 +32,9 @@ class VmPlan:
             the VM's disk, and its disk. Without a disk the layers may be written to.
         descriptor: number of the inherited connection to the host.
         seccomp: number of the inherited descriptor of the system call filter.
+        network: number of the inherited socket through which the agent hands over what its
+            programs connect to; None without a network.
+        files: (path of the host, path inside) of files shown read-only in place of the image's.
         info: number of the inherited pipe on which bubblewrap names its child.
         own_groups, program_groups: numbers of inherited entries of control groups: the agent's own,
             and those of everything else in the VM.
@@ -58,6 +61,8 @@ class VmPlan:
     own_groups: tuple[int, ...] = ()
     program_groups: tuple[int, ...] = ()
     shm_mb: int = SHM_MB
+    files: tuple[tuple[Path, str], ...] = ()
+    network: int | None = None
     run_as: tuple[int, int] | None = None
     staged: tuple[Path, ...] = ()
     stage: Path | None = None
@@ -118,6 +123,7 @@ def _tree(plan: VmPlan) -> list[str]:
         "--ro-bind", str(plan.rootfs / "etc"), "/etc",
         "--ro-bind", str(plan.rootfs), IMAGE,
         "--ro-bind", str(plan.agent), AGENT,
+        *[each for source, path in plan.files for each in ("--ro-bind", str(source), path)],
         *_disk(plan),
         "--tmpfs", MOUNT_POINT,
         "--chdir", "/",
@@ -131,7 +137,8 @@ def _disk(plan: VmPlan) -> list[str]:
 
 
 def _agent(plan: VmPlan) -> list[str]:
-    start = AGENT_START % (plan.descriptor, list(plan.own_groups), list(plan.program_groups))
+    groups = list(plan.own_groups), list(plan.program_groups)
+    start = AGENT_START % (plan.descriptor, *groups, plan.network)
     return [
         "--info-fd",
         str(plan.info),

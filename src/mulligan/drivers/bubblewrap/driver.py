@@ -43,6 +43,7 @@ class BubblewrapMachine:
         connection: socket.socket,
         boot_frame: dict[str, object],
         groups: VmGroups | None,
+        network: socket.socket | None,
     ) -> None:
         self._process = process
         self._init: int | None = init.pidfd
@@ -50,12 +51,18 @@ class BubblewrapMachine:
         self._connection = connection
         self._boot_frame = boot_frame
         self._groups = groups
+        self._network = network
         self._said: str | None = None
 
     @property
     def connection(self) -> socket.socket:
         """See ``Machine``."""
         return self._connection
+
+    @property
+    def network(self) -> socket.socket | None:
+        """See ``Machine``."""
+        return self._network
 
     @property
     def boot_frame(self) -> dict[str, object]:
@@ -84,6 +91,8 @@ class BubblewrapMachine:
         init, self._init = self._init, None
         if init is not None:
             self._connection.close()
+            if self._network is not None:
+                self._network.close()
             with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(init, signal.SIGKILL)
             os.close(init)
@@ -130,7 +139,9 @@ class BubblewrapDriver:
     """
 
     name = "bubblewrap"
-    capabilities = Capabilities(own_kernel=False, network=("none",), boot_cost="milliseconds")
+    capabilities = Capabilities(
+        own_kernel=False, network=("none", "allowlist"), boot_cost="milliseconds"
+    )
 
     def __init__(self, guest: tuple[int, int], directory: Path) -> None:
         self._run_as = guest if os.geteuid() == 0 else None
@@ -188,18 +199,20 @@ class BubblewrapDriver:
     async def _boot(self, spec: BootSpec, groups: VmGroups | None) -> BubblewrapMachine:
         ours, theirs = socket.socketpair()
         info, info_theirs = socket.socketpair()
+        network, network_theirs = socket.socketpair() if spec.network else (None, None)
         walls = seccomp.descriptor()
         try:
             for end in (ours, theirs):
                 end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SOCKET_BUFFER)
             ours.setblocking(False)
             info.setblocking(False)
-            plan = self._plan(spec, theirs.fileno(), info_theirs.fileno(), walls, groups)
+            way_out = network_theirs.fileno() if network_theirs is not None else None
+            numbers = theirs.fileno(), info_theirs.fileno(), walls, way_out
+            plan = self._plan(spec, numbers, groups)
             process = self._spawn(plan)
             if groups is not None:
                 groups.entered()
-            theirs.close()
-            info_theirs.close()
+            _close(theirs, info_theirs, network_theirs)
             try:
                 init = await _child(info, process)
             except BaseException:
@@ -207,19 +220,18 @@ class BubblewrapDriver:
                 await asyncio.shield(asyncio.create_task(_reap(process)))
                 raise
         except BaseException:
-            ours.close()
+            _close(ours, network)
             raise
         finally:
-            theirs.close()
-            info_theirs.close()
-            info.close()
+            _close(theirs, info_theirs, network_theirs, info)
             os.close(walls)
-        binds = [str(path) for path in spec.image.binds] + [place for _, place in spec.shares]
+        binds = [str(path) for path in spec.image.binds]
+        binds += [*(place for _, place in spec.shares), *spec.files]
         boot_frame: dict[str, object] = {
             "binds": binds,
             "limits": by_agent(spec.limits, self._groups),
         }
-        return BubblewrapMachine(process, init, ours, boot_frame, groups)
+        return BubblewrapMachine(process, init, ours, boot_frame, groups, network)
 
     def _spawn(self, plan: VmPlan) -> OwnedProcess:
         identity: dict[str, Any] = {}
@@ -234,6 +246,7 @@ class BubblewrapDriver:
                 plan.seccomp,
                 *plan.own_groups,
                 *plan.program_groups,
+                *([] if plan.network is None else [plan.network]),
             ],
             env={},
             cwd="/",
@@ -241,8 +254,12 @@ class BubblewrapDriver:
         )
 
     def _plan(
-        self, spec: BootSpec, descriptor: int, info: int, walls: int, groups: VmGroups | None
+        self,
+        spec: BootSpec,
+        inherited: tuple[int, int, int, int | None],
+        groups: VmGroups | None,
     ) -> VmPlan:
+        descriptor, info, walls, network = inherited
         image = spec.image
         staged = tuple(path for path in image.binds if not self._can_reach(path))
         setpriv = None
@@ -261,7 +278,7 @@ class BubblewrapDriver:
             python=image.python,
             binds=image.binds,
             symlinks=image.symlinks,
-            environment=image.environment(),
+            environment=image.environment() | dict(spec.environment),
             rootfs=image.rootfs,
             agent=image.agent,
             layers=spec.layers,
@@ -269,6 +286,8 @@ class BubblewrapDriver:
             descriptor=descriptor,
             info=info,
             seccomp=walls,
+            network=network,
+            files=tuple((path, inside) for inside, path in spec.files.items()),
             own_groups=tuple(groups.agent) if groups is not None else (),
             program_groups=tuple(groups.programs) if groups is not None else (),
             shm_mb=spec.limits.shm_mb,
@@ -286,6 +305,12 @@ class BubblewrapDriver:
         if path not in self._reachable:
             self._reachable[path] = preflight.barrier(path, self._run_as) is None
         return self._reachable[path]
+
+
+def _close(*ends: socket.socket | None) -> None:
+    for end in ends:
+        if end is not None:
+            end.close()
 
 
 async def _reap(process: OwnedProcess) -> None:

@@ -161,6 +161,14 @@ class Kernels(Runners):
             raise
         return opened
 
+    def owners(self) -> dict[int, int]:
+        """The cell that runs in each kernel, by the kernel's mount namespace."""
+        return {
+            kernel.live.namespace: kernel.cell.channel
+            for kernel in self.kernels.values()
+            if kernel.live is not None and kernel.cell is not None
+        }
+
     def end_all(self, why: str) -> None:
         """Ends every kernel and cancels its cells; frozen images stay."""
         for kernel in list(self.kernels.values()):
