@@ -20,6 +20,7 @@ from mulligan.models import (
     CommandHistoryEntry,
     HistoryQueryRequest,
     KernelState,
+    NetworkConnection,
     Snapshot,
     Verdict,
 )
@@ -121,6 +122,19 @@ entries = st.builds(
     snapshot_before=st.none() | texts,
     snapshot_after=st.none() | texts,
     change_bytes=st.none() | u64,
+    network=st.lists(
+        st.builds(
+            NetworkConnection,
+            host=texts,
+            port=u64,
+            via=texts,
+            verdict=texts,
+            reason=st.none() | texts,
+            started_at=times,
+            secrets=st.lists(texts, max_size=2),
+        ),
+        max_size=2,
+    ),
 )
 snapshot_strategy = st.builds(
     Snapshot,

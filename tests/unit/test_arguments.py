@@ -149,7 +149,7 @@ def test_the_program_is_the_agent(plan: VmPlan) -> None:
     options, program = inner(plan)
     assert operands(options, "--info-fd") == [["19"]]
     assert program[:-1] == [str(plan.python), "-I", "-S", "-c"]
-    assert program[-1].endswith("main(17, [], [])")
+    assert program[-1].endswith("main(17, [], [], None)")
 
 
 @pytest.mark.parametrize("plan", [PLAIN, AS_ROOT], ids=["plain", "as_root"])

@@ -33,10 +33,14 @@ RESPONSE = f"""{{"execution_id": "ex-1", "vm_id": "vm-1", "exit_code": -21474836
 INSTANCE = f"""{{"id": "vm-1", "name": "agent-a-vm", "vm_type": "focal-optimized",
     "status": "ready", "ip_address": "10.0.0.2", "created_at": "{TIME}",
     "last_activity": "{TIME}", "agent_id": "a", "driver": "bubblewrap", "disk_mb": 1,
-    "disk_bytes": 2, "kept_bytes": 4, "own_bytes": 3,
+    "network": "allowlist", "allow": ["example.org"], "disk_bytes": 2,
+    "kept_bytes": 4, "own_bytes": 3,
     "limits": {{"vcpus": {{"value": 1.5, "held_by": "none", "reason": "r"}}}}}}"""
 ERROR = """{"error": {"ValidationFailed": "no"}, "message": "m", "field": "f", "remedy": "r",
     "request_id": "q"}"""
+CONNECTION = f"""{{"host": "example.org", "port": 443, "via": "https", "verdict": "failed",
+    "reason": "r", "address": "192.0.2.1", "bytes_up": 1, "bytes_down": 2, "started_at": "{TIME}",
+    "duration_ms": 3, "secrets": ["KEY"], "certain": false, "connections": 4}}"""
 ENTRY = f"""{{"id": "h-1", "vm_id": "vm-1", "agent_id": "a", "command": "ls", "language": "bash",
     "snapshot_id": "s-1", "success": true, "exit_code": 2147483647, "stdout": "", "stderr": "e",
     "executed_at": "{TIME}", "duration_ms": 0, "proposed_command": "ls -l", "outcome": "failed",
@@ -45,7 +49,7 @@ ENTRY = f"""{{"id": "h-1", "vm_id": "vm-1", "agent_id": "a", "command": "ls", "l
     "stdin_sha256": "ab",
     "truncated": true, "stdout_bytes": 1, "stderr_bytes": 2, "completed_at": "{TIME}",
     "cpu_ms": 3, "max_rss_kb": 4, "snapshot_before": "s-0", "snapshot_after": "s-1",
-    "change_bytes": 5, "packages": ["numpy==2.0"]}}"""
+    "change_bytes": 5, "packages": ["numpy==2.0"], "network": [{CONNECTION}]}}"""
 KERNEL = '{"name": "main", "language": "python", "memory": "kept", "notes": ["threads"]}'
 DIFF = """{"path": "/a", "change": "changed", "kind": "file", "old_size": 1, "new_size": 2,
     "old_mode": "0644", "new_mode": "0600", "text_diff": "-a"}"""
@@ -71,7 +75,8 @@ FILLED: dict[type[BaseModel], str] = {
     models.VmInstance: INSTANCE,
     models.VmLimit: '{"value": 0.5, "held_by": "rlimit", "reason": "r"}',
     models.VmCreateRequest: """{"vm_type": "jammy", "vm_name": "agent-a-vm", "agent_id": "a",
-        "disk_mb": 5, "memory_mb": 6, "vcpus": 0.5, "max_processes": 7}""",
+        "network": "allowlist", "allow": ["example.org"], "disk_mb": 5,
+        "memory_mb": 6, "vcpus": 0.5, "max_processes": 7}""",
     models.VmPoolResponse: f"""{{"agent_id": "a", "available_vms": [{INSTANCE}],
         "in_use_vms": [], "pool_config": {CONFIG}, "spare_vms": 1, "shared_vms": 2}}""",
     models.ExecutionIntent: """{"confidence": 0.75, "trigger_keywords": ["run"],
@@ -133,6 +138,7 @@ FILLED: dict[type[BaseModel], str] = {
     models.BatchResult: f'{{"result": {RESPONSE}, "error": {ERROR}}}',
     models.BatchResponse: f'{{"results": [{{"result": null, "error": {ERROR}}}]}}',
     models.DiffEntry: DIFF,
+    models.NetworkConnection: CONNECTION,
     models.DiffResponse: f"""{{"vm_id": "vm-1", "old_snapshot_id": "s-1", "new_snapshot_id": "s-2",
         "entries": [{DIFF}], "truncated": true}}""",
     models.SessionCreateRequest: """{"name": "n", "vm_type": "t", "memory_mb": 3, "vcpus": 2,
@@ -172,11 +178,13 @@ OPTIONS: dict[type[BaseModel], list[str]] = {
     models.ParseExecuteRequest: ["vm_config"],
     models.VmInstance: [
         *("ip_address", "last_activity", "agent_id", "driver"),
+        *("network", "allow"),
         *("disk_mb", "disk_bytes", "kept_bytes", "own_bytes", "limits"),
     ],
     models.VmLimit: ["reason"],
     models.VmPoolResponse: ["spare_vms", "shared_vms"],
     models.VmCreateRequest: [
+        *("network", "allow"),
         *("vm_name", "agent_id", "disk_mb", "memory_mb", "vcpus", "max_processes"),
     ],
     models.CommandHistoryEntry: [
@@ -187,6 +195,7 @@ OPTIONS: dict[type[BaseModel], list[str]] = {
         *("agent_id", "limit", "start_date", "end_date", "search", "language", "kernel"),
     ],
     models.Verdict: ["reason"],
+    models.NetworkConnection: ["reason", "address"],
     models.Approval: [
         "stdin",
         "working_dir",
@@ -277,8 +286,17 @@ DEFAULTS: dict[type[BaseModel], dict[str, object]] = {
     },
     models.VmCreateRequest: {"vm_type": "focal-optimized"},
     models.HistoryQueryRequest: {"failures_only": False, "offset": 0},
+    models.NetworkConnection: {
+        "bytes_up": 0,
+        "bytes_down": 0,
+        "duration_ms": 0,
+        "secrets": [],
+        "certain": True,
+        "connections": 1,
+    },
     models.CommandHistoryEntry: {
         "packages": [],
+        "network": [],
         "outcome": "success",
         "verdicts": [],
         "truncated": False,

@@ -9,6 +9,7 @@ from mulligan.errors import ConfigError
 from mulligan.settings import (
     FileSettings,
     McpSettings,
+    NetworkSettings,
     TracingSettings,
     VmType,
     config_file,
@@ -55,6 +56,9 @@ VM_TYPE = {
     "warm": 0,
     "recycle_after_executions": 0,
     "recycle_after_hours": 0.0,
+    "network": "none",
+    "allow": [],
+    "secrets": {},
 }
 DEFAULTS = {
     "host": "127.0.0.1",
@@ -130,6 +134,7 @@ DEFAULTS = {
     "cors_origins": [],
     "files": FileSettings().model_dump(),
     "mcp": McpSettings().model_dump(),
+    "network": NetworkSettings().model_dump(),
     "terminal": {
         "enabled": True,
         "agents": False,

@@ -39,6 +39,7 @@ ANSWERS = {
     frames.PAUSE: frames.PAUSED,
     frames.KERNELS: frames.KERNELS_DONE,
     frames.OWNER: frames.OWNER_DONE,
+    frames.PING: frames.PONG,
 }
 
 

@@ -14,7 +14,7 @@ class NetworkConnection(Struct):
     not be reached, or broke). ``via`` is "connect", "http" or "https" (the last where the proxy
     read what went through, to put ``secrets`` in). ``bytes_up`` and ``bytes_down`` are what went to
     and came from ``address``. Without ``certain`` it may have been another execution of the VM:
-    every one that it may have been has it. ``count`` is more than 1 in the last entries of an
+    every one that it may have been has it. ``connections`` is more than 1 in the last entries of an
     execution that made very many: they stand for all that agree in host, port and verdict.
     """
 
@@ -30,4 +30,4 @@ class NetworkConnection(Struct):
     duration_ms: U64 = 0
     secrets: list[StrictStr] = Field(default_factory=list)
     certain: StrictBool = True
-    count: U64 = 1
+    connections: U64 = 1

@@ -24,7 +24,7 @@ def enter(notes: list[NetworkConnection], note: NetworkConnection) -> None:
 
 def _joined(one: NetworkConnection, other: NetworkConnection, *, alike: bool) -> NetworkConnection:
     update: dict[str, object] = {
-        "count": one.count + other.count,
+        "connections": one.connections + other.connections,
         "bytes_up": one.bytes_up + other.bytes_up,
         "bytes_down": one.bytes_down + other.bytes_down,
         "duration_ms": one.duration_ms + other.duration_ms,
