@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-long check format bench bench-policy docs lock clean
+.PHONY: help install demo selfcheck test test-long check format bench bench-policy docs lock clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -24,6 +24,9 @@ $(STAMP): requirements.lock pyproject.toml
 
 demo: install  ## See it work: isolation, a refused secret, a stopped runaway, timings
 	@$(BIN)/mulligan demo
+
+selfcheck: install  ## Try VMs' walls from inside, and write the tables of docs/security.md
+	$(BIN)/python tools/selfcheck_docs.py
 
 test: install  ## Run the tests
 	$(BIN)/pytest -m "not long" -n 2 --dist loadfile

@@ -10,7 +10,7 @@ import typer
 from rich.markup import escape
 
 from mulligan import settings as settings_module
-from mulligan.cli.console import out, printable, run_async
+from mulligan.cli.console import UsageError, out, printable, run_async
 from mulligan.cli.options import DataDirOption, JsonOption
 from mulligan.cli.progress import Progress
 
@@ -41,8 +41,13 @@ def selfcheck(
 ) -> None:
     """Try to get out of a VM, harmlessly and in many ways; exit code 0 only if none succeeds."""
     from mulligan.selfcheck import report as reports
+    from mulligan.selfcheck.run import probes
     from mulligan.selfcheck.run import selfcheck as check
 
+    try:
+        probes(group or ())
+    except ValueError as error:
+        raise UsageError(str(error)) from None
     settings = settings_module.load(data_dir=data_dir)
     plain = not (json or markdown)
     with Progress("probing") as progress:

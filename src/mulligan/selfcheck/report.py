@@ -99,8 +99,9 @@ def summary(report: Report) -> str:
 
 def _cell(text: str) -> str:
     """Text that is no markup in a table of Markdown, nor HTML."""
-    for sign in "\\`*_[]|<>&":
-        text = text.replace(sign, f"\\{sign}") if sign != "&" else text
+    text = " ".join(text.split())
+    for sign in "\\`*_[]|<>":
+        text = text.replace(sign, f"\\{sign}")
     return text.replace("&", "&amp;")
 
 

@@ -14,7 +14,7 @@ from importlib import resources
 from pathlib import Path
 
 from mulligan.engine.engine import Engine
-from mulligan.errors import ValidationFailed, VmExecutionError
+from mulligan.errors import VmExecutionError
 from mulligan.layers.directories import make_directory, remove_tree
 from mulligan.models import VmLimit
 from mulligan.selfcheck import output, remains, spies
@@ -34,7 +34,7 @@ MODULES = {
     for each in (kernel, namespaces, runtime, network, files, resource_probes, processes)
 }
 HOST_SIDE = (output, remains, spies)  # importing them registers their probes
-NEEDS = {"runtime": ("processes",)}  # what else a group's source asks for
+NEEDS = {"kernel": ("processes",), "runtime": ("processes",)}  # what else a group's source asks for
 # Small enough for a probe to meet each limit in a moment, and large enough for every language.
 LIMITS: dict[str, int] = {
     "memory_mb": 384,
@@ -75,11 +75,11 @@ def probes(groups: Sequence[str] = ()) -> list[AnyProbe]:
     """All probes, or those of some groups, in the groups' order.
 
     Raises:
-        ValidationFailed: there is no such group; the text names those there are.
+        ValueError: there is no such group; the text names those there are.
     """
     unknown = [each for each in groups if each not in GROUPS]
     if unknown:
-        raise ValidationFailed(f"no group {unknown[0]!r}: use one of {', '.join(GROUPS)}")
+        raise ValueError(f"no group {unknown[0]!r}: use one of {', '.join(GROUPS)}")
     everything: list[AnyProbe] = [*PROBES.values(), *ANSWERS.values()]
     wanted = groups or GROUPS
     return [
@@ -109,7 +109,7 @@ async def selfcheck(
         on_verdict: called with each verdict as it comes (without a control).
 
     Raises:
-        ValidationFailed: no such group.
+        ValueError: no such group.
         VmExecutionError: no VM could be made.
     """
     wanted = probes(groups)

@@ -310,7 +310,7 @@ def write_elsewhere() -> Seen:
     return empty([path for path in ("/usr/bin", "/usr/lib", "/usr") if os.access(path, os.W_OK)])
 
 
-@probe("files.sysctl", "ask for kernel settings that it may write to", "none", "passes")
+@probe("files.sysctl", "ask for kernel settings that it may write to", "none", "depends")
 def sysctl() -> Seen:
     found = [
         entry.path.removeprefix("/proc/sys/")

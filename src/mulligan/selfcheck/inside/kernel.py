@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import mmap
 import os
 import signal
 import socket
+import termios
 from typing import Any
 
 from mulligan.selfcheck.inside.probing import (
     Seen,
+    empty,
     in_child,
     named,
     names,
@@ -21,6 +24,7 @@ from mulligan.selfcheck.inside.probing import (
     syscall,
     text,
 )
+from mulligan.selfcheck.inside.processes import vm_read
 
 BAD = -1
 _NOTHING = b"\0" * 128
@@ -50,6 +54,16 @@ CALLS: tuple[tuple[str, tuple[Any, ...], str, str], ...] = (
         "fails",
     ),
     ("userfaultfd", (0x40000001,), "make a userfaultfd, with a flag there is not", "fails"),
+    (
+        "name_to_handle_at",
+        (-100, b".", 0, 0, 0),
+        "ask for its directory's handle",
+        "fails",
+    ),
+    ("open_tree", (-100, b".", 0), "open its own directory as a tree", "fails"),
+    ("get_mempolicy", (0, 0, 0, 0, 0), "ask for its NUMA policy", "depends"),
+    ("fanotify_init", (0x80000000, 0), "watch files, with a flag there is not", "depends"),
+    ("kcmp", (0, 0, 1, 0, 0), "compare itself with itself", "depends"),
     ("syslog", (10, 0, 0), "ask how large the kernel's log is", "depends"),
 )
 
@@ -205,38 +219,42 @@ def _register_absent() -> None:
 _register_absent()
 
 
-@probe(
-    "kernel.kernel_log",
-    "open /dev/kmsg and /proc/kmsg for reading",
-    "neither opens",
-    "depends",
-)
-def kernel_log() -> Seen:
-    opened = []
-    for path in ("/dev/kmsg", "/proc/kmsg"):
+def _said(paths: tuple[str, ...]) -> Seen:
+    """Those of some files that open and have something in them."""
+    found = []
+    for path in paths:
         try:
-            os.close(os.open(path, os.O_RDONLY | os.O_NONBLOCK))
+            if read(path, 512):
+                found.append(path)
         except OSError:
             continue
-        opened.append(path)
-    return not opened, f"opened {' '.join(opened)}" if opened else "neither"
+    return empty(found)
+
+
+@probe("kernel.kernel_log", "read of /dev/kmsg and /proc/kmsg", "nothing in them", "depends")
+def kernel_log() -> Seen:
+    return _said(("/dev/kmsg", "/proc/kmsg"))
 
 
 @probe(
     "kernel.memory_images",
-    "open /proc/kcore, /dev/mem and /proc/kpagecount for reading",
-    "none opens",
+    "read of /proc/kcore, /dev/mem and /proc/kpagecount",
+    "nothing in them",
     "passes",
 )
 def memory_images() -> Seen:
-    opened = []
-    for path in ("/proc/kcore", "/dev/mem", "/proc/kpagecount"):
-        try:
-            os.close(os.open(path, os.O_RDONLY | os.O_NONBLOCK))
-        except OSError:
-            continue
-        opened.append(path)
-    return not opened, f"opened {' '.join(opened)}" if opened else "none"
+    return _said(("/proc/kcore", "/dev/mem", "/proc/kpagecount"))
+
+
+@probe(
+    "kernel.hardware",
+    "read of /proc/interrupts, /proc/modules, /proc/iomem, /proc/ioports and /proc/mtrr",
+    "nothing in them",
+)
+def hardware() -> Seen:
+    return _said(
+        ("/proc/interrupts", "/proc/modules", "/proc/iomem", "/proc/ioports", "/proc/mtrr")
+    )
 
 
 @probe(
@@ -264,3 +282,50 @@ def preallocation() -> Seen:
 def set_hostname() -> Seen:
     name = os.uname().nodename.encode()
     return in_child(lambda: refused(syscall("sethostname", name, len(name))))
+
+
+@probe("kernel.personality", "make its memory executable when read (in a child)", "refused")
+def personality() -> Seen:
+    return refused(syscall("personality", 0x0400000))  # READ_IMPLIES_EXEC
+
+
+@probe("kernel.own_memory", "process_vm_readv of its own memory", "refused")
+def own_memory() -> Seen:
+    return refused(vm_read(os.getpid()))
+
+
+@probe("kernel.own_child", "attach (ptrace) to a child of its own", "refused", "depends")
+def own_child() -> Seen:
+    hold, let_go = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        os.close(let_go)
+        os.read(hold, 1)
+        os._exit(0)
+    try:
+        return refused(syscall("ptrace", 0x4206, pid, 0, 0))  # PTRACE_SEIZE
+    finally:
+        os.close(let_go)
+        os.waitpid(pid, 0)
+
+
+@probe(
+    "kernel.typed_ahead",
+    "put a character into the input of a terminal of its own (TIOCSTI), in a child",
+    "refused",
+    "depends",
+)
+def typed_ahead() -> Seen:
+    return in_child(_typed)
+
+
+def _typed() -> Seen:
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # which the end of the terminal sends
+    ours, theirs = os.openpty()
+    try:
+        os.setsid()
+        fcntl.ioctl(theirs, termios.TIOCSCTTY, 0)
+        return shut(lambda: fcntl.ioctl(theirs, termios.TIOCSTI, b"x"))
+    finally:
+        os.close(theirs)
+        os.close(ours)

@@ -197,6 +197,11 @@ NUMBERS = {
     "shmctl": (31, 195),
     "semctl": (66, 191),
     "msgctl": (71, 187),
+    "personality": (135, 92),
+    "name_to_handle_at": (303, 264),
+    "fanotify_init": (300, 262),
+    "open_tree": (428, 428),
+    "get_mempolicy": (239, 236),
     "mq_open": (240, 180),
     "mq_unlink": (241, 181),
 }

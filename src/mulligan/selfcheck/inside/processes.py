@@ -339,8 +339,3 @@ def core() -> Seen:
 @probe("processes.terminal", "open /dev/tty", "there is none", "depends")
 def terminal() -> Seen:
     return shut(lambda: os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY)))
-
-
-@probe("processes.numbers", "ask for its own number", "small: counted from 1", "depends")
-def numbers() -> Seen:
-    return told["main"] < told["server"][0], f"{told['main']}"

@@ -7,6 +7,7 @@ it is the planted process, which belongs to whoever asks.
 from __future__ import annotations
 
 import os
+import resource
 import socket
 from collections.abc import Callable
 
@@ -102,6 +103,22 @@ LOOKS: dict[str, tuple[str, Callable[[int], object]]] = {
     "pidfd_getfd": ("take a descriptor (pidfd_getfd) of", _call(_taken)),
     "kcmp": ("kcmp with", _call(lambda pid: syscall("kcmp", os.getpid(), pid, 1, 0, 0))),
 }
+ACTS: dict[str, tuple[str, Callable[[int], object]]] = {
+    "signal": ("send signal 0 to", lambda pid: os.kill(pid, 0)),
+    "pidfd": ("open a descriptor of", lambda pid: os.close(os.pidfd_open(pid))),
+    "limits": (
+        "ask for the limits of",
+        lambda pid: resource.prlimit(pid, resource.RLIMIT_NOFILE),
+    ),
+    "affinity": (
+        "set the CPUs, to what they are, of",
+        lambda pid: os.sched_setaffinity(pid, os.sched_getaffinity(pid)),
+    ),
+    "priority": (
+        "set the priority, to what it is, of",
+        lambda pid: os.setpriority(os.PRIO_PROCESS, pid, os.getpriority(os.PRIO_PROCESS, pid)),
+    ),
+}
 WHO: dict[str, tuple[str, Callable[[], list[int]]]] = {
     "agent": ("the agent, process 1", agent),
     "zygote": ("the zygote", zygote),
@@ -110,7 +127,7 @@ WHO: dict[str, tuple[str, Callable[[], list[int]]]] = {
 
 def _register_looks() -> None:
     for who, (called, whose) in WHO.items():
-        for name, (what, work) in LOOKS.items():
+        for name, (what, work) in (LOOKS | ACTS).items():
 
             def run(
                 whose: Callable[[], list[int]] = whose, work: Callable[[int], object] = work
@@ -218,6 +235,11 @@ def peer() -> Seen:
     except OSError as error:
         return True, named(error.errno or 0)
     return number == 0, f"process {number}"
+
+
+@probe("runtime.everybody", "send signal 0 to every process there is", "refused")
+def everybody() -> Seen:
+    return shut(lambda: os.kill(-1, 0))
 
 
 @probe("runtime.own_setns", "setns into its own network namespace", "refused", "passes")
