@@ -9,8 +9,10 @@ from pathlib import Path
 
 import jsonschema
 import pytest
+from typer.testing import CliRunner
 
 from mulligan import settings as settings_module
+from mulligan.cli.app import app
 from mulligan.drivers.bubblewrap import arguments, preflight, seccomp
 from mulligan.engine import engine as engine_module
 from mulligan.images.host import prepare
@@ -207,6 +209,26 @@ async def test_a_driver_that_shows_a_directory_of_the_host(monkeypatch) -> None:
     met = {each for each in failed if "the planted secret" in failed[each]}
     assert met >= {"files.planted_tmp", "files.own_root", "files.own_cwd", "network.path"}
     assert not {"files.planted_shm", "network.abstract", "files.shadow"} & set(failed)
+
+
+def cli(directory: Path, *words: str) -> tuple[int, str]:
+    done = CliRunner().invoke(app, ["selfcheck", *words, "--data-dir", str(directory)])
+    assert done.exit_code in (0, 1), done.stderr
+    return done.exit_code, done.stdout
+
+
+def test_the_command(data_dir: Path, monkeypatch) -> None:
+    code, said = cli(data_dir, "--group", "network", "--json")
+    assert code == 0
+    assert {each["group"] for each in json.loads(said)["probes"]} == {"network"}
+    monkeypatch.setattr(arguments, "_walls", without("--unshare-net"))
+    code, said = cli(data_dir, "--group", "network")
+    assert code == 1
+    assert "FAIL network.host_v4 " in said
+    assert "must be: nobody there" in said
+    code, said = cli(data_dir, "--group", "network", "--markdown")
+    assert code == 1
+    assert "| the planted secret was read (it worked: 40 bytes) | failed |" in said
 
 
 def python_for(uid: int) -> str | None:

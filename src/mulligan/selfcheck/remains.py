@@ -36,10 +36,10 @@ _register_private()
 
 
 @answer_probe(
-    "resources.time", "sleep for 4 s, deaf to SIGTERM, with a limit of 1 s", "ended at its limit"
+    "resources.time", "sleep for 3 s, deaf to SIGTERM, with a limit of 1 s", "ended at its limit"
 )
 async def time_limit(asked: Asked) -> Seen:
-    code = "import signal, time\nsignal.signal(15, signal.SIG_IGN)\ntime.sleep(4)\nprint('through')"
+    code = "import signal, time\nsignal.signal(15, signal.SIG_IGN)\ntime.sleep(3)\nprint('through')"
     answer = await asked.run(code, timeout_s=1)
     return answer.outcome == "timeout" and not answer.text, answer.outcome
 
@@ -102,7 +102,7 @@ async def left_behind(asked: Asked) -> Seen:
     "gone when the program's answer is there",
 )
 async def hidden(asked: Asked) -> Seen:
-    return await _left(asked, LEAVE % True + "time.sleep(3)", 1)
+    return await _left(asked, LEAVE % True + "time.sleep(2)", 1)
 
 
 @answer_probe(

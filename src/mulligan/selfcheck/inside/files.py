@@ -23,7 +23,7 @@ from mulligan.selfcheck.inside.probing import (
 
 SMALL = 64 * 1024
 MOST_ENTRIES = 20_000
-WALK_S = 3.0
+WALK_S = 2.0
 
 PLANTED = {
     "tmp": ("in /tmp", "fails"),

@@ -129,7 +129,9 @@ def shared_memory() -> Seen:
 
 @probe("resources.disk", "write twice as much to its disk as is allowed", "stopped on the way")
 def disk() -> Seen:
-    return _written(f"fill-{os.getpid()}", 2 * told["limits"]["disk_mb"], slowly=True)
+    return _written(
+        f"fill-{os.getpid()}", 2 * told["limits"]["disk_mb"], slowly=not told["outside"]
+    )
 
 
 @probe("resources.own_tmpfs", "ask how large its program's directory is", "bounded", "passes")
