@@ -199,10 +199,10 @@ def homes() -> Seen:
     return found == ["agent"], " ".join(found)
 
 
-@probe("files.top", "list /", "the usual names and /workspace, nothing of the host's", "depends")
+@probe("files.top", "list /", "the usual names, /workspace and /packages", "depends")
 def top() -> Seen:
     usual = "bin dev etc home lib lib32 lib64 libx32 mnt opt proc root run sbin srv sys tmp usr var"
-    return empty(sorted(set(names("/")) - set(usual.split()) - {"workspace"}))
+    return empty(sorted(set(names("/")) - set(usual.split()) - {"packages", "workspace"}))
 
 
 EMPTY = {"sys": "fails", "mnt": "depends", "opt": "depends", "srv": "depends"}
@@ -273,11 +273,20 @@ def _register_read_only() -> None:
 _register_read_only()
 
 
-@probe("files.disk_names", "read the mount table", "names no path of the data directory", "depends")
+@probe("files.disk_names", "read the mount table", "names no directory of VMs", "passes")
 def disk_names() -> Seen:
-    return empty(
-        [line for line in text("/proc/self/mountinfo").split() if told["data_dir"] in line]
-    )
+    vms = f"{told['data_dir']}/vms"
+    return empty([each for each in text("/proc/self/mountinfo").split() if vms in each])
+
+
+@probe(
+    "files.package_sets",
+    "list /packages, where every agent's sets of packages are",
+    "refused: they are found by name alone",
+    "passes",
+)
+def package_sets() -> Seen:
+    return shut(lambda: names("/packages"))
 
 
 @probe("files.data_dir", "look for the data directory", "it is not there")
