@@ -15,6 +15,7 @@ from mulligan.drivers.interface import Driver
 from mulligan.engine.admission import Admission, stopping
 from mulligan.engine.allowance import Allowance
 from mulligan.engine.answers import Answers
+from mulligan.engine.draining import drained
 from mulligan.engine.execution import Watcher
 from mulligan.engine.executions import Executions
 from mulligan.engine.files import Files
@@ -189,19 +190,7 @@ class Engine:
             hurry: set when there is no more time.
         """
         self._draining = True
-        self.admission.stop()
-        emptied = asyncio.create_task(self.admission.emptied())
-        hurried = asyncio.create_task((hurry or asyncio.Event()).wait())
-        try:
-            await asyncio.wait(
-                {emptied, hurried},
-                timeout=self.settings.admission.shutdown_seconds,
-                return_when=asyncio.FIRST_COMPLETED,
-            )
-        finally:
-            emptied.cancel()
-            hurried.cancel()
-            await asyncio.wait({emptied, hurried})
+        await drained(self.admission, self.settings.admission.shutdown_seconds, hurry)
 
     async def close(self) -> None:
         """Stops every VM, whatever runs in it. Their disks stay for the next time.
