@@ -20,13 +20,16 @@ from support.server import clean_environment
 TESTS = Path(__file__).parents[1]
 
 
-def run_module(module: str, directory: Path, size_mib: int) -> subprocess.CompletedProcess[str]:
+def run_module(
+    module: str, directory: Path, size_mib: int, seconds: float = 100
+) -> subprocess.CompletedProcess[str]:
     """Runs ``python -m module <mount point>``; skips where this host mounts nothing for us.
 
     Args:
         module: one of ``support``.
         directory: empty, for the mount point and the image.
         size_mib: of the file system.
+        seconds: that it may take.
     """
     point = directory / "small"
     point.mkdir(mode=0o711)
@@ -41,7 +44,7 @@ def run_module(module: str, directory: Path, size_mib: int) -> subprocess.Comple
             capture_output=True,
             text=True,
             check=False,
-            timeout=100,
+            timeout=seconds,
             env=clean_environment(PYTHONPATH=paths),
         )
         if done.returncode not in (1, 77) or "Traceback" in done.stderr:
