@@ -190,6 +190,7 @@ class Agent:
         execution.pid = pid
         self._by_pid[pid] = execution
         self._send(frames.STARTED, execution.channel, {"pid": pid})
+        self._streams.hold(execution)
         if execution.reason != "exit":  # ended before it had a number
             execution.end(execution.reason)
 
@@ -198,6 +199,7 @@ class Agent:
             done = execution.read_report()
         except BlockingIOError:
             return
+        self._streams.hold(execution)
         if done and execution.report is not None:
             self._loop.close(execution.report)
             execution.report = None
@@ -321,6 +323,7 @@ class Agent:
         if execution.stdin is not None:
             self._loop.close(execution.stdin.descriptor)
         self._by_pid.pop(execution.pid, None)
+        self._streams.release(execution)
         del self._executions[execution.channel]
         if self._owners is not None:
             self._owners.leaves(execution)

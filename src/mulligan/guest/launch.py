@@ -103,6 +103,8 @@ def enter(job: dict[str, Any], root: int, report: int) -> None:
     except OSError as error:
         raise OSError(f"working_dir {job['cwd']!r}: {error.strerror}") from None
     os.write(report, b"ns %d\n" % os.stat("/proc/self/ns/mnt").st_ino)
+    if job.get("terminal"):
+        os.read(report, 1)  # until the agent holds the namespace
 
 
 def _limit(kind: int, soft: int, hard: int) -> None:

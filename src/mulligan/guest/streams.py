@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from _socket import socketpair
 
 from mulligan.guest import frames
 from mulligan.guest.captures import Capture, Feed, open_pipes
@@ -53,7 +54,7 @@ class Streams:
         terminal = Terminal(body)
         made: list[int] = []
         try:
-            made += os.pipe2(os.O_CLOEXEC)
+            made += [end.detach() for end in socketpair()]
             for descriptor in (terminal.descriptor, *[terminal.slave] * 3):
                 made.append(os.dup(descriptor))
         except OSError:
@@ -162,6 +163,30 @@ class Streams:
             terminal.credit += body["bytes"]
             if terminal.credit and not self._loop.watches(terminal.descriptor):
                 self._watch(execution, frames.STDOUT)
+
+    def hold(self, execution: Execution) -> None:
+        """Keeps the namespace of a terminal's processes, and lets the first of them go on.
+
+        It may end by itself before what it left is looked for, and the kernel gives the number of a
+        namespace that is gone to the next one: that would be another execution's.
+        """
+        terminal = execution.terminal
+        if terminal is None or terminal.held or not (execution.namespace and execution.pid):
+            return
+        assert execution.report is not None
+        terminal.held = True
+        try:
+            path = f"/proc/{execution.pid}/ns/mnt"
+            terminal.namespace = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            os.write(execution.report, b"\0")
+        except OSError:
+            execution.end("setup")  # it was ended already, or would wait for ever
+
+    def release(self, execution: Execution) -> None:
+        """Nothing of an execution is looked for any more."""
+        if execution.terminal is not None and execution.terminal.namespace >= 0:
+            os.close(execution.terminal.namespace)
+            execution.terminal.namespace = -1
 
     def hang_up(self, execution: Execution) -> bool:
         """Closes the terminal of an execution that is to end, if it has one.
