@@ -5,7 +5,8 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo selfcheck test test-long check format bench bench-policy docs lock clean
+.PHONY: help install demo selfcheck test test-long soak check format bench bench-policy docs \
+	lock clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -34,6 +35,9 @@ test: install  ## Run the tests
 test-long: install  ## Run the tests that take minutes, too
 	$(BIN)/pytest
 
+soak: install  ## Ten minutes of everything mixed, with faults; each answer is checked
+	$(BIN)/pytest tests/integration/test_soak.py -k ten_minutes
+
 check: install  ## Format, lint, types, layers, sizes
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -49,6 +53,7 @@ bench: install  ## Measure, side by side with what is installed
 	$(BIN)/python -m bench
 	$(BIN)/python -m bench.undo
 	$(BIN)/python -m bench.pool
+	$(BIN)/python -m bench.fairness
 
 bench-policy: install  ## Measure extraction, dangerous patterns and secrets beside the seed's rules
 	$(BIN)/python -m bench.policy_extraction

@@ -157,25 +157,24 @@ class Faults:
                 self.counts[way.__name__] += 1
 
     def processes(self) -> list[int]:
-        """Process numbers of a VM: what was booted, and what is below it."""
+        """Process numbers of a VM, of its process 1 and below; only ones that this one started."""
         machines = [vm._machine for vm in self.engine.fleet.vms.values()]
-        up = [machine.pid for machine in machines if machine is not None]
-        if not up:
-            return []
-        top = self.rng.choice(up)
-        return [top, *sorted(host.descendants(top))]
-
-    async def agent_killed(self) -> bool:
-        found = self.processes()
-        if len(found) > 1:
-            kill(self.rng.choice(found[1:]))
-        return len(found) > 1
+        ours = host.descendants(os.getpid())
+        up = [machine.pid for machine in machines if machine is not None and machine.pid in ours]
+        return sorted(host.descendants(self.rng.choice(up))) if up else []
 
     async def vm_killed(self) -> bool:
+        """The first process of its namespace: the kernel ends the rest."""
         found = self.processes()
         if found:
             kill(found[0])
         return bool(found)
+
+    async def agent_killed(self) -> bool:
+        found = self.processes()
+        if len(found) > 1:
+            kill(found[1])
+        return len(found) > 1
 
     async def disk_full(self) -> bool:
         self.filler.leave(self.rng.choice([0, 2, 16]))
