@@ -65,7 +65,7 @@ async def measure(engine: Engine, name: str, code: str) -> None:
         task.cancel()
     await asyncio.gather(*greedy, return_exceptions=True)
     times = ", ".join(
-        f"{what} {one:.1f} → {other:.1f} ms (× {other / one:.2f})"
+        f"{what} {one:.1f} → {other:.1f} ms (times {other / one:.2f})"
         for what, one, other in zip(("median", "p95"), alone, beside, strict=True)
     )
     print(f"{name}: {times}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import unicodedata
 
 LAST_BYTE = 0xFF
+MOST_SHOWN = 4096  # the longest path there is
 
 
 def printable(text: str) -> str:
@@ -13,6 +14,20 @@ def printable(text: str) -> str:
     if text.replace("\n", "").replace("\t", "").isprintable():
         return text
     return "".join(map(_shown, text))
+
+
+def one_line(text: str, most: int = MOST_SHOWN) -> str:
+    """Text of a stranger's for a place within a line, such as a cell of a table or a name.
+
+    Line breaks and tabs become visible, too: a name must not look like two, or like another row.
+
+    Args:
+        text: anything.
+        most: characters that are shown.
+    """
+    if len(text) > most:
+        text = f"{text[: most - 1]}…"
+    return printable(text.replace("\r", "\\x0d").replace("\n", "\\x0a").replace("\t", "\\x09"))
 
 
 def _shown(char: str) -> str:

@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.markup import escape
 from rich.table import Table
 
-from mulligan.cli.console import out, printable
+from mulligan.cli.console import out, print_json, printable, within
 from mulligan.cli.options import DataDirOption, JsonOption, ServerOption
 from mulligan.cli.session import with_backend
 from mulligan.models import Approval, ApprovalAnswer
@@ -49,7 +48,7 @@ def list_approvals(
     for heading in ("APPROVAL", "STATE", "AGENT", "EXPIRES", "CODE"):
         table.add_column(heading, no_wrap=True)
     for each in found:
-        table.add_row(*(escape(printable(text)) for text in _row(each)))
+        table.add_row(*(within(text) for text in _row(each)))
     out.print(table if found else "nothing waits for an answer" if not every else "no approvals")
 
 
@@ -72,11 +71,11 @@ def show(
     """Show all that a person is asked to approve."""
     found = with_backend(server, data_dir, lambda backend: backend.approval(approval))
     if json:
-        out.print(found.model_dump_json(indent=2), markup=False)
+        print_json(found)
         return
-    out.print(f"[bold]{escape(printable(found.prompt))}[/bold]")
+    out.print(f"[bold]{within(found.prompt)}[/bold]")
     where = f"{found.language} of agent {found.agent_id} in {found.vm_id}"
-    out.print(f"{found.state}: {escape(printable(where))}")
+    out.print(f"{within(found.state)}: {within(where)}")
     extras = {
         "stdin": found.stdin,
         "working directory": found.working_dir,
@@ -85,7 +84,7 @@ def show(
     }
     for name, text in extras.items():
         if text is not None:
-            out.print(f"{name}: {escape(printable(text))}")
+            out.print(f"{name}: {within(text)}")
     out.print(printable(found.code), markup=False, highlight=False, soft_wrap=True)
 
 
@@ -116,4 +115,4 @@ def _answer(
 ) -> None:
     answer = ApprovalAnswer(approve=yes, who=getpass.getuser(), comment=comment)
     done = with_backend(server, data_dir, lambda backend: backend.answer(approval, answer))
-    out.print(f"{done.id} {done.state}")
+    out.print(within(f"{done.id} {done.state}"))

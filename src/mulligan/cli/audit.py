@@ -8,11 +8,10 @@ from datetime import UTC, datetime
 from typing import Annotated, Any
 
 import typer
-from rich.markup import escape
 from rich.table import Table
 
 from mulligan import settings as settings_module
-from mulligan.cli.console import UsageError, out, printable
+from mulligan.cli.console import UsageError, out, within
 from mulligan.cli.options import DataDirOption, JsonOption
 from mulligan.errors import ConfigError
 from mulligan.models import utc_now
@@ -52,7 +51,7 @@ def audit(
     for heading in COLUMNS:
         table.add_column(heading, no_wrap=True)
     for each in found:
-        table.add_row(*(escape(printable(text)) for text in _row(each)))
+        table.add_row(*(within(text) for text in _row(each)))
     out.print(table if found else "nothing")
 
 

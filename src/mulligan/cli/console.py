@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import json
 import os
 import queue
+import re
 import sys
 import threading
 from collections.abc import Coroutine
 from typing import Any, NoReturn, TextIO, TypeVar
 
 import typer
+from pydantic import BaseModel
 from rich.console import Console
-from rich.markup import escape
 
 from mulligan.errors import ValidationFailed, VmExecutionError
+from mulligan.printable import one_line as one_line  # noqa: PLC0414
 from mulligan.printable import printable as printable  # noqa: PLC0414
 
 UNIT = 1024
+_BRACKET = re.compile(r"(\\*)\[(?=([a-z#/@][^\[]*?\])?)")
 TEN = 10
 
 OWN_FAILURE = 125  # as docker(1) has it: the program did not get to run
@@ -26,9 +30,10 @@ PIPE_WIDTH = 200
 out = Console(
     soft_wrap=True,
     highlight=False,
+    emoji=False,  # a file called ":bomb:" is shown by its name
     width=None if sys.stdout is not None and sys.stdout.isatty() else PIPE_WIDTH,
 )
-err = Console(stderr=True, soft_wrap=True, highlight=False)
+err = Console(stderr=True, soft_wrap=True, highlight=False, emoji=False)
 
 Result = TypeVar("Result")
 
@@ -45,9 +50,39 @@ class NotCancelledError(Exception):
 
 def fail(error: VmExecutionError) -> NoReturn:
     """Ends the command with one line that says what was wrong and, if known, what to do."""
-    remedy = f" [dim]({escape(printable(error.remedy))})[/dim]" if error.remedy else ""
-    err.print(f"[red]error:[/red] {escape(printable(str(error)))}{remedy}")
+    remedy = f" [dim]({within(error.remedy)})[/dim]" if error.remedy else ""
+    err.print(f"[red]error:[/red] {within(str(error))}{remedy}")
     raise typer.Exit(OWN_FAILURE)
+
+
+def within(text: str) -> str:
+    """Text of a stranger's for a line of markup: it controls, breaks and marks nothing."""
+    marked = _BRACKET.sub(_literal, one_line(text))
+    ending = marked[len(marked.rstrip("\\")) :]
+    return f"{marked}{ending}[not blink][/not blink]" if ending else marked
+
+
+def _literal(found: re.Match[str]) -> str:
+    """A bracket and what is before it, so that rich shows it; ``rich.markup.escape`` loses some."""
+    before = found[1]
+    if found[2]:
+        return f"{before}{before}\\["
+    return f"{before}\\[" if before else "["
+
+
+def print_json(value: BaseModel) -> None:
+    """Prints a value as JSON, with nothing in it that a terminal would act on."""
+    text = value.model_dump_json(indent=2)
+    if not text.replace("\n", "").isprintable():
+        text = "".join(map(_in_json, text))
+    out.print(text, markup=False)
+
+
+def _in_json(char: str) -> str:
+    """A character of JSON; what cannot be seen as it is can only be in a string."""
+    if char == "\n" or char.isprintable():
+        return char
+    return f"\\u{ord(char):04x}" if char.isascii() else json.dumps(char)[1:-1]
 
 
 def run_async(
@@ -64,7 +99,7 @@ def run_async(
     except VmExecutionError as error:
         fail(error)
     except NotCancelledError as error:
-        err.print(f"interrupted, but [red]{escape(printable(str(error)))}[/red]")
+        err.print(f"interrupted, but [red]{within(str(error))}[/red]")
         raise typer.Exit(INTERRUPTED) from None
     except KeyboardInterrupt:
         err.print(f"interrupted: {interrupted}")

@@ -13,10 +13,9 @@ from dataclasses import asdict
 from pathlib import Path
 
 import typer
-from rich.markup import escape
 
 from mulligan import settings as settings_module
-from mulligan.cli.console import out, printable
+from mulligan.cli.console import out, within
 from mulligan.cli.findings import Finding
 from mulligan.cli.options import DataDirOption, JsonOption
 from mulligan.cli.progress import Progress
@@ -51,8 +50,8 @@ def doctor(json: JsonOption = False, data_dir: DataDirOption = None) -> None:
 
 
 def _print(finding: Finding) -> None:
-    line = f"{MARKS[finding.state]} {finding.check}: {escape(printable(finding.detail))}"
-    out.print(line + (f"\n     remedy: {escape(finding.remedy)}" if finding.remedy else ""))
+    line = f"{MARKS[finding.state]} {finding.check}: {within(finding.detail)}"
+    out.print(line + (f"\n     remedy: {within(finding.remedy)}" if finding.remedy else ""))
 
 
 def _findings(settings: Settings) -> Iterator[Finding]:

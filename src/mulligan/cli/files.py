@@ -12,10 +12,9 @@ from pathlib import Path
 from typing import Annotated, TypeVar
 
 import typer
-from rich.markup import escape
 from rich.table import Table
 
-from mulligan.cli.console import err, out, printable, run_async, size, write_out
+from mulligan.cli.console import err, out, run_async, size, within, write_out
 from mulligan.cli.options import DataDirOption, JsonOption, ServerOption
 from mulligan.cli.session import open_session
 from mulligan.client.backends import Backend
@@ -64,7 +63,7 @@ def _progress(text: str) -> Iterator[Progress | None]:
 
     columns = ("{task.description}", BarColumn(), DownloadColumn(), TransferSpeedColumn())
     bar = Bar(*columns, console=err, transient=True)
-    task = bar.add_task(escape(printable(text)), total=None)
+    task = bar.add_task(within(text), total=None)
     began = time.monotonic()
 
     def show(done: int, total: int | None) -> None:
@@ -112,10 +111,10 @@ def list_files(
 
 def _row(entry: FileInfo) -> tuple[str, ...]:
     kinds = {"directory": "/", "symlink": f" -> {entry.target}", "fifo": "|", "socket": "="}
-    name = escape(printable(entry.name + kinds.get(entry.type, "")))
+    name = within(entry.name + kinds.get(entry.type, ""))
     held = size(entry.size) if entry.type == "file" else "-"
     when = entry.mtime.astimezone().strftime("%Y-%m-%d %H:%M:%S")
-    return entry.mode, held, when, name
+    return within(entry.mode), held, when, name
 
 
 @app.command("cat")
@@ -159,7 +158,7 @@ def get(
             return await files.download(vm, path, target, escaped=escaped, progress=progress)
 
     fetched = _on_files(server, data_dir, work)
-    err.print(escape(printable(f"{target}: {size(fetched)}")))
+    err.print(within(f"{target}: {size(fetched)}"))
 
 
 @app.command("put")
@@ -187,7 +186,7 @@ def put(
             )
 
     sent = _on_files(server, data_dir, work)
-    err.print(escape(printable(f"{sent.path}: {size(sent.size)}")))
+    err.print(within(f"{sent.path}: {size(sent.size)}"))
 
 
 @app.command("rm")
@@ -208,4 +207,4 @@ def remove(
         await files.delete_file(vm, path, recursive=recursive, escaped=escaped)
 
     _on_files(server, data_dir, work)
-    out.print(escape(printable(f"removed {path}")))
+    out.print(within(f"removed {path}"))

@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.markup import escape
 from rich.table import Table
 
-from mulligan.cli.console import UsageError, err, out, printable
+from mulligan.cli.console import UsageError, err, out, print_json, printable, within
 from mulligan.cli.options import DEFAULT_AGENT, DataDirOption, JsonOption, ServerOption
 from mulligan.cli.session import with_backend
 from mulligan.models import CodeBlock, ParseExecuteRequest, ParseExecuteResponse
@@ -53,7 +52,7 @@ def parse(
         blocks = extract(request.llm_response)
         done = ParseExecuteResponse(code_blocks=blocks, execution_results=[], errors=[])
     if json:
-        out.print(done.model_dump_json(indent=2), markup=False)
+        print_json(done)
     else:
         _report(done)
     raise typer.Exit(1 if done.errors else 0)
@@ -67,16 +66,16 @@ def _report(done: ParseExecuteResponse) -> None:
         for heading in ("BLOCK", "LANGUAGE", "SURE", "CHARACTERS", "CODE"):
             table.add_column(heading, no_wrap=True)
         for number, block in enumerate(done.code_blocks, 1):
-            table.add_row(str(number), *(escape(printable(each)) for each in _row(block)))
+            table.add_row(str(number), *(within(each) for each in _row(block)))
         out.print(table)
     for response in done.execution_results:
-        out.print(f"[dim]{response.execution_id} in {response.vm_id}[/dim]")
+        out.print(f"[dim]{within(response.execution_id)} in {within(response.vm_id)}[/dim]")
         for text in (response.stdout, response.stderr):
             if text:
                 shown = printable(text).removesuffix("\n")
                 out.print(shown, markup=False, highlight=False, soft_wrap=True)
     for error in done.errors:
-        err.print(f"[red]{escape(printable(error))}[/red]")
+        err.print(f"[red]{within(error)}[/red]")
 
 
 def _row(block: CodeBlock) -> tuple[str, ...]:

@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import Annotated, TypeVar
 
 import typer
-from pydantic import BaseModel
 from rich.markup import escape
 from rich.table import Table
 
-from mulligan.cli.console import err, out, printable, run_async, size
+from mulligan.cli.console import err, out, print_json, printable, run_async, size, within
 from mulligan.cli.options import DEFAULT_AGENT, DataDirOption, JsonOption, ServerOption
 from mulligan.cli.progress import Progress
 from mulligan.cli.session import open_session
@@ -87,7 +86,7 @@ def history(
         vm, agent, server, data_dir, lambda backend, chosen: backend.history(request(chosen))
     )
     if json:
-        _print_json(found)
+        print_json(found)
         return
     if not found.entries:
         out.print("no executions")
@@ -112,12 +111,12 @@ def _row(entry: CommandHistoryEntry) -> tuple[str, ...]:
         code = code[: CODE_WIDTH - 1] + "…"
     colour = "green" if entry.success else "red"
     return (
-        entry.id,
+        within(entry.id),
         _local(entry.executed_at),
-        printable(entry.language),
-        f"[{colour}]{escape(printable(outcome))}[/{colour}]",
+        within(entry.language),
+        f"[{colour}]{within(outcome)}[/{colour}]",
         f"{entry.duration_ms} ms",
-        escape(printable(code)),
+        within(code),
     )
 
 
@@ -138,7 +137,7 @@ def create(
     made = _on_vm(
         vm, agent, server, data_dir, lambda backend, chosen: backend.snapshot(chosen, request)
     )
-    _print_json(made) if json else out.print(made.id)
+    print_json(made) if json else out.print(within(made.id))
 
 
 @snapshots.command("ls")
@@ -160,11 +159,11 @@ def list_snapshots(
     for heading in ("SNAPSHOT", "WHEN", "KIND", "SIZE", "ALONE", "KERNELS", "NAME"):
         table.add_column(heading, no_wrap=True)
     for each in found:
-        kind = each.kind.replace("_", " ")
-        kernels = escape(printable(", ".join(map(_kernel, each.kernels))))
-        name = escape(printable(each.name or ""))
+        kind = within(each.kind.replace("_", " "))
+        kernels = within(", ".join(map(_kernel, each.kernels)))
+        name = within(each.name or "")
         sizes = size(each.size_bytes), size(each.own_bytes)
-        table.add_row(each.id, _local(each.created_at), kind, *sizes, kernels, name)
+        table.add_row(within(each.id), _local(each.created_at), kind, *sizes, kernels, name)
     out.print(table if found else "no snapshots")
 
 
@@ -185,7 +184,7 @@ def remove(
         data_dir,
         lambda backend, chosen: backend.delete_snapshot(chosen, snapshot),
     )
-    out.print(f"removed {snapshot}")
+    out.print(f"removed {within(snapshot)}")
 
 
 def rollback(
@@ -219,18 +218,18 @@ def rollback(
     )
     done = _on_vm(vm, agent, server, data_dir, lambda backend, chosen: backend.rollback(chosen, to))
     if json:
-        _print_json(done)
+        print_json(done)
         return
-    out.print(f"{done.vm_id} is back at {done.restored_snapshot_id}")
+    out.print(within(f"{done.vm_id} is back at {done.restored_snapshot_id}"))
     if done.pre_rollback_snapshot_id is not None:
-        out.print(f"where it was is kept as {done.pre_rollback_snapshot_id}")
+        out.print(within(f"where it was is kept as {done.pre_rollback_snapshot_id}"))
     for cancelled in done.cancelled_executions:
-        out.print(f"cancelled {cancelled}")
+        out.print(f"cancelled {within(cancelled)}")
     for kernel in done.kernels:
         colour = "default" if kernel.memory == "kept" else "yellow"
-        out.print(f"[{colour}]kernel {escape(printable(_kernel(kernel)))}[/{colour}]")
+        out.print(f"[{colour}]kernel {within(_kernel(kernel))}[/{colour}]")
         for note in kernel.notes:
-            out.print(f"[dim]  {escape(printable(note))}[/dim]")
+            out.print(f"[dim]  {within(note)}[/dim]")
 
 
 def fork(
@@ -253,12 +252,12 @@ def fork(
         vm, agent, server, data_dir, lambda backend, chosen: backend.fork(chosen, request)
     )
     if json:
-        _print_json(made)
+        print_json(made)
         return
     for each in made.vms:
-        out.print(each.id)
+        out.print(within(each.id))
     for note in made.notes:
-        err.print(f"[dim]{escape(printable(note))}[/dim]")
+        err.print(f"[dim]{within(note)}[/dim]")
 
 
 def diff(
@@ -280,7 +279,7 @@ def diff(
         vm, agent, server, data_dir, lambda backend, chosen: backend.diff(chosen, old, new)
     )
     if json:
-        _print_json(found)
+        print_json(found)
         return
     for entry in found.entries:
         _print_entry(entry)
@@ -298,11 +297,11 @@ def _print_entry(entry: DiffEntry) -> None:
         size += f" → {entry.new_size}" if size else f" {entry.new_size}"
     unit = " bytes" if size else ""
     modes = [mode for mode in (entry.old_mode, entry.new_mode) if mode is not None]
-    mode = f" mode {' → '.join(modes)}" if len(set(modes)) > 1 else ""
-    path = escape(printable(entry.path))
+    mode = f" mode {within(' → '.join(modes))}" if len(set(modes)) > 1 else ""
+    path = within(entry.path)
     out.print(f"[{colour}]{sign} {path}{end}[/{colour}][dim]{size}{unit}{mode}[/dim]")
-    for line in (entry.text_diff or "").splitlines():
-        if not line.startswith(("---", "+++")):
+    for line in (entry.text_diff or "").split("\n"):
+        if line and not line.startswith(("---", "+++")):
             style = {"+": "green", "-": "red", "@": "cyan"}.get(line[:1], "dim")
             out.print(f"    [{style}]{escape(printable(line))}[/{style}]")
 
@@ -314,7 +313,3 @@ def _kernel(state: KernelState) -> str:
 
 def _local(time: datetime) -> str:
     return time.astimezone().strftime("%Y-%m-%d %H:%M:%S")
-
-
-def _print_json(value: BaseModel) -> None:
-    out.print(value.model_dump_json(indent=2), markup=False)

@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.markup import escape
 
-from mulligan.cli.console import UsageError, err, out, printable, run_async
+from mulligan.cli.console import UsageError, err, out, print_json, printable, run_async, within
 from mulligan.cli.options import DEFAULT_AGENT, DataDirOption, JsonOption, ServerOption
 from mulligan.cli.session import open_session
 from mulligan.languages import EXTENSIONS
@@ -97,7 +96,7 @@ def run(
     )
     response, stays = run_async(_execute(request, server, data_dir, show=not json))
     if json:
-        out.print(response.model_dump_json(indent=2), markup=False)
+        print_json(response)
     else:
         _report(response, stays=stays)
     raise typer.Exit(response.exit_code if 0 <= response.exit_code <= 255 else 255)  # noqa: PLR2004
@@ -116,7 +115,7 @@ def _report(response: VmExecuteResponse, *, stays: bool) -> None:
     if response.result is not None:
         out.print(printable(response.result), markup=False, highlight=False, soft_wrap=True)
     if response.error:
-        err.print(f"[red]{response.error}[/red]")
+        err.print(f"[red]{within(response.error)}[/red]")
     if response.truncated:
         total = response.stdout_bytes + response.stderr_bytes
         err.print(
@@ -124,17 +123,17 @@ def _report(response: VmExecuteResponse, *, stays: bool) -> None:
             "(MULLIGAN_OUTPUT_LIMIT_BYTES)[/yellow]"
         )
     for note in response.notes:
-        err.print(f"[dim]{escape(printable(note))}[/dim]")
+        err.print(f"[dim]{within(note)}[/dim]")
     for kind in (each.mime_type for each in response.results):
-        err.print(f"[dim]a {escape(printable(kind))} came back; --json has it[/dim]")
+        err.print(f"[dim]a {within(kind)} came back; --json has it[/dim]")
     if response.kernel is not None and not stays:
         err.print(
-            f"[dim]kernel {response.kernel} ended with this command; a server (mulligan serve) "
-            "keeps it[/dim]"
+            f"[dim]kernel {within(response.kernel)} ended with this command; a server "
+            "(mulligan serve) keeps it[/dim]"
         )
     if response.background_processes:
         count = response.background_processes
-        where = f"left running in {response.vm_id}"
+        where = f"left running in {within(response.vm_id)}"
         if not stays:
             where = "left in the background ended with this command; a server keeps them"
         err.print(f"[dim]{count} process(es) {where}[/dim]")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mulligan.cli.console import err, printable, run_async
+from mulligan.cli.console import err, one_line, run_async
 from mulligan.cli.options import DEFAULT_AGENT, DataDirOption, ServerOption
 from mulligan.cli.session import open_session
 from mulligan.client.backends import Backend
@@ -55,9 +55,9 @@ def shell(
         err.print("[dim]ended from this side[/dim]")
         raise typer.Exit
     if ended.error:
-        err.print(printable(ended.error), style="red", markup=False)
+        err.print(one_line(ended.error), style="red", markup=False)
     for note in ended.notes:
-        err.print(printable(note), style="dim", markup=False)
+        err.print(one_line(note), style="dim", markup=False)
     raise typer.Exit(ended.exit_code if 0 <= ended.exit_code <= LAST_CODE else LAST_CODE)
 
 

@@ -11,11 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.markup import escape
 from rich.table import Table
 
 from mulligan import settings as settings_module
-from mulligan.cli.console import UsageError, err, out, printable
+from mulligan.cli.console import UsageError, err, out, within
 from mulligan.cli.options import DataDirOption, JsonOption
 from mulligan.models import utc_now
 
@@ -110,7 +109,7 @@ def list_tokens(json: JsonOption = False, data_dir: DataDirOption = None) -> Non
             _local(each.last_used_at) or "never",
             each.name or "",
         )
-        table.add_row(*(escape(printable(text)) for text in row))
+        table.add_row(*(within(text) for text in row))
     out.print(table if found else "no tokens")
 
 

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from mulligan.cli.console import out, printable, size
+from mulligan.cli.console import out, print_json, size, within
 from mulligan.cli.options import DEFAULT_AGENT, DataDirOption, JsonOption, ServerOption
 from mulligan.cli.session import with_backend
 from mulligan.models import DEFAULT_VM_TYPE, VmCreateRequest, VmInstance
@@ -53,7 +53,7 @@ def create(
         max_processes=processes,
     )
     instance = with_backend(server, data_dir, lambda backend: backend.create_vm(request))
-    _print_json(instance) if json else out.print(instance.id)
+    print_json(instance) if json else out.print(within(instance.id))
 
 
 @app.command("ls")
@@ -74,7 +74,7 @@ def list_vms(
     for heading in ("ID", "AGENT", "STATUS", "TYPE", "DRIVER", "DISK", "CREATED"):
         table.add_column(heading, no_wrap=True)
     for instance in instances:
-        table.add_row(*(printable(cell) for cell in _row(instance)))
+        table.add_row(*map(within, _row(instance)))
     out.print(table if instances else "no VMs")
 
 
@@ -86,7 +86,7 @@ def show(
     data_dir: DataDirOption = None,
 ) -> None:
     """Print what is known of a VM, as JSON."""
-    _print_json(with_backend(server, data_dir, lambda backend: backend.get_vm(vm)))
+    print_json(with_backend(server, data_dir, lambda backend: backend.get_vm(vm)))
 
 
 @app.command("rm")
@@ -98,7 +98,7 @@ def remove(
 ) -> None:
     """Stop a VM and remove everything it wrote."""
     with_backend(server, data_dir, lambda backend: backend.delete_vm(vm))
-    out.print(f"removed {vm}")
+    out.print(f"removed {within(vm)}")
 
 
 def _row(instance: VmInstance) -> tuple[str, ...]:
@@ -121,7 +121,3 @@ def _disk(instance: VmInstance) -> str:
 
 def _local(time: datetime) -> str:
     return time.astimezone().strftime("%Y-%m-%d %H:%M:%S")
-
-
-def _print_json(instance: VmInstance) -> None:
-    out.print(instance.model_dump_json(indent=2), markup=False)

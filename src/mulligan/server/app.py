@@ -39,6 +39,7 @@ from mulligan.server import (
 from mulligan.server.audit import Audit
 from mulligan.server.audit_log import AuditLog
 from mulligan.server.authentication import Authentication, Tokens
+from mulligan.server.guards import Guards
 from mulligan.server.limits import BodyLimit, LocalOnly, TooLarge, refusal
 from mulligan.server.once import KeyDependency
 from mulligan.server.rates import RateLimit
@@ -162,6 +163,7 @@ def _guard(app: FastAPI, settings: Settings, watch: Watch) -> None:
         app.add_middleware(Audit, log=log)
         watch.audit = log
     app.add_middleware(Watching, watch=watch)
+    app.add_middleware(Guards)
     app.add_middleware(RequestIds)
 
 
