@@ -5,8 +5,8 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo selfcheck test test-long soak check format bench bench-policy docs \
-	lock clean
+.PHONY: help install demo selfcheck test test-long soak check audit sbom format bench \
+	bench-policy docs lock clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -38,12 +38,21 @@ test-long: install  ## Run the tests that take minutes, too
 soak: install  ## Ten minutes of everything mixed, with faults; each answer is checked
 	$(BIN)/pytest tests/integration/test_soak.py -k ten_minutes
 
-check: install  ## Format, lint, types, layers, sizes
+check: install  ## Format, lint, types, layers, sizes, known holes where they can be looked up
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python tools/sizes.py
+	$(BIN)/python tools/audit.py --if-possible
+
+audit: install  ## Look up known holes of every locked package; fails where that cannot be done
+	$(BIN)/python tools/audit.py
+
+sbom: install  ## Write what is installed as CycloneDX, with licences, into build/sbom.json
+	@mkdir -p build
+	$(BIN)/cyclonedx-py environment --pyproject pyproject.toml --mc-type application \
+		--output-reproducible --of JSON -o build/sbom.json $(BIN)/python
 
 format: install  ## Format the code and apply safe fixes
 	$(BIN)/ruff check --fix .

@@ -1,12 +1,13 @@
 """Fuzzes what reads texts of strangers, guided by coverage.
 
-``python tools/fuzz.py TARGET [SECONDS]``: the targets are ``extraction``, ``sanitizer`` and
-``judge``. A crash, an exception, or an input that takes over two seconds ends it with the input in
-a file. Needs the extra ``fuzz`` (atheris).
+``python tools/fuzz.py TARGET [SECONDS]``: the targets are ``extraction``, ``sanitizer``, ``judge``
+and ``frames``, the host's side of what comes out of a VM. A crash, an exception, or an input that
+takes over two seconds ends it with the input in a file. Needs the extra ``fuzz`` (atheris).
 """
 
 from __future__ import annotations
 
+import asyncio
 import sys
 import time
 from collections.abc import Callable
@@ -19,7 +20,16 @@ except ImportError:
 SLOWEST_S = 2.0
 
 with atheris.instrument_imports(include=["mulligan"]):
+    from mulligan.engine.connection import AgentConnection
+    from mulligan.engine.filenames import info
+    from mulligan.engine.program import Program
+    from mulligan.engine.replies import read_diff
+    from mulligan.engine.results import response_of
+    from mulligan.engine.transfers import Inbox
+    from mulligan.errors import ExecutionFailed, FileBroken
     from mulligan.extraction import detect_execution_intent, extract
+    from mulligan.guest import frames
+    from mulligan.models import utc_now
     from mulligan.policy.dangerous import judge, load_rules
     from mulligan.policy.secrets import InjectedSecret, Sanitizer
 
@@ -54,10 +64,56 @@ def judging(data: bytes) -> None:
         assert finding.decision in ("block", "ask", "allow")
 
 
+PROGRAM = Program("exec", [["true"]], {}, {}, "/", 1000, 1000)
+KINDS = sorted(frames.FROM_AGENT)
+LOOP = asyncio.new_event_loop()
+
+
+def from_a_vm(data: bytes) -> None:
+    """Bytes as a stream, as frames that are well formed, and as what frames carry."""
+    LOOP.run_until_complete(_converse(data, raw=True))
+    LOOP.run_until_complete(_converse(data, raw=False))
+    inbox = Inbox(most=10_000)
+    inbox.feed(data)
+    for read in (lambda: info(data, b"/x"), lambda: info(data, b"/x", inside=True)):
+        try:
+            read()
+        except FileBroken:
+            continue
+    try:
+        read_diff(data + b'\n{"end": true}')
+    except ValueError:
+        return
+
+
+async def _converse(data: bytes, *, raw: bool) -> None:
+    reasons: list[str] = []
+    connection = AgentConnection(reasons.append)
+    running = [connection.start(PROGRAM) for _ in range(2)]
+    if raw:
+        connection.data_received(data)
+    else:
+        for piece in data.split(b"\n"):
+            kind, channel = KINDS[len(piece) % len(KINDS)], sum(piece[:1]) % 3
+            connection.data_received(frames.encode(kind, channel, piece[1:]))
+    for each in running:
+        if each.done.done() and each.done.exception() is None:
+            answer = response_of("e", "v", PROGRAM, each.done.result(), utc_now(), 1)
+            answer.model_dump_json()
+    connection.give_up("it is over")
+    assert len(reasons) == 1, reasons
+    try:
+        connection.start(PROGRAM)
+    except ExecutionFailed:
+        return
+    raise AssertionError("it went on")
+
+
 TARGETS: dict[str, Callable[[bytes], None]] = {
     "extraction": extraction,
     "sanitizer": sanitizer,
     "judge": judging,
+    "frames": from_a_vm,
 }
 
 
