@@ -129,9 +129,10 @@ import first
 ours = sys.path.index(sys.prefix + f"/lib/python3.{sys.version_info[1]}/site-packages")
 print(json.__file__.startswith(sysconfig.get_path("stdlib")), ours > sys.path.index(
     sysconfig.get_path("stdlib")))
-say = "import first, sys; print(first.__file__, sys.prefix, sys.path[1:])"
+say = "import first, sys; print(first.__file__, sys.prefix, [p for p in sys.path if '3.' in p])"
 theirs = subprocess.run([sys.executable, "-c", say], capture_output=True, text=True).stdout
-print(theirs.strip() == f"{first.__file__} {sys.prefix} {[p for p in sys.path[2:]]}" or theirs)
+ours = [path for path in sys.path if "3." in path]
+print(theirs.strip() == f"{first.__file__} {sys.prefix} {ours}" or (theirs, ours))
 print(subprocess.run(["first"], capture_output=True, text=True).stdout.strip())
 from importlib.metadata import version
 print(version("first"), sys.hooked)
@@ -192,7 +193,7 @@ async def test_one_build_for_all_who_ask_at_once(engine: Engine, configured: Ind
     done = await asyncio.gather(*(engine.execute(each, watcher=Told()) for each in requests))
     assert [each.stdout for each in done] == ["1\n"] * 5
     assert len(engine.packages.list()) == 1
-    assert sum(path.endswith(".whl") and "first" in path for path in configured.asked) <= 2
+    assert configured.asked.count("/simple/first/") == 1
     assert said.count("packages: finding the versions") == 5
 
 
@@ -283,7 +284,7 @@ async def test_a_person_is_asked_before_an_index_is(data_dir: Path, configured: 
         request = VmExecuteRequest(
             agent_id="a",
             language="python",
-            code="import shutil, first; shutil.rmtree('/workspace/x', ignore_errors=True)",
+            code="import os, first; os.system('git clean -fdx')",
             requirements=["first"],
         )
         with pytest.raises(ApprovalRequired) as caught:

@@ -112,7 +112,7 @@ class Index:
         """Content type and body; None: there is nothing."""
         parts = path.strip("/").split("/")
         if parts[0] == "simple" and len(parts) == 2:
-            prefix = parts[1].replace("-", "_") + "-"
+            prefix = parts[1].replace("-", "_") + "_"
             names = [each.name for each in self.directory.glob("*") if each.name != "npm"]
             own = sorted(n for n in names if n.replace("-", "_").startswith(prefix))
             lines = [f'<a href="/files/{n}#{self._hash(n)}">{n}</a>' for n in own]

@@ -218,7 +218,7 @@ class Gate:
             raise _RefusalError(400, "the builder asks by its own address")
         scopes = dict(self._sources.scopes)
         found = scopes.get(name.partition("/")[0]) or self._sources.indexes[0]
-        url = found.url.rstrip("/") + "/" + quote(name, safe="@")
+        url = found.url.rstrip("/") + "/" + name.replace("/", "%2f")
         accept = headers.get("accept", b"application/json").decode("latin-1")[:200]
         body, _, url = await self._page(found, url, accept)
         replace = self._replacer(found, f"http://{host}")
