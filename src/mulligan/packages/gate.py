@@ -154,13 +154,14 @@ class Gate:
 
     def _spend(self, size: int) -> None:
         self._left -= size
-        if self._left < 0:
+        if self._left <= 0:
             self.trouble = "more was fetched than a set of packages may have (packages.max_set_mb)"
             raise _RefusalError(507, self.trouble)
 
     # Answers
 
     async def _answer(self, request: h11.Request) -> AsyncGenerator[h11.Event, None]:
+        self._spend(0)
         if request.method not in (b"GET", b"HEAD"):
             raise _RefusalError(405, "only GET and HEAD are answered")
         headers = {name.decode("latin-1"): value for name, value in request.headers}
@@ -263,6 +264,8 @@ class Gate:
         if name.endswith(".metadata"):
             address += ".metadata"
         if address.startswith("file:"):
+            if not found.url.startswith("file:"):
+                raise _RefusalError(403, "the index names a file of this host")
             data = await asyncio.to_thread(_local_file, address, found)
             for part in _whole(data, "application/octet-stream", method.encode()):
                 yield part
