@@ -30,7 +30,7 @@ REFUSED = {
     "empty agent": ({"agent_id": ""}, 400, "ValidationFailed", "agent_id"),
     "agent with a line break": ({"agent_id": "a\nb"}, 400, "ValidationFailed", "agent_id"),
     "unknown field": ({"langauge": "python"}, 422, "ValidationFailed", "langauge"),
-    "requirements": ({"requirements": ["numpy"]}, 400, "ValidationFailed", "requirements"),
+    "requirements": ({"requirements": ["-r other.txt"]}, 400, "ValidationFailed", "requirements"),
     "odd environment": ({"env": {"A=B": "x"}}, 400, "ValidationFailed", "env"),
     "missing code": ({"code": ...}, 422, "ValidationFailed", "code"),
     "missing agent": ({"agent_id": ...}, 422, "ValidationFailed", "agent_id"),

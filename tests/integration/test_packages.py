@@ -35,6 +35,11 @@ from support.packages import Index
 
 pytestmark = pytest.mark.anyio
 Run = Callable[..., Awaitable[VmExecuteResponse]]
+CONFIGURED = {
+    name: os.environ[name]
+    for name in os.environ
+    if name.lower().startswith(("pip_", "uv_", "npm_config_"))
+}
 SECRET = "made-up-" + "password"
 BASIC = "Basic " + base64.b64encode(f"somebody:{SECRET}".encode()).decode()
 
@@ -350,3 +355,24 @@ async def test_a_build_that_is_cut_short_leaves_nothing(data_dir: Path, configur
     configured.hold.set()
     left = [each for each in (data_dir / "packages").rglob("*") if each.is_file()]
     assert left == []
+
+
+async def test_packages_of_the_index_this_host_has(
+    data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in CONFIGURED.items():
+        monkeypatch.setenv(name, value)
+    for name in ("PIP_CONFIG_FILE", "PIP_INDEX_URL", "NPM_CONFIG_USERCONFIG"):
+        if name not in CONFIGURED:
+            monkeypatch.delenv(name)
+    async with Engine(settings_module.load(data_dir=data_dir)) as engine:
+        try:
+            code = "import pandas; print(pandas.DataFrame({'a': [20, 22]}).a.sum())"
+            done = await engine.execute(asked(code, "numpy", "pandas"))
+            script = "console.log(require('lodash').sum([20, 22]))"
+            other = await engine.execute(asked(script, "lodash", language="javascript"))
+        except ExecutionFailed as error:
+            if "index" in str(error):
+                pytest.skip(f"no index here: {error}")
+            raise
+    assert (done.stdout, other.stdout) == ("42\n", "42\n")

@@ -59,6 +59,7 @@ VM_TYPE = {
     "network": "none",
     "allow": [],
     "secrets": {},
+    "allow_builds": False,
 }
 DEFAULTS = {
     "host": "127.0.0.1",
@@ -135,6 +136,14 @@ DEFAULTS = {
     "files": FileSettings().model_dump(),
     "mcp": McpSettings().model_dump(),
     "network": NetworkSettings().model_dump(),
+    "packages": {
+        "enabled": True,
+        "max_requirements": 100,
+        "max_set_mb": 8192,
+        "build_timeout_seconds": 900,
+        "unused_days": 30.0,
+        "max_total_mb": 20480,
+    },
     "terminal": {
         "enabled": True,
         "agents": False,

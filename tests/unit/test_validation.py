@@ -65,7 +65,7 @@ def ids(value: object) -> str:
             "secrets.A has a NUL character at position 6",
         ),
         ({"stdin": "ok\udc80"}, "stdin", "half a surrogate pair at position 2"),
-        ({"requirements": ["numpy"]}, "requirements", "not supported by this version"),
+        ({"requirements": ["-r other.txt"]}, "requirements", "is an option"),
     ],
     ids=ids,
 )
