@@ -12,14 +12,12 @@ from collections.abc import Callable
 from typing import Any
 
 from mulligan.engine.program import OutputCallback, Program, Running
+from mulligan.engine.questions import ASK_S, Questions
 from mulligan.engine.replies import (
+    ANSWERS,
     MOST_PAYLOAD,
-    KernelMemory,
-    Pong,
     ProgramResult,
     disk_state,
-    kernel_memories,
-    pong,
     taken,
 )
 from mulligan.engine.unasked import Unasked
@@ -30,20 +28,11 @@ AGENT_MAX_PAYLOAD = 4 * 1024 * 1024
 MOST_UNREAD = 128 * 1024 * 1024  # bytes that wait for an agent to read them
 BACKSTOP_S = 5.0
 UNREAD_S = 0.1
-ASK_S = 30.0
-MOST_OWNERS = 16
 MOST_CHANNELS = 2**31 - 1  # the agent has the numbers above for itself
 STREAM_NAMES = {frames.STDOUT: "stdout", frames.STDERR: "stderr"}
-ANSWERS = {
-    frames.ROOT: frames.ROOT_DONE,
-    frames.PAUSE: frames.PAUSED,
-    frames.KERNELS: frames.KERNELS_DONE,
-    frames.OWNER: frames.OWNER_DONE,
-    frames.PING: frames.PONG,
-}
 
 
-class AgentConnection(asyncio.Protocol):
+class AgentConnection(Questions, asyncio.Protocol):
     """Speaks with one agent, about any number of executions at a time."""
 
     def __init__(self, on_lost: Callable[[str], None]) -> None:
@@ -118,18 +107,12 @@ class AgentConnection(asyncio.Protocol):
         self._goes_on.set()
         if self._transport is not None:
             self._transport.abort()
-        if not self._ready.done():
-            self._ready.set_exception(ExecutionFailed(f"the VM could not boot: {why}"))
-            self._ready.exception()  # it is not lost where nobody waits any more
+        _fail(self._ready, f"the VM could not boot: {why}")
         for running in self._running.values():
-            if not running.done.done():
-                running.done.set_exception(ExecutionFailed(f"the VM ended: {why}"))
-                running.done.exception()
+            _fail(running.done, f"the VM ended: {why}")
         self._running.clear()
         for _, answer in self._answers.values():
-            if not answer.done():
-                answer.set_exception(ExecutionFailed(f"the VM ended: {why}"))
-                answer.exception()
+            _fail(answer, f"the VM ended: {why}")
         self._on_lost(why)
 
     # Executions
@@ -251,41 +234,7 @@ class AgentConnection(asyncio.Protocol):
         """Whether anything runs, or is waited for."""
         return bool(self._running or self._answers)
 
-    async def ping(self, timeout: float, *, look: bool = False) -> Pong:
-        """Makes sure that the agent answers.
-
-        Args:
-            timeout: seconds it has for that.
-            look: whether it also looks which processes the VM has.
-
-        Raises:
-            ExecutionFailed: it did not answer in time, and the VM ended.
-        """
-        return pong(await self._ask(frames.PING, {"look": look}, timeout))
-
-    # The VM's disk
-
-    async def move(self, layers: list[str], generation: int, *, end: bool) -> bool:
-        """Has the VM go on with another disk.
-
-        Args:
-            layers: trees it is stacked on, as ``LayerStore.stack`` gives them.
-            generation: directory of the VM's disk that takes what is written.
-            end: whether everything that runs is ended first.
-
-        Returns:
-            Whether it did; false where something runs and was not to be ended.
-
-        Raises:
-            ExecutionFailed: it could not, and the VM ended.
-        """
-        body = {"layers": layers, "generation": str(generation), "end": end}
-        answer = await self._ask(frames.ROOT, body)
-        if answer.get("error") is not None:
-            why = f"its disk: {str(answer['error'])[:500]}"
-            self.give_up(why)
-            raise ExecutionFailed(f"the VM ended: {why}")
-        return answer.get("busy") is False
+    # The VM as a whole; see ``Questions``
 
     async def pause(self) -> bool:
         """Brings every process of the VM to a halt; false where one would not."""
@@ -296,41 +245,6 @@ class AgentConnection(asyncio.Protocol):
         """Ends a pause."""
         self._goes_on.set()
         self._write(frames.encode(frames.RESUME))
-
-    async def kernels(self, op: str, key: str, keep: int = 16) -> list[KernelMemory]:
-        """Keeps, brings back or lets go of the memory of the VM's kernels.
-
-        Args:
-            op: "checkpoint" keeps it under ``key``, "revive" brings back what was kept so and ends
-                the kernels of which nothing was, "drop" lets go of it, "list" tells what there is,
-                "end" ends the kernel of that name, or all of them where it is empty.
-            key: names the memory, with "drop" several by spaces between them; with "end" the
-                kernel.
-            keep: how many memories each kernel may have; the oldest go first.
-
-        Raises:
-            ExecutionFailed: the VM ended under it.
-        """
-        answer = await self._ask(frames.KERNELS, {"op": op, "key": key, "keep": keep})
-        try:
-            return kernel_memories(answer)
-        except frames.FrameError as error:
-            self.give_up(f"its agent broke the protocol: {error}")
-            raise ExecutionFailed(f"the VM ended: {error}") from None
-
-    async def owners(self, port: int) -> list[int]:
-        """The channels of the executions that a connection of the VM's programs may be of.
-
-        Args:
-            port: of the programs' end of it.
-
-        Raises:
-            ExecutionFailed: the VM ended under it.
-        """
-        channels = (await self._ask(frames.OWNER, {"port": port})).get("channels")
-        if not isinstance(channels, list):
-            return []
-        return [each for each in channels[:MOST_OWNERS] if type(each) is int]
 
     async def _ask(
         self, kind: int, body: dict[str, object], timeout: float = ASK_S
@@ -411,3 +325,9 @@ class AgentConnection(asyncio.Protocol):
     def _on_exit(self, running: Running, frame: frames.Frame) -> None:
         self.used_at = time.monotonic()
         running.done.set_result(running.result(frame.body()))
+
+
+def _fail(waited_for: asyncio.Future[Any], why: str) -> None:
+    if not waited_for.done():
+        waited_for.set_exception(ExecutionFailed(why))
+        waited_for.exception()  # it is not lost where nobody waits any more

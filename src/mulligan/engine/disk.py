@@ -78,9 +78,9 @@ async def _move_and_freeze(vm: Vm, stack_of: Callable[[str | None], list[str]]) 
     except OSError:
         await vm.down()  # it has moved above an upper that is no layer
         raise
-    vm.in_background(vm.stores.vms.settle, vm.record.id, left)
+    vm.background.do(vm.stores.vms.settle, vm.record.id, left)
     tree = f"{vm.state.base}/{TREE}"
-    vm.in_background(vm.stores.layers.sizes.write, vm.record.agent_id, tree)
+    vm.background.do(vm.stores.layers.sizes.write, vm.record.agent_id, tree)
     if connection is not None:
         vm.stack_in_use = [tree, *below]
     return True

@@ -35,8 +35,17 @@ def _disk_bytes(vm: Vm) -> int | None:
     layers, agent_id = vm.stores.layers, vm.record.agent_id
     try:
         stack = layers.stack(agent_id, vm.state.base)
-        sizes = [vm.upper_bytes(), *(layers.sizes.get(agent_id, tree) for tree in stack)]
+        sizes = [upper_bytes(vm), *(layers.sizes.get(agent_id, tree) for tree in stack)]
     except (OSError, DamagedLayer):
         return None
     known = [size for size in sizes if size is not None]
     return sum(known) if len(known) == len(sizes) else None
+
+
+def upper_bytes(vm: Vm) -> int | None:
+    """What a VM's disk took since it was last frozen; None where nobody counted."""
+    if vm.busy:
+        return None
+    if vm.writing.size is not None:
+        return vm.writing.size
+    return None if vm.stores.vms.changed(vm.record.id, vm.state.generation) else 0

@@ -25,6 +25,13 @@ MOST_PROCESSES = 2**22  # PID_MAX_LIMIT of linux/threads.h
 MOST_DIFF_ENTRIES = 100_000  # as guest.jobs has it
 SETTLING_S = 1.0
 _SMALL = 64 * 1024
+ANSWERS = {
+    frames.ROOT: frames.ROOT_DONE,
+    frames.PAUSE: frames.PAUSED,
+    frames.KERNELS: frames.KERNELS_DONE,
+    frames.OWNER: frames.OWNER_DONE,
+    frames.PING: frames.PONG,
+}
 MOST_PAYLOAD = {
     frames.READY: _SMALL,
     frames.STARTED: _SMALL,

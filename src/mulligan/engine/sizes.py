@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from weakref import WeakKeyDictionary
 
 from mulligan.engine.disk import disk_size
+from mulligan.engine.instances import upper_bytes
 from mulligan.engine.maintenance import Maintenance
 from mulligan.engine.vm import Vm
 from mulligan.errors import VmExecutionError
@@ -133,7 +134,7 @@ class Sizes:
 
     async def _upper(self, vm: Vm) -> int | None:
         """Bytes a VM's disk took since it was last frozen."""
-        if (known := vm.upper_bytes()) is not None:
+        if (known := upper_bytes(vm)) is not None:
             return known
         try:
             async with vm.steady():  # what is started now would have no state to go back to

@@ -331,7 +331,7 @@ class TimeMachine:
         except ExecutionFailed:
             kernels = (await vm.kernels.present(None, [snapshot]))[0].kernels
         self._lineage.stands(vm, layer, snapshot.id)
-        vm.in_background(vm.stores.vms.discard_generation, vm.record.id, old)
+        vm.background.do(vm.stores.vms.discard_generation, vm.record.id, old)
         self._maintenance.look_at(vm.record.agent_id)
         return RollbackResponse(
             vm_id=vm.record.id,

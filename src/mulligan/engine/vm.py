@@ -9,6 +9,7 @@ from datetime import datetime
 from weakref import WeakValueDictionary
 
 from mulligan.drivers.interface import BootSpec, Driver, Machine
+from mulligan.engine.background import Background
 from mulligan.engine.connection import AgentConnection
 from mulligan.engine.endings import Endings
 from mulligan.engine.instances import instance_of
@@ -83,7 +84,7 @@ class Vm:
         self._endings = Endings(
             lambda: self._slots.give(self.record.agent_id), network.down if network else None
         )
-        self._tidying: set[asyncio.Future[None]] = set()
+        self.background = Background(self._not_tidied)
         self._executing = 0
         self._beginnings: set[asyncio.Task[tuple[AgentConnection, Running]]] = set()
         self._running: dict[str, Running] = {}
@@ -128,14 +129,6 @@ class Vm:
     def instance(self) -> VmInstance:
         """The VM as its users see it."""
         return instance_of(self)
-
-    def upper_bytes(self) -> int | None:
-        """What the disk took since it was last frozen; None where nobody counted."""
-        if self.busy:
-            return None
-        if self.writing.size is not None:
-            return self.writing.size
-        return None if self.stores.vms.changed(self.record.id, self.state.generation) else 0
 
     async def run(
         self,
@@ -290,16 +283,8 @@ class Vm:
                 raise VmNotAvailable(self.record.id, field="vm_id")
             yield
 
-    def in_background(self, work: Callable[..., None], *arguments: object) -> None:
-        """Does in a thread what nobody has to wait for; ``close`` does. Errors are logged."""
-        task = asyncio.get_running_loop().run_in_executor(None, work, *arguments)
-        self._tidying.add(task)
-        task.add_done_callback(self._tidied)
-
-    def _tidied(self, task: asyncio.Future[None]) -> None:
-        self._tidying.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            log.warning("vm_not_tidied", vm_id=self.record.id, error=str(error))
+    def _not_tidied(self, error: BaseException) -> None:
+        log.warning("vm_not_tidied", vm_id=self.record.id, error=str(error))
 
     async def start(self) -> None:
         """Boots the VM unless it is up. See ``up``."""
@@ -412,5 +397,4 @@ class Vm:
         self._closed = True
         self.life.settles()
         await self.stop()
-        if self._tidying:
-            await asyncio.wait(self._tidying)
+        await self.background.wait()
