@@ -153,13 +153,16 @@ def pivot_here() -> None:
 def leave_keyrings() -> None:
     """Joins a new, empty session keyring: the server's is confined by no namespace (keyrings(7)).
 
+    A user may have 200 keyrings, and each VM that is up takes one. Where there are so many the
+    agent keeps the server's: programs are refused every call that could make anything of it.
+
     Raises:
-        OSError: it could not, on a kernel that has keyrings.
+        OSError: it could not for another reason, on a kernel that has keyrings.
     """
     try:
         _call("syscall", _KEYCTL[os.uname().machine], _KEYCTL_JOIN_SESSION_KEYRING, None)
     except OSError as error:
-        if error.errno != errno.ENOSYS:
+        if error.errno not in (errno.ENOSYS, errno.EDQUOT):
             raise
 
 
