@@ -69,7 +69,8 @@ _STRENGTH = ("allow", "rollback", "ask", "deny")
 
 def pre_input(context: PreToolContext) -> dict[str, Any]:
     """What a command is told before an execution."""
-    return {**_common(context, PRE, context.code), "stdin": context.stdin}
+    given = {"stdin": context.stdin, "requirements": list(context.requirements)}
+    return _common(context, PRE, context.code) | given
 
 
 def post_input(context: PostToolContext) -> dict[str, Any]:
