@@ -218,7 +218,29 @@ def _end(doomed: Callable[[], list[int]]) -> bool:
             pause = min(2 * pause, PAUSE_S)
         return False
     finally:
-        send([pid for pid in everything() if pid not in before], SIGCONT)
+        _go_on(before)
+
+
+def _go_on(before: set[int]) -> None:
+    """Ends a stop of all processes, but for those that were stopped before it.
+
+    What stops all reaches a process, too, that is being forked just then and is not to be seen yet:
+    Linux keeps signals to several processes for it until it is there (``multiprocess`` in
+    ``copy_process``). Only a signal to several takes that back; one to its parent alone does not,
+    and it would stand still for ever.
+    """
+    going = [pid for pid in everything() if pid not in before]
+    groups = {0, *map(_group, going)} - {_group(pid) for pid in before} if before else {1}
+    send([-group for group in groups], SIGCONT)
+    send(going, SIGCONT)
+
+
+def _group(pid: int) -> int:
+    """The process group of a process; 0, which is the agent's, where it is gone."""
+    try:
+        return os.getpgid(pid)
+    except ProcessLookupError:
+        return 0
 
 
 def mounts_of(pid: int) -> int | None:
@@ -278,22 +300,32 @@ class Pause:
 
     def __init__(self) -> None:
         self._before = {pid for pid in everything() if _is_stopped(pid)}
+        self._stop()
+
+    def _stop(self) -> None:
         try:
             os.kill(-1, SIGSTOP)
         except ProcessLookupError:
             return  # process 1 is alone
 
     def holds(self) -> bool:
-        """Whether every thread has come to a halt by now."""
-        return all(
+        """Whether every thread has come to a halt by now.
+
+        Where one has not, all are stopped again: a terminal that is hung up on has the kernel set
+        its programs going.
+        """
+        if all(
             _state(f"{pid}/task/{thread}") in ("T", "t", "Z", "X", "")
             for pid in everything()
             for thread in _threads(pid)
-        )
+        ):
+            return True
+        self._stop()
+        return False
 
     def end(self) -> None:
         """Has everything go on that was not stopped before."""
-        send([pid for pid in everything() if pid not in self._before], SIGCONT)
+        _go_on(self._before)
 
 
 def _doomed(
