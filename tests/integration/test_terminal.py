@@ -246,6 +246,22 @@ async def test_a_lot_in_both_directions_arrives_whole(place: Place) -> None:
     assert await place.run("sha256sum < copy") == got[:-size].decode()
 
 
+async def test_many_beside_each_other(place: Place) -> None:
+    """One that ends ends no other, and keeps none from its start."""
+    before = await place.run(COUNT)
+
+    async def one() -> None:
+        for number in range(12):
+            async with place.open() as terminal:
+                await until(terminal, PROMPT)
+                if number % 2:
+                    await terminal.send(b"exit\r")
+                    await rest(terminal)
+
+    await asyncio.gather(*(one() for _ in range(4)))
+    assert await place.settles_at(before)
+
+
 async def test_a_rollback_ends_it_and_says_why(place: Place) -> None:
     await place.run("echo one > note")
     async with place.open() as terminal:
