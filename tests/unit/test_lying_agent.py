@@ -5,7 +5,7 @@ import json
 import tracemalloc
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mulligan.engine import connection as connection_module
@@ -285,7 +285,7 @@ FIELDS = st.sampled_from(
 )
 
 
-@settings(max_examples=300)
+@settings(max_examples=300, suppress_health_check=[HealthCheck.too_slow])
 @given(st.dictionaries(FIELDS, VALUES, max_size=6))
 def test_any_end_is_none_or_an_answer(changes: dict[str, object]) -> None:
     try:
@@ -298,7 +298,7 @@ def test_any_end_is_none_or_an_answer(changes: dict[str, object]) -> None:
     assert answer.cpu_ms <= MOST_CPU_US
 
 
-@settings(max_examples=300)
+@settings(max_examples=300, suppress_health_check=[HealthCheck.too_slow])
 @given(
     st.dictionaries(
         st.sampled_from(["kernels", "state", "sizes", "name"]), VALUES | st.lists(VALUES)

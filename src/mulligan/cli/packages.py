@@ -6,10 +6,9 @@ import json as json_module
 from typing import Annotated
 
 import typer
-from rich.markup import escape
 from rich.table import Table
 
-from mulligan.cli.console import out, printable
+from mulligan.cli.console import out, print_json, within
 from mulligan.cli.options import DataDirOption, JsonOption, ServerOption
 from mulligan.cli.session import with_backend
 from mulligan.client.backends import Backend
@@ -39,7 +38,7 @@ def list_packages(
     for heading in ("SET", "LANGUAGE", "SIZE", "LAST USED", "ASKED FOR", "PACKAGES"):
         table.add_column(heading, no_wrap=True)
     for each in found:
-        table.add_row(*(escape(printable(text)) for text in _row(each)))
+        table.add_row(*(within(text) for text in _row(each)))
     out.print(table if found else "no sets of packages")
 
 
@@ -76,10 +75,10 @@ def warm(
     work = lambda backend: backend.warm(request)  # noqa: E731
     found = with_backend(server, data_dir, work, "building packages")
     if json:
-        out.print(found.model_dump_json(indent=2), markup=False)
+        print_json(found)
         return
     for pin in found.pins():
-        out.print(printable(pin), markup=False, highlight=False)
+        out.print(within(pin))
 
 
 @app.command("rm")
@@ -96,4 +95,4 @@ def remove(
 
     with_backend(server, data_dir, work)
     for each in sets:
-        out.print(f"{printable(each)} removed", markup=False)
+        out.print(f"{within(each)} removed")
