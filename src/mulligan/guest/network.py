@@ -12,12 +12,9 @@ import struct
 import time
 from _socket import (
     AF_INET,
-    AF_NETLINK,
     AF_UNIX,
-    IPPROTO_TCP,
     SCM_RIGHTS,
     SO_REUSEADDR,
-    SOCK_DGRAM,
     SOCK_STREAM,
     SOL_SOCKET,
     socket,
@@ -34,13 +31,8 @@ BACKLOG = 512
 # A program can open sockets faster than they can be looked through, and the agent has other work.
 LOOK_S = 0.02
 MOST_LEFT = 256
-# linux/netlink.h, linux/sock_diag.h and linux/inet_diag.h
-NETLINK_SOCK_DIAG = 4
-SOCK_DIAG_BY_FAMILY = 20
-REQUEST = 1
-MESSAGE = struct.Struct("=IHHII")  # struct nlmsghdr
-INODE_AT = 68  # in struct inet_diag_msg
-ANSWER_BYTES = 4096
+TABLE_BYTES = 1024 * 1024
+INODE = 8  # field of a line of the table, after its two addresses' (proc_pid_net(5))
 GLANCE = 256
 
 
@@ -100,25 +92,17 @@ class Owners:
 def _inode(port: int) -> str | None:
     """The socket of this VM that is connected to ours from a port.
 
-    Asked of the kernel by its two ends (sock_diag(7)): /proc/net/tcp has all there are, and takes
-    milliseconds.
+    It takes the kernel milliseconds to make the table. Its answer to a single question
+    (sock_diag(7)) is a door that the VM's filter of system calls keeps shut.
     """
-    address = bytes((127, 0, 0, 1)) + bytes(12)
-    ends = struct.pack(">HH", port, PORT) + address + address
-    anything = b"\xff" * 8  # interface 0, and a cookie nobody knows
-    asked = (
-        struct.pack("=BBBBI", AF_INET, IPPROTO_TCP, 0, 0, 0xFFFFFFFF) + ends + bytes(4) + anything
-    )
-    header = MESSAGE.pack(MESSAGE.size + len(asked), SOCK_DIAG_BY_FAMILY, REQUEST, 1, 0)
-    diag = socket(AF_NETLINK, SOCK_DGRAM, NETLINK_SOCK_DIAG)
-    try:
-        diag.send(header + asked)
-        answer = diag.recv(ANSWER_BYTES)
-    finally:
-        diag.close()
-    if MESSAGE.unpack_from(answer)[1] != SOCK_DIAG_BY_FAMILY:
-        return None  # there is none any more
-    return str(struct.unpack_from("=I", answer, MESSAGE.size + INODE_AT)[0])
+    wanted = f"0100007F:{port:04X} 0100007F:{PORT:04X} "
+    with open("/proc/self/net/tcp") as table:
+        text = table.read(TABLE_BYTES)
+    start = text.find(wanted)
+    if start < 0:
+        return None
+    fields = text[start : text.find("\n", start)].split()
+    return fields[INODE] if len(fields) > INODE else None
 
 
 def _holders(inode: str) -> set[int]:

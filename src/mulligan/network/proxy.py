@@ -14,7 +14,7 @@ from mulligan.network.streams import Stream
 ADDRESS = "127.0.0.1"
 PORT = 3128
 OWNER_TIMEOUT_S = 0.5
-ASKED_AT_ONCE = 8
+ASKED_AT_ONCE = 2
 RETRY_S = 0.1
 _SO_NETNS_COOKIE = 71  # asm-generic/socket.h
 _COOKIE_BYTES = 8
