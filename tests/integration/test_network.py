@@ -2,10 +2,16 @@
 
 import asyncio
 import base64
+import hashlib
+import http.server
+import io
 import json
 import os
 import shutil
-from collections.abc import AsyncIterator, Sequence
+import tarfile
+import threading
+import zipfile
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from ipaddress import ip_address
 from pathlib import Path
@@ -446,3 +452,123 @@ async def test_a_spare_vm_has_its_network_and_its_agent_its_secrets(
             assert [note.secrets for note in agent.reached(done.execution_id)] == [["KEY"]]
             told = await agent.run(f"print('{VALUE[:9]}' + '{VALUE[9:]}')")
             assert told.stdout == "[redacted:secret KEY]\n"
+
+
+# Package managers, each from an index of the test's own
+
+INFO = "tiny_made_up-1.0.dist-info"
+WHEEL = "tiny_made_up-1.0-py3-none-any.whl"
+
+
+def wheel() -> bytes:
+    """The smallest package that can be installed and imported."""
+    files = {
+        "tiny_made_up.py": "answer = 42\n",
+        f"{INFO}/METADATA": "Metadata-Version: 2.1\nName: tiny-made-up\nVersion: 1.0\n",
+        f"{INFO}/WHEEL": "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+        f"{INFO}/RECORD": "",
+    }
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name, text in files.items():
+            archive.writestr(name, text)
+    return buffer.getvalue()
+
+
+def npm_package() -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w:gz") as archive:
+        for name, text in (
+            ("package/package.json", '{"name": "tiny-made-up", "version": "1.0.0"}'),
+            ("package/index.js", "module.exports = 42\n"),
+        ):
+            info = tarfile.TarInfo(name)
+            info.size = len(text)
+            archive.addfile(info, io.BytesIO(text.encode()))
+    return buffer.getvalue()
+
+
+class Index(http.server.BaseHTTPRequestHandler):
+    """An index of Python packages and a registry of npm's, with one package each."""
+
+    def do_GET(self) -> None:
+        base = f"http://127.0.0.1:{self.server.server_address[1]}"
+        package = npm_package()
+        version = {
+            "name": "tiny-made-up",
+            "version": "1.0.0",
+            "dist": {
+                "tarball": f"{base}/tiny.tgz",
+                "shasum": hashlib.sha1(package, usedforsecurity=False).hexdigest(),
+            },
+        }
+        document = {
+            "name": "tiny-made-up",
+            "dist-tags": {"latest": "1.0.0"},
+            "versions": {"1.0.0": version},
+        }
+        answers = {
+            "/simple/tiny-made-up/": ("text/html", f'<a href="/{WHEEL}">{WHEEL}</a>'.encode()),
+            f"/{WHEEL}": ("application/zip", wheel()),
+            "/tiny-made-up": ("application/json", json.dumps(document).encode()),
+            "/tiny.tgz": ("application/octet-stream", package),
+        }
+        kind, body = answers.get(self.path, ("text/plain", b""))
+        self.send_response(200 if body else 404)
+        self.send_header("Content-Type", kind)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        """Says nothing."""
+
+
+@pytest.fixture
+def index() -> Iterator[int]:
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Index)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield server.server_address[1]
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+PIP = """
+python3 -m pip install -q --no-cache-dir --disable-pip-version-check --target lib \\
+  --index-url http://127.0.0.1:{0}/simple tiny-made-up 2>&1 | grep -v '^WARNING'
+PYTHONPATH=lib python3 -c 'import tiny_made_up; print(tiny_made_up.answer)'
+"""
+NPM = """
+npm install --no-audit --no-fund --registry http://127.0.0.1:{0}/ tiny-made-up >&2
+node -e 'console.log(require("tiny-made-up"))'
+"""
+
+
+@pytest.mark.parametrize(("program", "script"), [("pip", PIP), ("npm", NPM)])
+async def test_package_managers_install_through_it(program: str, script: str, index: int) -> None:
+    async with networked([f"127.0.0.1:{index}"]) as agent:
+        there = await agent.run(f"python3 -m {program} --version || {program} --version", "bash")
+        if there.exit_code:
+            pytest.skip(f"VMs of this host have no {program}")
+        code = f"cd /workspace; {script.format(index)}"
+        done = await agent.run(code, "bash", timeout_seconds=100)
+        assert done.stdout == "42\n", done.stderr
+        notes = agent.reached(done.execution_id)
+        assert {note.verdict for note in notes} == {"allowed"}
+        assert {(note.host, note.port) for note in notes} == {("127.0.0.1", index)}
+
+
+FETCH = "fetch('{}').then(r => r.text()).then(console.log, e => {{ process.exitCode = 1 }})"
+
+
+async def test_fetch_of_node_where_it_heeds_proxies() -> None:
+    server = Upstream()
+    async with listening(server.serve) as port, networked([f"server.example:{port}"]) as agent:
+        told = await agent.run("console.log(process.versions.node)", "javascript")
+        major, minor = (int(part) for part in told.stdout.split(".")[:2])
+        heeds = major >= 25 or (major, minor) >= (24, 5) or (major == 22 and minor >= 21)
+        done = await agent.run(FETCH.format(f"http://server.example:{port}/"), "javascript")
+        assert (done.stdout == "ok\n") is heeds
+        assert server.peers == int(heeds)
