@@ -103,6 +103,7 @@ async def test_a_spare_vm_is_the_first_of_whoever_comes(data_dir: Path) -> None:
             vm = await engine.create_vm(VmCreateRequest(agent_id="ada"))
             assert (vm.status, vm.agent_id, vm.name) == ("ready", "ada", "agent-ada-vm")
             assert process_of(engine, vm.id) in pids & up
+            assert not list((data_dir / "vms" / vm.id / "disk" / "0" / "upper").iterdir())
             assert (await run(engine, "ada", "id -un; echo kept > note; cat note")).vm_id == vm.id
             assert [each.id for each in engine.list_vms()] == [vm.id]  # spare ones are nobody's
             await warm(engine, 2)

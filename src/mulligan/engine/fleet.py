@@ -20,6 +20,7 @@ from mulligan.engine.pool.keeper import Keeper
 from mulligan.engine.pool.rest import hibernate, idle_s
 from mulligan.engine.pool.slots import Slots
 from mulligan.engine.pool.spares import Spare, Spares, cores
+from mulligan.engine.programs import rehearsal
 from mulligan.engine.quota import bounds_of
 from mulligan.engine.store import StoredVm, Stores, VmRecord, VmState, new_id
 from mulligan.engine.validation import check_network, check_vm_type
@@ -77,7 +78,14 @@ class Fleet:
         self.networks: Networks | None = None
         self.slots = Slots(settings.pool, self._make_room)
         self.spares = Spares(
-            settings, driver.name, stores, self._spare, self._owned_by, self._busy, self._full
+            settings,
+            driver.name,
+            stores,
+            self._spare,
+            self._owned_by,
+            self._busy,
+            self._full,
+            rehearsal(image),
         )
         self._keeper: Keeper | None = None
 

@@ -11,6 +11,8 @@ from mulligan.models import PackageSet, VmExecuteRequest
 from mulligan.settings import Settings
 
 RUST_EDITION = "2021"
+REHEARSAL_MS = 10_000
+REHEARSAL_OUTPUT = 4096
 
 
 def program_of(
@@ -49,6 +51,20 @@ def program_of(
         language=language,
         code=request.code if in_kernel else "",
         enter=request.working_dir is not None,
+    )
+
+
+def rehearsal(image: HostImage) -> Program:
+    """A program that does nothing, in the interpreter that VMs have in any case."""
+    path = f"{EXECUTION_DIR}/main.py"
+    return Program(
+        runtime="python",
+        steps=[[str(image.python), path]],
+        files={"main.py": ""},
+        env={},
+        cwd="/",
+        timeout_ms=REHEARSAL_MS,
+        output_limit=REHEARSAL_OUTPUT,
     )
 
 

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from mulligan.engine.program import Program
 from mulligan.engine.store import NEW, Stores, VmRecord, new_id
 from mulligan.engine.vm import Vm
 from mulligan.errors import ExecutionFailed, VmExecutionError
@@ -66,6 +67,7 @@ class Spares:
         owned: how many VMs each agent has.
         busy: whether executions want all there is of the machine.
         full: whether no more VMs may be up.
+        rehearsal: a program that does nothing; run in each before it is one to give away.
     """
 
     def __init__(
@@ -77,6 +79,7 @@ class Spares:
         owned: Callable[[], Counter[str]],
         busy: Callable[[], bool],
         full: Callable[[], bool],
+        rehearsal: Program,
     ) -> None:
         self._settings = settings
         self._driver = driver
@@ -85,6 +88,7 @@ class Spares:
         self._owned = owned
         self._busy = busy
         self._full = full
+        self._rehearsal = rehearsal
         self._kept: dict[Key, deque[Spare]] = {}
         self.giving: Counter[str] = Counter()  # VMs that are about to be an agent's
         self._task: asyncio.Task[None] | None = None
@@ -172,10 +176,25 @@ class Spares:
         try:
             await asyncio.to_thread(self._stores.vms.prepare, record.id)
             await spare.vm.start()
+            await self._rehearse(spare.vm)
         except BaseException:
             self._discard(spare)
             raise
         return spare
+
+    async def _rehearse(self, vm: Vm) -> None:
+        """Runs a program that does nothing: what the first one costs more has been paid then.
+
+        Raises:
+            ExecutionFailed: it did not run.
+        """
+        connection = vm.connection
+        if connection is None:
+            raise ExecutionFailed("it ended as soon as it was up")
+        result = await connection.run(self._rehearsal)
+        if result.reason != "exit" or result.status != 0:
+            why = result.message or f"{result.reason}, status {result.status:#x}"
+            raise ExecutionFailed(f"it does not run a program: {why}")
 
     def _discard(self, spare: Spare) -> None:
         task = asyncio.create_task(self._remove(spare), context=contextvars.Context())
