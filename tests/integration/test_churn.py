@@ -15,6 +15,7 @@ from support import host
 pytestmark = pytest.mark.anyio
 AGENTS = 7
 BEFORE = 20  # what is made once is made by then
+CONNECTIONS = 12  # descriptors of the history's connections, which come as threads want them
 MEMORY_KB = 4096  # allocators keep some
 
 
@@ -66,6 +67,7 @@ async def churn(data: Path, number: int, warm: int, capsys: pytest.CaptureFixtur
         grown = rss_kb() - memory
         with capsys.disabled():
             print(f"\n{number} VMs made and removed: {after}, memory {grown:+} KiB")
+        assert after.pop("descriptors") <= before.pop("descriptors") + CONNECTIONS
         assert after == before
         assert grown < MEMORY_KB + 2 * number
     assert not host.naming(data)
