@@ -230,17 +230,24 @@ def _go_on(before: set[int]) -> None:
     and it would stand still for ever.
     """
     going = [pid for pid in everything() if pid not in before]
-    groups = {0, *map(_group, going)} - {_group(pid) for pid in before} if before else {1}
+    if not before:
+        send([-1], SIGCONT)
+        return
+    groups = {_group(pid) for pid in going} - {_group(pid) for pid in before} | {_OWN_GROUP}
     send([-group for group in groups], SIGCONT)
     send(going, SIGCONT)
 
 
+_OWN_GROUP = 0  # kill(2) takes it so; its number is 1, and -1 would mean all
+
+
 def _group(pid: int) -> int:
-    """The process group of a process; 0, which is the agent's, where it is gone."""
+    """The process group of a process; the agent's own where it is gone."""
     try:
-        return os.getpgid(pid)
+        group = os.getpgid(pid)
     except ProcessLookupError:
-        return 0
+        return _OWN_GROUP
+    return _OWN_GROUP if group == os.getpgrp() else group
 
 
 def mounts_of(pid: int) -> int | None:
