@@ -56,6 +56,7 @@ MADE_UP = {
     "etc/machine-id": "",
 }
 EMPTY = ("proc", "dev", "sys", "tmp", "run", "mnt", "opt", "root", "srv", "home", "var/tmp")
+_COMPILED: dict[str, dict[str, bytes]] = {}  # of images, by name of file
 
 
 @dataclass(frozen=True)
@@ -189,7 +190,7 @@ def _build(
             staging / "agent" / "mulligan" / "guest",
             ignore=shutil.ignore_patterns("__pycache__"),
         )
-        _compile(found["python"].program, staging / "agent")
+        _compile(found["python"].program, staging / "agent", target.name)
         if os.geteuid() == 0:
             for path in [rootfs, *rootfs.rglob("*")]:
                 os.chown(path, *owner, follow_symlinks=False)
@@ -236,8 +237,18 @@ def _copy(source: Path, target: Path) -> None:
         shutil.copy2(source, target)
 
 
-def _compile(python: Path, directory: Path) -> None:
-    """Compiles the guest's code with the Python that will run it; VMs cannot write it there."""
+def _compile(python: Path, directory: Path, image: str) -> None:
+    """Compiles the guest's code with the Python that will run it; VMs cannot write it there.
+
+    What came of it is remembered: a process that serves several data directories, one after the
+    other, compiles the code of an image once.
+    """
+    known = _COMPILED.get(image)
+    if known is not None:
+        for name, content in known.items():
+            (directory / name).parent.mkdir(exist_ok=True)
+            (directory / name).write_bytes(content)
+        return
     subprocess.run(
         [
             python,
@@ -255,6 +266,9 @@ def _compile(python: Path, directory: Path) -> None:
         capture_output=True,
         timeout=120,
     )
+    _COMPILED[image] = {
+        str(path.relative_to(directory)): path.read_bytes() for path in directory.rglob("*.pyc")
+    }
 
 
 def _open_up(directory: Path) -> None:

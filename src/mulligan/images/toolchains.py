@@ -80,14 +80,33 @@ def _version(program: Path, _mtime: int) -> str:
 
 
 def _ask(command: str, *arguments: str, **more: str) -> str | None:
-    """The last line a program on PATH answers with, or None; ``more`` goes into its environment."""
-    program = shutil.which(command, path=search_path())
+    """The last line a program on PATH answers with, or None; ``more`` goes into its environment.
+
+    Each is asked once a process, as long as it is the same file: starting it takes a tenth of a
+    second or more.
+    """
+    path = search_path()
+    program = shutil.which(command, path=path)
     if program is None:
         return None
+    home = os.environ.get("HOME", "")
+    modified = Path(program).stat().st_mtime_ns
+    return _answer(program, modified, path, home, arguments, tuple(sorted(more.items())))
+
+
+@cache
+def _answer(
+    program: str,
+    _modified: int,
+    path: str,
+    _home: str,
+    arguments: tuple[str, ...],
+    more: tuple[tuple[str, str], ...],
+) -> str | None:
     env = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
-    env["PATH"] = search_path()
+    env["PATH"] = path
     env.pop("VIRTUAL_ENV", None)
-    env |= more
+    env |= dict(more)
     try:
         done = subprocess.run(
             [program, *arguments],
