@@ -237,6 +237,7 @@ async def opened() -> AsyncIterator[Engine]:
     assert host.wait_until(lambda: not host.descendants(os.getpid()) - before, 10)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("under_way", UNDER_WAY)
 async def test_each_pair_is_as_the_table_says(under_way: str) -> None:
     async with opened() as engine:

@@ -104,6 +104,7 @@ async def run(engine: Engine, agent: str, code: str = "print(6 * 7)", **more) ->
     return await engine.execute(request)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("lie", LIES.values(), ids=list(LIES))
 async def test_a_lie_is_the_end_of_its_vm_alone(engine: Engine, lie: tuple[str, str]) -> None:
     said, why = lie

@@ -177,6 +177,7 @@ async def test_a_driver_without_a_network_namespace(monkeypatch) -> None:
     assert rest == {"namespaces.net"}
 
 
+@pytest.mark.long
 async def test_a_driver_without_an_ipc_namespace(monkeypatch) -> None:
     monkeypatch.setattr(arguments, "_walls", without("--unshare-ipc"))
     report = await check(("namespaces", "processes"))
@@ -191,6 +192,7 @@ async def test_a_driver_without_an_ipc_namespace(monkeypatch) -> None:
     assert "the planted secret" in failed["processes.shared_memory"]
 
 
+@pytest.mark.long
 async def test_a_driver_without_its_filter_of_system_calls(monkeypatch) -> None:
     monkeypatch.setattr(seccomp, "program", lambda machine: ALLOW)
     report = await check(("kernel",))
@@ -199,6 +201,7 @@ async def test_a_driver_without_its_filter_of_system_calls(monkeypatch) -> None:
     assert "kernel.sys_kernel" not in failed
 
 
+@pytest.mark.long
 async def test_a_driver_that_shows_a_directory_of_the_host(monkeypatch) -> None:
     def careless(*given):
         image = prepare(*given)
@@ -241,6 +244,7 @@ def python_for(uid: int) -> str | None:
     return None
 
 
+@pytest.mark.long
 @pytest.mark.skipif(os.geteuid() != 0, reason="this run is an ordinary user's already")
 def test_as_an_ordinary_user() -> None:
     python = python_for(ORDINARY)

@@ -20,6 +20,7 @@ def check(seconds: float, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
     assert host.naming(Path(path)) == []
 
 
+@pytest.mark.long
 @pytest.mark.timeout(300)
 def test_twenty_seconds(monkeypatch, capsys) -> None:
     check(20, monkeypatch, capsys)
