@@ -72,3 +72,32 @@ def run(engine: Engine) -> Runner:
 @pytest.fixture
 def shared_run(shared_engine: Engine, request: pytest.FixtureRequest) -> Runner:
     return Runner(shared_engine, "tester")
+
+
+# Files whose tests start servers and VMs by the dozen: minutes of two cores each. They are run by
+# `make test-long`; `make test` has to end within a quarter of an hour.
+SLOW_FILES = {
+    "test_churn.py",
+    "test_cli_terminal.py",
+    "test_concurrency.py",
+    "test_examples.py",
+    "test_lying_vm.py",
+    "test_mcp_asking.py",
+    "test_mcp_http.py",
+    "test_mcp_stdio.py",
+    "test_network.py",
+    "test_openapi_fuzz.py",
+    "test_reaper.py",
+    "test_selfcheck.py",
+    "test_shell.py",
+    "test_soak.py",
+    "test_terminal_socket.py",
+    "test_terminal_texts.py",
+}
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.path.name in SLOW_FILES:
+            item.add_marker(pytest.mark.long)

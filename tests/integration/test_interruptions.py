@@ -13,7 +13,6 @@ from mulligan.engine import connection, disk
 from mulligan.engine.connection import AgentConnection
 from mulligan.engine.engine import Engine
 from mulligan.engine.outflow import IDLE_S
-from mulligan.engine.store import VmStore
 from mulligan.errors import ApprovalRequired, ExecutionFailed, SnapshotNotFound, VmExecutionError
 from mulligan.history import HistoryStore
 from mulligan.hooks.approver import Approver
@@ -206,17 +205,17 @@ async def test_who_is_cancelled_before_it_starts_uses_no_yes_up(monkeypatch, ena
         with pytest.raises(ApprovalRequired) as waits:
             await bash(engine, "echo ASK")
         await engine.gates.answer(waits.value.approval_id, ApprovalAnswer(approve=True, who="ann"))
-        frozen, goes_on = threading.Event(), threading.Event()
-        changed = VmStore.changed
+        frozen, goes_on = asyncio.Event(), asyncio.Event()
+        freeze = disk.freeze
 
-        def slow(*arguments) -> bool:
+        async def slow(vm: object) -> bool:
             frozen.set()
-            goes_on.wait()
-            return changed(*arguments)
+            await goes_on.wait()
+            return await freeze(vm)
 
-        monkeypatch.setattr(VmStore, "changed", slow)
+        monkeypatch.setattr(disk, "freeze", slow)
         task = asyncio.create_task(bash(engine, "echo ASK"))
-        await asyncio.to_thread(frozen.wait)
+        await frozen.wait()
         task.cancel()
         await asyncio.wait({task})
         goes_on.set()

@@ -273,6 +273,8 @@ TABLE |= {
 }
 OF_NOBODY = {  # they show nothing that belongs to an agent
     ("GET", "/health"),
+    ("GET", "/api/packages"),  # shared by all: for administrators alone
+    ("POST", "/api/packages"),
     ("GET", "/metrics"),  # of all agents together: for administrators alone
     ("GET", "/openapi.json"),
 }

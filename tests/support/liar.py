@@ -22,7 +22,7 @@ END = {"status": 0, "reason": "exit", "message": "", "stdout_bytes": 0, "stderr_
        "truncated": False, "user_us": 0, "system_us": 0, "max_rss_kb": 0, "background": 0}
 
 
-def main(descriptor, own, programs):
+def main(descriptor, own, programs, *_):
     global host
     host = socket.socket(fileno=descriptor)
     host.setblocking(True)

@@ -126,7 +126,8 @@ def test_a_history_of_before_approvals_gets_their_table(tmp_path: Path) -> None:
         database.execute("DROP TABLE mulligan_approvals")
         for younger in ("mulligan_tokens", "mulligan_idempotency_keys"):
             database.execute(f"DROP TABLE {younger}")
-        database.execute("ALTER TABLE mulligan_executions DROP COLUMN packages")
+        for column in ("network", "packages"):
+            database.execute(f"ALTER TABLE mulligan_executions DROP COLUMN {column}")
         database.execute("UPDATE mulligan_version SET version_num = '0001'")
     database.close()
     with open_approvals(tmp_path) as store:

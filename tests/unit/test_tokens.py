@@ -90,6 +90,8 @@ def test_a_database_of_before_tokens_gets_their_table(tmp_path: Path) -> None:
     with sqlite3.connect(tmp_path / "history.db") as database:
         database.execute("DROP TABLE mulligan_tokens")
         database.execute("DROP TABLE mulligan_idempotency_keys")  # younger still
+        for column in ("network", "packages"):
+            database.execute(f"ALTER TABLE mulligan_executions DROP COLUMN {column}")
         database.execute("UPDATE mulligan_version SET version_num = '0002'")
     database.close()
     with open_tokens(tmp_path) as store:

@@ -247,14 +247,14 @@ class AgentConnection(Questions, asyncio.Protocol):
         self._write(frames.encode(frames.RESUME))
 
     async def _ask(
-        self, kind: int, body: dict[str, object], timeout: float = ASK_S
+        self, kind: int, body: dict[str, object], timeout: float | None = None
     ) -> dict[str, Any]:
         channel = self._new_channel()
         answer: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
         self._answers[channel] = ANSWERS[kind], answer
         try:
             self._write(frames.encode(kind, channel, body))
-            await asyncio.wait({answer}, timeout=timeout)
+            await asyncio.wait({answer}, timeout=ASK_S if timeout is None else timeout)
             if not answer.done():
                 self.give_up("it does not answer")
                 raise ExecutionFailed("the VM ended: it does not answer")

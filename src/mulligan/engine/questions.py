@@ -18,7 +18,7 @@ class Questions(ABC):
 
     @abstractmethod
     async def _ask(
-        self, kind: int, body: dict[str, object], timeout: float = ASK_S
+        self, kind: int, body: dict[str, object], timeout: float | None = None
     ) -> dict[str, Any]: ...
 
     @abstractmethod
