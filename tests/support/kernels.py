@@ -32,7 +32,10 @@ class Kernel:
         )
 
     async def run(self, code: str, **more) -> ProgramResult:
-        return await self.machine.vm.run(self.program(code, **more))
+        turn = self.machine.vm.turn_of(self.name)
+        assert turn is not None
+        async with turn:  # as an engine's queue has it
+            return await self.machine.vm.run(self.program(code, **more))
 
     async def value(self, code: str, **more) -> str | None:
         """The value of a cell that must succeed."""
