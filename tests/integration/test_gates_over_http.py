@@ -81,18 +81,15 @@ def test_the_pool_of_an_agent(http: httpx.Client) -> None:
     assert pool["pool_config"]["execution_timeout_ms"] == 30000
 
 
-def test_a_vm_that_was_made_becomes_ready_by_itself(http: httpx.Client) -> None:
+@pytest.mark.anyio
+async def test_a_vm_that_was_made_becomes_ready_by_itself(http: httpx.Client) -> None:
     made = http.post("/api/vms", json={"vm_type": "focal-optimized", "vm_name": "agent-eve-vm"})
     config = VmExecutionConfig(api_base_url=str(http.base_url))
     assert made.json()["agent_id"] == "eve"
 
-    async def wait() -> str:
-        async with VmExecutionClient(config) as client:
-            return (await client.wait_for_vm_ready(made.json()["id"], 20)).id
-
-    import anyio
-
-    assert anyio.run(wait) == made.json()["id"]
+    async with VmExecutionClient(config) as client:
+        ready = await client.wait_for_vm_ready(made.json()["id"], 20)
+    assert ready.id == made.json()["id"]
 
 
 @pytest.mark.anyio
