@@ -77,20 +77,28 @@ def shared_run(shared_engine: Engine, request: pytest.FixtureRequest) -> Runner:
 # Files whose tests start servers and VMs by the dozen: minutes of two cores each. They are run by
 # `make test-long`; `make test` has to end within a quarter of an hour.
 SLOW_FILES = {
+    "test_access_docs.py",
     "test_churn.py",
     "test_cli_terminal.py",
     "test_concurrency.py",
     "test_examples.py",
     "test_lying_vm.py",
     "test_mcp_asking.py",
+    "test_mcp_docs.py",
     "test_mcp_http.py",
     "test_mcp_stdio.py",
+    "test_mcp_tools.py",
     "test_network.py",
     "test_openapi_fuzz.py",
+    "test_package_gate.py",
+    "test_packages.py",
+    "test_pool.py",
+    "test_queue.py",
     "test_reaper.py",
     "test_selfcheck.py",
     "test_shell.py",
     "test_soak.py",
+    "test_terminal.py",
     "test_terminal_socket.py",
     "test_terminal_texts.py",
 }
