@@ -71,6 +71,7 @@ def make_things(client: httpx.Client, agent: str) -> Things:
     assert ran.status_code == 200, ran.text
     kept = client.post(f"/api/vms/{vm}/snapshots", json={"name": "mine"})
     asked = client.post("/api/llm/execute", json=run | {"code": ASKING}).json()
+    assert "ApprovalRequired" in asked["error"], asked
     approval = asked["error"]["ApprovalRequired"].partition(":")[0]
     session = f"session-{next(_numbers)}"
     client.post("/sessions", json={"name": session, "agent_id": agent})
