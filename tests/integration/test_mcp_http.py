@@ -187,7 +187,7 @@ async def test_a_session_nobody_uses_ends(data_dir: Path) -> None:
 
 @pytest.mark.parametrize("era", ERAS)
 async def test_a_server_that_stops_waits_for_nobody(data_dir: Path, era: str) -> None:
-    with Server(data_dir) as server:
+    with Server(data_dir, MULLIGAN_ADMISSION__SHUTDOWN_SECONDS="0.2") as server:
         async with over_http(server.url, era) as client:
             started = asyncio.Event()
 

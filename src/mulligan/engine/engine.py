@@ -345,11 +345,11 @@ class Engine:
         Raises:
             VmNotAvailable: there is none.
         """
-        return self.fleet.find(vm_id, agent_id).instance()
+        return self._part(self._fleet, work=False).find(vm_id, agent_id).instance()
 
     def list_vms(self, agent_id: str | None = None) -> list[VmInstance]:
         """All VMs, or those of an agent, oldest first."""
-        return [vm.instance() for vm in self.fleet.of(agent_id)]
+        return [vm.instance() for vm in self._part(self._fleet, work=False).of(agent_id)]
 
     def vm_pool(self, agent_id: str) -> VmPoolResponse:
         """An agent's VMs, those that run something apart from the others, and spare ones."""
@@ -361,10 +361,11 @@ class Engine:
         Raises:
             VmNotAvailable: there is none.
         """
-        vm = self.fleet.find(vm_id, agent_id)
-        del self.fleet.vms[vm_id]
+        fleet = self._part(self._fleet, work=False)  # whoever ends sessions as it stops does this
+        vm = fleet.find(vm_id, agent_id)
+        del fleet.vms[vm_id]
         self.admission.turn_away(vm_id, VmNotAvailable(vm_id, field="vm_id"))
-        await self._owned(self._delete(self.fleet, vm))
+        await self._owned(self._delete(fleet, vm))
         log.info("vm_deleted", vm_id=vm_id, agent_id=vm.record.agent_id)
 
     async def _delete(self, fleet: Fleet, vm: Vm) -> None:
