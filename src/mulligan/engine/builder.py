@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import uv
 
@@ -27,9 +28,11 @@ from mulligan.layers.directories import make_directory, remove_tree
 from mulligan.models import utc_now
 from mulligan.models.packages import Package
 from mulligan.packages import inside
-from mulligan.packages.gate import Gate
 from mulligan.packages.indexes import Sources
 from mulligan.settings import Settings
+
+if TYPE_CHECKING:
+    from mulligan.packages.gate import Gate
 
 NOBODY = ""  # no agent is called so
 TOOLS = "/mnt"  # as inside.GATE and inside.UV have it
@@ -139,6 +142,9 @@ class Builder:
             ExecutionFailed: the index cannot be reached, or the builder failed.
             ConfigError: this host cannot boot it.
         """
+        # It brings an HTTP client along, which most engines never need.
+        from mulligan.packages.gate import Gate  # noqa: PLC0415
+
         record = VmRecord(
             id=new_id("builder"),
             name="builder",
