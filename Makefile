@@ -21,6 +21,8 @@ $(STAMP): requirements.lock pyproject.toml
 	$(PYTHON) -m venv --clear $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@# Where the environment forbids Python to keep what it compiles, every command would do it anew.
+	$(BIN)/python -m compileall -q src
 	@touch $@
 
 demo: install  ## See it work: isolation, a refused secret, a stopped runaway, timings
@@ -30,6 +32,7 @@ selfcheck: install  ## Try VMs' walls from inside, and write the tables of docs/
 	$(BIN)/python tools/selfcheck_docs.py
 
 test: install  ## Run the tests
+	@$(BIN)/python -m compileall -q src
 	$(BIN)/pytest -m "not long" -n 2 --dist loadfile
 
 test-long: install  ## Run the tests that take minutes, too

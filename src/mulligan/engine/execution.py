@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Callable
 from datetime import datetime
+from typing import TYPE_CHECKING
 
 from mulligan.engine.events import Event, EventBuffer, json_body
 from mulligan.engine.store import new_id
-from mulligan.engine.vm import Vm
 from mulligan.errors import ExecutionFailed, VmExecutionError
 from mulligan.models import (
     CommandHistoryEntry,
@@ -18,6 +18,9 @@ from mulligan.models import (
     VmExecuteResponse,
     utc_now,
 )
+
+if TYPE_CHECKING:
+    from mulligan.engine.vm import Vm
 
 NEVER_STARTED = -1
 CANCELLED = "Execution cancelled before it started"
