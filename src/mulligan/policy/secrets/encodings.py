@@ -43,6 +43,8 @@ class Form:
         longest: bytes of the longest text that the form can match.
         optional: units that may be missing at the front and at the back (bits shared with
             neighbouring data in base64).
+        plain: the form as it is written most of the time, where there is such a way: what
+            begins with it needs no expression to be known.
     """
 
     units: tuple[bytes, ...]
@@ -52,6 +54,7 @@ class Form:
     head_gap: bytes = _HEAD_GAP
     optional_front: bool = False
     optional_back: bool = False
+    plain: bytes = b""
 
     def head(self, units: int) -> Form:
         """The form of only the first so many units, for a first quick look."""
@@ -133,7 +136,7 @@ def _text(value: bytes) -> Form:
             alternatives += _single(unit[0])
         units.append(b"(?:" + b"|".join(a for a in alternatives if a) + b")")
     longest = 16 * len(value) + 4 * len(units)
-    return Form(tuple(units), gap, _TEXT_PART, longest, head_gap)
+    return Form(tuple(units), gap, _TEXT_PART, longest, head_gap, plain=value)
 
 
 def _characters(value: bytes) -> list[bytes]:

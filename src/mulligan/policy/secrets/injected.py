@@ -289,15 +289,25 @@ class InjectedFinder:
 def _unfinished(candidates: list[_Written], text: bytes, start: int) -> bool:
     """Whether all that follows can be the beginning of one of them."""
     size = len(text) - start
-    return any(
-        size <= w.form.longest and w.beginning.match(text, start) is not None for w in candidates
-    )
+    for written in candidates:
+        if written.form.plain:
+            if text.startswith(written.form.plain, start):
+                continue  # it is there
+            if written.form.plain.startswith(text[start:]):
+                return True
+        if size <= written.form.longest and written.beginning.match(text, start) is not None:
+            return True
+    return False
 
 
 def _longest(candidates: list[_Written], text: bytes, start: int) -> tuple[int, str]:
     """The farthest end of what is wholly there, and its name; (start, "") for nothing."""
     best = start, ""
     for written in candidates:
+        if written.form.plain and text.startswith(written.form.plain, start):
+            if (end := start + len(written.form.plain)) > best[0]:
+                best = end, written.name
+            continue
         match = written.whole.match(text, start, min(len(text), start + written.form.longest + 1))
         if match is not None and match.end() > best[0]:
             best = match.end(), written.name
