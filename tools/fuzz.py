@@ -20,12 +20,12 @@ except ImportError:
 SLOWEST_S = 2.0
 
 with atheris.instrument_imports(include=["mulligan"]):
-    from mulligan.engine.connection import AgentConnection
-    from mulligan.engine.filenames import info
-    from mulligan.engine.program import Program
-    from mulligan.engine.replies import read_diff
-    from mulligan.engine.results import response_of
-    from mulligan.engine.transfers import Inbox
+    from mulligan.engine.executions.results import response_of
+    from mulligan.engine.files.names import info
+    from mulligan.engine.files.transfers import Inbox
+    from mulligan.engine.vms.connection import AgentConnection
+    from mulligan.engine.vms.program import Program
+    from mulligan.engine.vms.replies import read_diff
     from mulligan.errors import ExecutionFailed, FileBroken
     from mulligan.extraction import detect_execution_intent, extract
     from mulligan.guest import frames

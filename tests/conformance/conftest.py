@@ -9,11 +9,11 @@ import pytest
 
 from mulligan.drivers.bubblewrap.driver import BubblewrapDriver
 from mulligan.drivers.interface import BootSpec, Driver
-from mulligan.engine.program import OutputCallback, Program
-from mulligan.engine.programs import steps_for
-from mulligan.engine.replies import ProgramResult
-from mulligan.engine.store import Stores, VmRecord, VmStore, new_id
-from mulligan.engine.vm import Vm
+from mulligan.engine.executions.programs import steps_for
+from mulligan.engine.vms.program import OutputCallback, Program
+from mulligan.engine.vms.replies import ProgramResult
+from mulligan.engine.vms.store import Stores, VmRecord, VmStore, new_id
+from mulligan.engine.vms.vm import Vm
 from mulligan.images.host import WORKSPACE, HostImage, prepare
 from mulligan.layers.directories import make_directory
 from mulligan.layers.store import LayerStore

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from mulligan.engine import disk
+from mulligan.engine.vms import disk
 
 pytestmark = pytest.mark.anyio
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from mulligan.engine import disk
+from mulligan.engine.vms import disk
 from support.kernels import Kernel
 
 pytestmark = pytest.mark.anyio

@@ -6,7 +6,7 @@ import subprocess
 
 import pytest
 
-from mulligan.engine.connection import Program
+from mulligan.engine.vms.connection import Program
 from mulligan.images.host import WORKSPACE
 from support import host
 

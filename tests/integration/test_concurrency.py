@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from mulligan import settings as settings_module
 from mulligan.engine.concurrency import ARRIVING, OPERATIONS, TABLE, UNDER_WAY, Meeting, rows
 from mulligan.engine.engine import Engine
-from mulligan.engine.vm import Vm
+from mulligan.engine.vms.vm import Vm
 from mulligan.errors import ExecutionNotFound, VmExecutionError, VmNotAvailable
 from mulligan.models import (
     ForkRequest,

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from mulligan import settings as settings_module
-from mulligan.engine import transfers
 from mulligan.engine.engine import Engine
+from mulligan.engine.files import transfers
 from mulligan.errors import (
     FileBroken,
     FileConflict,

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from mulligan import settings
-from mulligan.engine import connection, disk
-from mulligan.engine.connection import AgentConnection
 from mulligan.engine.engine import Engine
-from mulligan.engine.outflow import IDLE_S
+from mulligan.engine.executions.outflow import IDLE_S
+from mulligan.engine.vms import connection, disk
+from mulligan.engine.vms.connection import AgentConnection
 from mulligan.errors import ApprovalRequired, ExecutionFailed, SnapshotNotFound, VmExecutionError
 from mulligan.history import HistoryStore
 from mulligan.hooks.approver import Approver

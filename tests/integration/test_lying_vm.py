@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from mulligan import settings as settings_module
-from mulligan.engine import connection as connection_module
 from mulligan.engine.engine import Engine
+from mulligan.engine.vms import connection as connection_module
 from mulligan.errors import (
     ConfigError,
     ExecutionFailed,

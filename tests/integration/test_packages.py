@@ -12,7 +12,7 @@ import pytest
 
 from mulligan import settings as settings_module
 from mulligan.engine.engine import Engine
-from mulligan.engine.execution import Watcher
+from mulligan.engine.executions.execution import Watcher
 from mulligan.errors import (
     ApprovalRequired,
     ExecutionFailed,

@@ -16,8 +16,8 @@ import httpx
 import pytest
 
 from mulligan import settings as settings_module
-from mulligan.engine.batch import run_batch
 from mulligan.engine.engine import Engine
+from mulligan.engine.requests.batch import run_batch
 from mulligan.errors import (
     ConfigError,
     ExecutionFailed,

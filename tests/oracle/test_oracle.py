@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from mulligan.engine.programs import steps_for
+from mulligan.engine.executions.programs import steps_for
 from mulligan.guest.root import EXECUTION_DIR
 from mulligan.images.host import WORKSPACE
 from oracle.other_programs import BASH, JAVASCRIPT, RUST

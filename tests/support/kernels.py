@@ -2,9 +2,9 @@
 
 import itertools
 
-from mulligan.engine.program import Program
-from mulligan.engine.programs import steps_for
-from mulligan.engine.replies import KernelMemory, ProgramResult
+from mulligan.engine.executions.programs import steps_for
+from mulligan.engine.vms.program import Program
+from mulligan.engine.vms.replies import KernelMemory, ProgramResult
 from mulligan.images.host import WORKSPACE
 
 _numbers = itertools.count()

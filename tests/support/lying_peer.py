@@ -7,8 +7,8 @@ import socket
 from types import TracebackType
 from typing import Any, Self
 
-from mulligan.engine.connection import AgentConnection
-from mulligan.engine.program import Program
+from mulligan.engine.vms.connection import AgentConnection
+from mulligan.engine.vms.program import Program
 from mulligan.guest import frames
 
 EXIT: dict[str, object] = {

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from mulligan.engine.store import remove_tree
+from mulligan.engine.vms.store import remove_tree
 from mulligan.guest import kernel
 
 CLONE_NEWUSER = 0x10000000

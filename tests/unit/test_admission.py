@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mulligan.engine import admission as module
-from mulligan.engine.admission import Admission, DeadlinePassed, Ticket
-from mulligan.engine.allowance import Allowance
+from mulligan.engine.requests import admission as module
+from mulligan.engine.requests.admission import Admission, DeadlinePassed, Ticket
+from mulligan.engine.requests.allowance import Allowance
 from mulligan.errors import TooManyRequests, Unavailable, VmNotAvailable
 from mulligan.settings import AdmissionSettings, LimitSettings
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mulligan.engine.allowance import COUNTED_S, MIB, Allowance
+from mulligan.engine.requests.allowance import COUNTED_S, MIB, Allowance
 from mulligan.errors import TooManyRequests
 from mulligan.server.audit_log import FILE, AuditLog, read_entries
 from mulligan.server.rates import TokenBucket

@@ -8,10 +8,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mulligan.engine import connection as connection_module
-from mulligan.engine import unasked
-from mulligan.engine.pty import Pty
-from mulligan.engine.replies import (
+from mulligan.engine.executions.results import response_of
+from mulligan.engine.terminals.pty import Pty
+from mulligan.engine.vms import connection as connection_module
+from mulligan.engine.vms import unasked
+from mulligan.engine.vms.replies import (
     MOST_CPU_US,
     MOST_DISK_BYTES,
     MOST_NOTE,
@@ -21,7 +22,6 @@ from mulligan.engine.replies import (
     program_result,
     read_diff,
 )
-from mulligan.engine.results import response_of
 from mulligan.errors import ExecutionFailed
 from mulligan.guest import frames
 from mulligan.models import VmExecuteResponse, utc_now

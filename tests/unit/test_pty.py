@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mulligan.engine.pty import IN_FLIGHT, KEPT, WINDOW, Pty
+from mulligan.engine.terminals.pty import IN_FLIGHT, KEPT, WINDOW, Pty
 from mulligan.guest import frames
 from mulligan.guest.frames import LAST_WORDS, FrameError
 

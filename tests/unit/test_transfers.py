@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mulligan.engine.transfers import MESSAGE_COST, MOST_MESSAGE, Inbox
+from mulligan.engine.files.transfers import MESSAGE_COST, MOST_MESSAGE, Inbox
 from mulligan.guest import filework
 
 messages = st.lists(st.tuples(st.integers(0, 255), st.binary(max_size=50)), max_size=20)

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from mulligan import settings as settings_module
-from mulligan.engine.validation import check_agent_id, check_request
+from mulligan.engine.requests.validation import check_agent_id, check_request
 from mulligan.errors import UnsupportedLanguage, ValidationFailed
 from mulligan.models import VmExecuteRequest
 from mulligan.settings import Settings

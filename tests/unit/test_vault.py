@@ -2,7 +2,7 @@
 
 import pytest
 
-from mulligan.engine.vault import MOST_KEPT, Vault
+from mulligan.engine.executions.vault import MOST_KEPT, Vault
 from mulligan.errors import ValidationFailed
 
 LONG = 2000

@@ -20,7 +20,7 @@ from mulligan.cli.findings import Finding
 from mulligan.cli.options import DataDirOption, JsonOption
 from mulligan.cli.progress import Progress
 from mulligan.drivers.bubblewrap import preflight
-from mulligan.engine.quota import MIB, bounds_of, check_room
+from mulligan.engine.vms.quota import MIB, bounds_of, check_room
 from mulligan.errors import ConfigError, ExecutionFailed, VmExecutionError
 from mulligan.images import toolchains
 from mulligan.languages import INSTALL_HINTS
@@ -137,7 +137,7 @@ def _limits(settings: Settings) -> Finding:
     from mulligan.drivers.bubblewrap.holding import holding
     from mulligan.drivers.cgroups import Cgroups
     from mulligan.drivers.cgroups.bases import REMEDY
-    from mulligan.engine.limits import limits_of_type
+    from mulligan.engine.vms.limits import limits_of_type
 
     asked = limits_of_type(settings.vm_type(settings.default_vm_type))
     held = holding(asked, Cgroups(settings.data_dir))

@@ -46,7 +46,7 @@ def mcp(
 
 async def _mcp(agent: str | None, server: str | None, data_dir: Path | None) -> None:
     from mulligan import log
-    from mulligan.engine.validation import check_agent_id
+    from mulligan.engine.requests.validation import check_agent_id
     from mulligan.mcp.stdio import serve
 
     settings = settings_module.load(data_dir=data_dir)

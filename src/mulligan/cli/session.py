@@ -14,7 +14,7 @@ from mulligan.cli.console import NotCancelledError, OutputWriter, err, run_async
 from mulligan.cli.progress import Progress
 from mulligan.client.backends import Backend
 from mulligan.engine import lock
-from mulligan.engine.execution import Watcher
+from mulligan.engine.executions.execution import Watcher
 from mulligan.errors import ApiError, VmExecutionError
 from mulligan.models import ExecutionEvent, VmExecuteRequest, VmExecuteResponse
 from mulligan.telemetry import told_to

@@ -71,7 +71,7 @@ def create(
     data_dir: DataDirOption = None,
 ) -> None:
     """Make a token and print it, this once."""
-    from mulligan.engine.validation import check_agent_id
+    from mulligan.engine.requests.validation import check_agent_id
 
     if (agent is not None) == admin:
         raise UsageError("a token is of one agent or of an administrator: --agent NAME or --admin")

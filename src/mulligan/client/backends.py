@@ -41,7 +41,7 @@ from mulligan.models import (
 
 
 class FilesBackend(Protocol):
-    """Operations on files; see ``mulligan.engine.files.Files`` for what they mean."""
+    """Operations on files; see ``mulligan.engine.files.files.Files`` for what they mean."""
 
     async def stat(self, vm_id: str, path: str, *, escaped: bool) -> FileInfo: ...
 

@@ -10,9 +10,9 @@ from mulligan.client import embedded
 from mulligan.client.direct_files import DirectFiles
 from mulligan.client.direct_once import KeyedDirect
 from mulligan.client.terminals import DirectTerminal, Terminal
-from mulligan.engine.batch import run_batch
 from mulligan.engine.engine import Engine
 from mulligan.engine.lock import DirectoryLock
+from mulligan.engine.requests.batch import run_batch
 from mulligan.errors import ConnectionFailed
 from mulligan.models import (
     Approval,

@@ -7,7 +7,7 @@ from contextlib import aclosing, asynccontextmanager
 
 from mulligan.client.backends import Incoming
 from mulligan.engine.engine import Engine
-from mulligan.engine.files import AT_ONCE
+from mulligan.engine.files.files import AT_ONCE
 from mulligan.models import FileChange, FileInfo, FileList, MakeDirectoryRequest, MoveFileRequest
 
 

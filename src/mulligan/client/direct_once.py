@@ -8,10 +8,10 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel
 
-from mulligan.engine.batch import run_batch
 from mulligan.engine.engine import Engine
-from mulligan.engine.joined import start_once
-from mulligan.engine.once import EXECUTE, STREAM, Asked, Attempt
+from mulligan.engine.executions.joined import start_once
+from mulligan.engine.requests.batch import run_batch
+from mulligan.engine.requests.once import EXECUTE, STREAM, Asked, Attempt
 from mulligan.models import (
     BatchRequest,
     BatchResponse,

@@ -20,7 +20,7 @@ from mulligan.models.terminal import (
 
 if TYPE_CHECKING:
     from mulligan.client.backends import Backend
-    from mulligan.engine.terminals import Terminal as EngineTerminal
+    from mulligan.engine.terminals.terminals import Terminal as EngineTerminal
 
 Model = TypeVar("Model", bound=BaseModel)
 

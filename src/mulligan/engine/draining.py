@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from mulligan.engine.admission import Admission
+from mulligan.engine.requests.admission import Admission
 
 
 async def drained(admission: Admission, seconds: float, hurry: asyncio.Event | None) -> None:

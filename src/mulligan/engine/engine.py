@@ -12,32 +12,32 @@ from typing import Any, TypeVar
 
 from mulligan.drivers.bubblewrap.driver import BubblewrapDriver
 from mulligan.drivers.interface import Driver
-from mulligan.engine.admission import Admission, stopping
-from mulligan.engine.allowance import Allowance
-from mulligan.engine.answers import Answers
 from mulligan.engine.draining import drained
-from mulligan.engine.execution import Watcher
-from mulligan.engine.executions import Executions
-from mulligan.engine.files import Files
-from mulligan.engine.fileundo import FileUndo
+from mulligan.engine.executions.execution import Watcher
+from mulligan.engine.executions.executions import Executions
+from mulligan.engine.executions.gates import Gates
+from mulligan.engine.executions.recording import Recording
+from mulligan.engine.executions.runner import Runner
+from mulligan.engine.files.files import Files
+from mulligan.engine.files.undo import FileUndo
 from mulligan.engine.fleet import Fleet
-from mulligan.engine.gates import Gates
 from mulligan.engine.loading import history_of, load_stores, open_history
 from mulligan.engine.lock import DirectoryLock
-from mulligan.engine.maintenance import Maintenance, layers_of
-from mulligan.engine.networks import Networks
-from mulligan.engine.once import Once
-from mulligan.engine.packages import open_packages
-from mulligan.engine.past import Past
+from mulligan.engine.packages.packages import open_packages
+from mulligan.engine.past.maintenance import Maintenance, layers_of
+from mulligan.engine.past.past import Past
+from mulligan.engine.past.timemachine import TimeMachine
 from mulligan.engine.pool.report import pool_of
-from mulligan.engine.program import OutputCallback
-from mulligan.engine.recording import Recording
-from mulligan.engine.runner import Runner
-from mulligan.engine.sessions import Sessions
-from mulligan.engine.terminals import Terminals
-from mulligan.engine.timemachine import TimeMachine
-from mulligan.engine.validation import check_vm_request
-from mulligan.engine.vm import Vm
+from mulligan.engine.requests.admission import Admission, stopping
+from mulligan.engine.requests.allowance import Allowance
+from mulligan.engine.requests.answers import Answers
+from mulligan.engine.requests.once import Once
+from mulligan.engine.requests.sessions import Sessions
+from mulligan.engine.requests.validation import check_vm_request
+from mulligan.engine.terminals.terminals import Terminals
+from mulligan.engine.vms.networks import Networks
+from mulligan.engine.vms.program import OutputCallback
+from mulligan.engine.vms.vm import Vm
 from mulligan.errors import VmNotAvailable
 from mulligan.history import HistoryStore
 from mulligan.hooks.approver import Approver

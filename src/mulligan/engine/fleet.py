@@ -13,18 +13,18 @@ from weakref import WeakValueDictionary
 
 from mulligan.drivers.interface import BootSpec, Driver
 from mulligan.drivers.limits import check_held
-from mulligan.engine.allowance import Allowance
-from mulligan.engine.limits import at_most, check_asked, limits_of, with_others
-from mulligan.engine.networks import Networks
+from mulligan.engine.executions.programs import rehearsal
 from mulligan.engine.pool.keeper import Keeper
 from mulligan.engine.pool.rest import hibernate, idle_s
 from mulligan.engine.pool.slots import Slots
 from mulligan.engine.pool.spares import Spare, Spares, cores
-from mulligan.engine.programs import rehearsal
-from mulligan.engine.quota import bounds_of
-from mulligan.engine.store import StoredVm, Stores, VmRecord, VmState, new_id
-from mulligan.engine.validation import check_network, check_vm_type
-from mulligan.engine.vm import Vm
+from mulligan.engine.requests.allowance import Allowance
+from mulligan.engine.requests.validation import check_network, check_vm_type
+from mulligan.engine.vms.limits import at_most, check_asked, limits_of, with_others
+from mulligan.engine.vms.networks import Networks
+from mulligan.engine.vms.quota import bounds_of
+from mulligan.engine.vms.store import StoredVm, Stores, VmRecord, VmState, new_id
+from mulligan.engine.vms.vm import Vm
 from mulligan.errors import ConfigError, VmExecutionError, VmNotAvailable
 from mulligan.images.host import PACKAGES, HostImage
 from mulligan.log import get_logger

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 from pydantic import StrictBool, StrictStr
 
 from mulligan.engine.engine import Engine
-from mulligan.engine.quota import Bounds, check_room
+from mulligan.engine.vms.quota import Bounds, check_room
 from mulligan.errors import VmExecutionError
 from mulligan.log import get_logger
 from mulligan.models.base import Struct

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from mulligan.drivers.interface import Driver
-from mulligan.engine.store import StoredVm, Stores, VmStore
+from mulligan.engine.vms.store import StoredVm, Stores, VmStore
 from mulligan.history import HistoryStore
 from mulligan.layers.store import LayerStore
 from mulligan.log import get_logger

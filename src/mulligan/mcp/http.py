@@ -15,7 +15,7 @@ from starlette.types import Receive, Scope, Send
 
 from mulligan.client.direct import DirectBackend
 from mulligan.engine.engine import Engine
-from mulligan.engine.validation import check_agent_id
+from mulligan.engine.requests.validation import check_agent_id
 from mulligan.errors import VmExecutionError
 from mulligan.log import get_logger
 from mulligan.mcp.calls import Context

@@ -11,7 +11,7 @@ from fastapi.middleware.cors import CORSMiddleware
 
 from mulligan.engine.engine import Engine
 from mulligan.engine.lock import DirectoryLock
-from mulligan.engine.once import EXECUTE
+from mulligan.engine.requests.once import EXECUTE
 from mulligan.errors import VmExecutionError
 from mulligan.history.tokens import TokenStore, open_tokens
 from mulligan.models import (

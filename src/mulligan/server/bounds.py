@@ -1,17 +1,17 @@
 """What the engine refuses in requests, as far as a schema can say it, by model and field.
 
-It is the engine that refuses (``engine/validation.py``), in words that name field and remedy and
-with status 400; this is for those who read the OpenAPI document. What depends on settings is here
-as the defaults have it.
+It is the engine that refuses (``engine/requests/validation.py``), in words that name field and
+remedy and with status 400; this is for those who read the OpenAPI document. What depends on
+settings is here as the defaults have it.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from mulligan.engine.past import MAX_FORKS, MAX_TEXT
-from mulligan.engine.sessions import MOST
-from mulligan.engine.validation import (
+from mulligan.engine.past.past import MAX_FORKS, MAX_TEXT
+from mulligan.engine.requests.sessions import MOST
+from mulligan.engine.requests.validation import (
     MAX_DISK_MB,
     MAX_ID_LENGTH,
     MAX_KERNEL_NAME,

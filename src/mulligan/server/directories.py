@@ -6,7 +6,7 @@ from typing import Annotated
 
 from fastapi import FastAPI, Query
 
-from mulligan.engine.files import MOST_LISTED, USUALLY_LISTED
+from mulligan.engine.files.files import MOST_LISTED, USUALLY_LISTED
 from mulligan.models import (
     FileChange,
     FileInfo,

@@ -13,11 +13,11 @@ from pydantic import ValidationError
 from sse_starlette.sse import EventSourceResponse
 from starlette.background import BackgroundTask
 
-from mulligan.engine.batch import Asked, run_batch
-from mulligan.engine.events import LINE_BREAKS, Event
-from mulligan.engine.executions import Executions
-from mulligan.engine.joined import start_once
-from mulligan.engine.once import STREAM
+from mulligan.engine.executions.events import LINE_BREAKS, Event
+from mulligan.engine.executions.executions import Executions
+from mulligan.engine.executions.joined import start_once
+from mulligan.engine.requests.batch import Asked, run_batch
+from mulligan.engine.requests.once import STREAM
 from mulligan.errors import (
     ValidationFailed,
     VmExecutionError,

@@ -14,7 +14,7 @@ from fastapi.responses import StreamingResponse
 from starlette.requests import ClientDisconnect
 from starlette.types import Message, Receive, Scope, Send
 
-from mulligan.engine.files import AT_ONCE
+from mulligan.engine.files.files import AT_ONCE
 from mulligan.errors import FileError, VmExecutionError
 from mulligan.log import get_logger
 from mulligan.models import (

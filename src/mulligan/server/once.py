@@ -11,7 +11,7 @@ from fastapi import Depends, Header, Request, Response
 from pydantic import BaseModel
 
 from mulligan.engine.engine import Engine
-from mulligan.engine.once import MOST_KEY_LENGTH, OK, Asked, Attempt
+from mulligan.engine.requests.once import MOST_KEY_LENGTH, OK, Asked, Attempt
 from mulligan.errors import ValidationFailed
 from mulligan.server.access import Caller, CallerDependency
 from mulligan.server.answers import told

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from fastapi import FastAPI, Path, Query, Response
 
-from mulligan.engine.once import COMMAND
+from mulligan.engine.requests.once import COMMAND
 from mulligan.models import (
     RollbackResponse,
     Session,

@@ -13,8 +13,8 @@ from fastapi import FastAPI, WebSocket, WebSocketDisconnect
 from pydantic import ValidationError
 from starlette import status
 
-from mulligan.engine.pty import KEPT
-from mulligan.engine.terminals import Terminal
+from mulligan.engine.terminals.pty import KEPT
+from mulligan.engine.terminals.terminals import Terminal
 from mulligan.errors import ExecutionFailed, ValidationFailed, VmExecutionError
 from mulligan.models import ErrorAnswer, TerminalRequest, TerminalStarted
 from mulligan.models.terminal import CONTROL, Resize, SendSignal, TerminalError

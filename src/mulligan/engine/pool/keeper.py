@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Iterable
 
 from mulligan.engine.pool.rest import hibernate, idle_s, recycle, worn
 from mulligan.engine.pool.spares import Spares
-from mulligan.engine.vm import Vm
+from mulligan.engine.vms.vm import Vm
 from mulligan.errors import VmExecutionError
 from mulligan.log import get_logger
 from mulligan.settings.pool import PoolSettings

@@ -9,7 +9,7 @@ from mulligan.errors import ExecutionFailed
 from mulligan.log import get_logger
 
 if TYPE_CHECKING:
-    from mulligan.engine.vm import Vm
+    from mulligan.engine.vms.vm import Vm
 
 log = get_logger()
 

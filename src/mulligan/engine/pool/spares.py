@@ -19,9 +19,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from mulligan.engine.program import Program
-from mulligan.engine.store import NEW, Stores, VmRecord, new_id
-from mulligan.engine.vm import Vm
+from mulligan.engine.vms.program import Program
+from mulligan.engine.vms.store import NEW, Stores, VmRecord, new_id
+from mulligan.engine.vms.vm import Vm
 from mulligan.errors import ExecutionFailed, VmExecutionError
 from mulligan.log import get_logger
 from mulligan.models import utc_now

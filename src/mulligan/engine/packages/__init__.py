@@ -1,0 +1,1 @@
+"""Sets of packages: found, or built once in a VM of their own."""

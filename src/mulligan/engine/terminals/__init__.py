@@ -1,0 +1,1 @@
+"""Programs of VMs that somebody sits in front of."""

@@ -1,0 +1,1 @@
+"""One VM: its record, its disk, its machine while there is one, and the stream to its agent."""
