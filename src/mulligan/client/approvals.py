@@ -87,10 +87,15 @@ class Approvals:
         self, request: VmExecuteRequest, error: VmExecutionError
     ) -> VmExecuteRequest | None:
         """The request with the answer of the client's approver, if that is what it lacked."""
-        if not isinstance(error, ApprovalRequired) or self._approver is None:
-            return None
         if request.approval is not None:
             return None  # an answer was given, and it was to something else
+        approval = await self._approval(error)
+        return None if approval is None else request.model_copy(update={"approval": approval})
+
+    async def _approval(self, error: VmExecutionError) -> str | None:
+        """The id of an answer of the client's approver, if it is one that was lacking."""
+        if not isinstance(error, ApprovalRequired) or self._approver is None:
+            return None
         question = await self._backend.approval(error.approval_id)
         said = await asked(self._approver, question, Calls())
         if said is None:
@@ -99,4 +104,4 @@ class Approvals:
         with contextlib.suppress(ApprovalConflict, ApprovalExpired):
             # Where another was first, or it is too late, the next execution says so.
             await self._backend.answer(question.id, answer)
-        return request.model_copy(update={"approval": question.id})
+        return question.id

@@ -28,6 +28,13 @@ from mulligan.models import (
     ParseExecuteResponse,
     RollbackResponse,
     RollbackTo,
+    Session,
+    SessionCommand,
+    SessionCreateRequest,
+    SessionOutput,
+    SessionRollback,
+    SessionSnapshot,
+    SessionSnapshotRequest,
     Snapshot,
     SnapshotCreateRequest,
     TerminalRequest,
@@ -72,6 +79,30 @@ class FilesBackend(Protocol):
     async def move(self, vm_id: str, request: MoveFileRequest) -> FileInfo: ...
 
 
+class SessionsBackend(Protocol):
+    """Operations on sessions; see ``mulligan.engine.requests.sessions.Sessions`` for what they mean."""
+
+    async def create(self, request: SessionCreateRequest) -> Session: ...
+
+    async def execute(
+        self, name: str, request: SessionCommand, agent_id: str | None
+    ) -> SessionOutput: ...
+
+    async def snapshot(
+        self, name: str, request: SessionSnapshotRequest, agent_id: str | None
+    ) -> SessionSnapshot: ...
+
+    async def rollback(
+        self, name: str, request: SessionRollback, agent_id: str | None
+    ) -> RollbackResponse: ...
+
+    async def info(self, name: str, agent_id: str | None) -> Session: ...
+
+    async def list(self, agent_id: str | None) -> list[Session]: ...
+
+    async def delete(self, name: str, agent_id: str | None) -> None: ...
+
+
 class Incoming(NamedTuple):
     """A file that is being read: how many bytes will come, and they."""
 
@@ -81,6 +112,9 @@ class Incoming(NamedTuple):
 
 class Doing(Protocol):
     """The operations that do something, each time they are asked for or once a key."""
+
+    @property
+    def sessions(self) -> SessionsBackend: ...
 
     async def execute(self, request: VmExecuteRequest) -> VmExecuteResponse: ...
 

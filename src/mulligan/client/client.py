@@ -10,9 +10,9 @@ from typing import Self
 from mulligan import settings as settings_module
 from mulligan.client.backends import Backend
 from mulligan.client.files import Files
-from mulligan.client.hooks import Hooked
 from mulligan.client.options import Options
 from mulligan.client.past import Past
+from mulligan.client.sessions import Sessions
 from mulligan.client.terminals import Terminals
 from mulligan.errors import ConfigError, ExecutionTimeout
 from mulligan.hooks.approver import Approver
@@ -39,7 +39,7 @@ WAIT_STEP_S = 0.1
 DEFAULT_TIMEOUT_S = 30
 
 
-class VmExecutionClient(Hooked, Past, Files, Terminals):
+class VmExecutionClient(Sessions, Past, Files, Terminals):
     """Runs code in VMs, through a server or, in direct mode, in this process.
 
     Use as an async context manager, or call ``close``.

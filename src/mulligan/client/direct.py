@@ -9,6 +9,7 @@ from contextlib import aclosing, asynccontextmanager
 from mulligan.client import embedded
 from mulligan.client.direct_files import DirectFiles
 from mulligan.client.direct_once import KeyedDirect
+from mulligan.client.direct_sessions import DirectSessions
 from mulligan.client.terminals import DirectTerminal, Terminal
 from mulligan.engine.engine import Engine
 from mulligan.engine.lock import DirectoryLock
@@ -72,6 +73,10 @@ class DirectBackend:
     @property
     def files(self) -> DirectFiles:
         return DirectFiles(self.open)
+
+    @property
+    def sessions(self) -> DirectSessions:
+        return DirectSessions(self.open)
 
     def use_token(self, token: str) -> None:
         """There is nobody to show it to."""

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel
 
+from mulligan.client.direct_sessions import DirectSessions
 from mulligan.engine.engine import Engine
 from mulligan.engine.executions.joined import start_once
 from mulligan.engine.requests.batch import run_batch
@@ -52,6 +53,10 @@ class KeyedDirect:
         engine = await self._open()
         asked = Asked(self._key, agent_id or "", operation, subject)
         return (await engine.once.do(asked, lambda attempt: work(engine, attempt))).read(model)
+
+    @property
+    def sessions(self) -> DirectSessions:
+        return DirectSessions(self._open, self._key)
 
     async def execute(self, request: VmExecuteRequest) -> VmExecuteResponse:
         def work(engine: Engine, attempt: Attempt) -> Coroutine[Any, Any, BaseModel]:

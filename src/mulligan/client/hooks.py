@@ -58,9 +58,9 @@ class Hooked(Approvals):
 
         Before: ``Block`` raises, ``Modify`` sends other code, ``AskUser`` asks the client's
         approver, without whom it is a no. After: ``Block`` raises, ``ModifyOutput`` changes what is
-        returned, ``Rollback`` takes the VM back to before the execution. They judge ``execute_*``
-        and ``stream`` (whose output then comes with its end); not ``parse_and_execute``, where the
-        code is found by whoever runs it, and judged there.
+        returned, ``Rollback`` takes the VM back to before the execution. They judge ``execute_*``,
+        commands of sessions and ``stream`` (whose output then comes with its end); not
+        ``parse_and_execute``, where the code is found by whoever runs it, and judged there.
         """
         self._hooks = hook_manager
         return self

@@ -14,6 +14,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from mulligan.client import streaming
 from mulligan.client.http_files import HttpFiles
+from mulligan.client.http_sessions import HttpSessions
 from mulligan.client.repeats import key_header, knows_keys
 from mulligan.client.terminals import Opened
 from mulligan.client.transport import (
@@ -111,6 +112,10 @@ class HttpBackend:
     @property
     def files(self) -> HttpFiles:
         return HttpFiles(self._transport)
+
+    @property
+    def sessions(self) -> HttpSessions:
+        return HttpSessions(self._transport, self._timeout_ms, self._key)
 
     async def execute(self, request: VmExecuteRequest) -> VmExecuteResponse:
         timeout = self._allowed_s(request) + ANSWER_SLACK_S

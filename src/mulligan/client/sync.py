@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import functools
-import inspect
 from collections.abc import Iterator
-from contextlib import AbstractAsyncContextManager, contextmanager
 from typing import Any, Self
 
 from mulligan.client.blocking import LoopThread, derive
 from mulligan.client.client import VmExecutionClient
-from mulligan.client.terminals import Terminal
+from mulligan.client.sync_terminals import opened
 from mulligan.errors import ConnectionFailed
 from mulligan.hooks.approver import Approver
 from mulligan.hooks.manager import HookManager
-from mulligan.models import TerminalExit, VmExecutionConfig
+from mulligan.models import VmExecutionConfig
 from mulligan.settings import Settings
 
 
@@ -78,20 +76,9 @@ class SyncVmExecutionClient:
     def _iterate(self, name: str, *arguments: Any, **named: Any) -> Iterator[Any]:
         return self._running().iterate(getattr(self._client, name)(*arguments, **named))
 
-    @contextmanager
-    def _opened(self, **asked: Any) -> Iterator[SyncTerminal]:
-        thread = self._running()
-        context = self._client.terminal(**asked)
-        terminal = thread.call(_entered(context))
-        try:
-            yield SyncTerminal(terminal, thread)
-        finally:
-            thread.call(_left(context))
-
     @functools.wraps(VmExecutionClient.terminal)
     def terminal(self, *arguments: Any, **named: Any) -> Any:
-        asked = inspect.signature(self.terminal).bind(*arguments, **named)
-        return self._opened(**asked.arguments)
+        return opened(self._client.terminal(*arguments, **named), self._running())
 
     def _running(self) -> LoopThread:
         if self._thread is None:
@@ -103,34 +90,4 @@ class SyncVmExecutionClient:
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
 
-async def _entered(context: AbstractAsyncContextManager[Terminal]) -> Terminal:
-    return await context.__aenter__()
-
-
-async def _left(context: AbstractAsyncContextManager[Terminal]) -> None:
-    await context.__aexit__(None, None, None)
-
-
-class SyncTerminal:
-    """``Terminal`` with blocking methods. ``receive`` and ``output`` wait for what comes."""
-
-    def __init__(self, terminal: Terminal, thread: LoopThread) -> None:
-        self._terminal = terminal
-        self._thread = thread
-        self.execution_id = terminal.execution_id
-        self.vm_id = terminal.vm_id
-
-    @property
-    def exit(self) -> TerminalExit | None:
-        """How it ended; None as long as that is not known."""
-        return self._terminal.exit
-
-    def _call(self, name: str, *arguments: Any, **named: Any) -> Any:
-        return self._thread.call(getattr(self._terminal, name)(*arguments, **named))
-
-    def _iterate(self, name: str, *arguments: Any, **named: Any) -> Iterator[Any]:
-        return self._thread.iterate(getattr(self._terminal, name)(*arguments, **named))
-
-
 derive(SyncVmExecutionClient, VmExecutionClient, without=("close", "terminal"))
-derive(SyncTerminal, Terminal)

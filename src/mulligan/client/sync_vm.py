@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, Self
 
 from mulligan.client.blocking import LoopThread, derive
+from mulligan.client.sync_terminals import opened
 from mulligan.client.vm import DEFAULT_AGENT, AsyncVm
 from mulligan.errors import ConnectionFailed
 from mulligan.hooks.approver import Approver
@@ -27,6 +28,7 @@ class Vm:
         agent_id: str = DEFAULT_AGENT,
         *,
         vm_id: str | None = None,
+        session: str | None = None,
         server: str | None = None,
         settings: Settings | None = None,
         config: VmExecutionConfig | None = None,
@@ -38,6 +40,7 @@ class Vm:
             return AsyncVm(
                 agent_id,
                 vm_id=vm_id,
+                session=session,
                 server=server,
                 settings=settings,
                 config=config,
@@ -99,6 +102,10 @@ class Vm:
         """See ``AsyncVm.fork``."""
         return [_Fork(self._running, each) for each in self._call("fork", *arguments, **named)]
 
+    @functools.wraps(AsyncVm.terminal)
+    def terminal(self, *arguments: Any, **named: Any) -> Any:
+        return opened(self._vm.terminal(*arguments, **named), self._running())
+
     def _call(self, name: str, *arguments: Any, **named: Any) -> Any:
         return self._running().call(getattr(self._vm, name)(*arguments, **named))
 
@@ -129,4 +136,4 @@ class _Fork(Vm):
         return self._parents()
 
 
-derive(Vm, AsyncVm, without=("open", "close", "fork"))
+derive(Vm, AsyncVm, without=("open", "close", "fork", "terminal"))

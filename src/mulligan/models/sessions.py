@@ -43,10 +43,14 @@ class Session(Struct):
 
 
 class SessionCommand(Request):
-    """Run ``command`` in a session's shell. ``timeout_seconds`` is an addition."""
+    """Run ``command`` in a session's shell. All but it are additions.
+
+    ``approval`` as in ``VmExecuteRequest``.
+    """
 
     command: StrictStr
     timeout_seconds: U64 | None = None
+    approval: StrictStr | None = None
 
 
 class SessionOutput(Struct):

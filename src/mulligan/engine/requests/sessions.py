@@ -129,6 +129,7 @@ class Sessions:
             vm_id=vm.record.id,
             timeout_seconds=request.timeout_seconds,
             kernel=KERNEL,
+            approval=request.approval,
         )
 
         def on_output(stream: str, data: bytes) -> None:
