@@ -2,16 +2,21 @@
 
 import base64
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mulligan.engine.vms.grants import MOST_LASTING, Grants
 from mulligan.models import NetworkConnection, utc_now
+from mulligan.network.addresses import Address
+from mulligan.network.conversation import Terms
 from mulligan.network.injection import Exchange, Injection, Replacer
+from mulligan.network.limits import Limits
 from mulligan.network.notes import MOST_NOTES, enter
 from mulligan.network.proxy import ForeignSocketError, check_listener
+from mulligan.network.rules import AllowList
 
 
 @given(
@@ -107,3 +112,46 @@ def test_lists_of_connections_stay_bounded_and_lose_no_byte() -> None:
     assert sum(note.connections for note in notes) == number
     assert sum(note.bytes_up for note in notes) == 2 * number
     assert notes[-1].verdict == "mixed"
+
+
+async def nobody(name: str) -> Sequence[Address]:
+    raise OSError(name)
+
+
+def injection(number: int) -> Injection:
+    return Injection.make("KEY", f"made-up-{number:04}", ["a.example"])
+
+
+def test_what_executions_name_holds_while_somebody_has_it() -> None:
+    own = injection(0)
+    terms = Terms(AllowList(["a.example"]), Limits(), nobody, [own])
+    grants = Grants()
+    grants.boots(terms)
+    first = injection(1)
+    assert grants.grant("e-1", [first]) == [first]
+    assert terms.injections == [own]
+    grants.began("e-1")
+    assert terms.injections == [own, first]
+    grants.ended("e-1", goes_on=True)
+    again = Injection.make("KEY", first.value, ["a.example"])
+    other = Injection.make("KEY", first.value, ["b.example"])
+    assert grants.grant("e-2", [again, other]) == [first, other]
+    grants.began("e-2")
+    grants.not_started("e-2")
+    grants.ended("e-2", goes_on=False)
+    assert terms.injections == [own, first]
+    grants.grant("e-3", [injection(3)])
+    grants.not_started("e-3")
+    grants.began("e-3")
+    assert terms.injections == [own, first]
+    for number in range(MOST_LASTING):
+        grants.grant(f"l-{number}", [injection(number + 4)])
+        grants.began(f"l-{number}")
+        grants.ended(f"l-{number}", goes_on=True)
+    assert len(terms.injections) == 1 + MOST_LASTING
+    assert first not in terms.injections
+    booted = Terms(AllowList(["a.example"]), Limits(), nobody, [own])
+    grants.boots(booted)
+    grants.grant("e-4", [again])
+    grants.began("e-4")
+    assert booted.injections == [own, again]

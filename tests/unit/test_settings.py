@@ -105,6 +105,7 @@ DEFAULTS = {
         "use_within_seconds": 3600,
     },
     "secrets": {},
+    "offered_secrets": {},
     "answers": {"stop_on_failure": True},
     "idempotency": {"keep_seconds": 86400, "max_keys": 10_000, "max_bytes": 64 * 1024**2},
     "streams": {

@@ -12,7 +12,7 @@ from mulligan.cli.console import UsageError, err, out, print_json, printable, ru
 from mulligan.cli.options import DEFAULT_AGENT, DataDirOption, JsonOption, ServerOption
 from mulligan.cli.session import open_session
 from mulligan.languages import EXTENSIONS
-from mulligan.models import VmExecuteRequest, VmExecuteResponse
+from mulligan.models import SecretReference, VmExecuteRequest, VmExecuteResponse
 
 KernelOption = Annotated[
     str | None,
@@ -30,6 +30,22 @@ RequireOption = Annotated[
         metavar="PACKAGE",
         help="A package it needs, such as numpy or pandas>=2 (python), lodash@^4 (javascript). "
         "May be repeated.",
+    ),
+]
+TimeoutOption = Annotated[
+    int | None,
+    typer.Option(
+        "--timeout",
+        help="Time limit in seconds, times 1.5 for Bash and 3 for Rust. Default: 30.",
+    ),
+]
+SecretOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--secret",
+        metavar="NAME=OFFER@HOST,...",
+        help="A secret the server's settings offer, under this name: the program finds a "
+        "placeholder, and the value goes to these hosts alone. May be repeated.",
     ),
 ]
 ApprovalOption = Annotated[
@@ -56,19 +72,14 @@ def run(
     kernel: KernelOption = None,
     approval: ApprovalOption = None,
     require: RequireOption = None,
-    timeout: Annotated[
-        int | None,
-        typer.Option(
-            "--timeout",
-            help="Time limit in seconds, times 1.5 for Bash and 3 for Rust. Default: 30.",
-        ),
-    ] = None,
+    timeout: TimeoutOption = None,
     cwd: Annotated[
         str | None, typer.Option("--cwd", help="Working directory in the VM. Default: /workspace.")
     ] = None,
     env: Annotated[
         list[str] | None, typer.Option("-e", "--env", metavar="NAME=VALUE", help="May be repeated.")
     ] = None,
+    secret: SecretOption = None,
     stdin: Annotated[
         Path | None, typer.Option("--stdin", help="What the program reads; - passes stdin on.")
     ] = None,
@@ -92,6 +103,7 @@ def run(
         timeout_seconds=_timeout(timeout),
         working_dir=cwd,
         env=_environment(env or []),
+        secrets=_secrets(secret or []),
         stdin=_stdin(stdin, file),
     )
     response, stays = run_async(_execute(request, server, data_dir, show=not json))
@@ -179,6 +191,19 @@ def _environment(pairs: list[str]) -> dict[str, str] | None:
         if "=" not in pair:
             raise UsageError(f"--env takes NAME=VALUE, not {pair[:100]!r}", field="env")
     return dict(pair.split("=", 1) for pair in pairs) or None
+
+
+def _secrets(given: list[str]) -> dict[str, str | SecretReference] | None:
+    found: dict[str, str | SecretReference] = {}
+    for each in given:
+        name, _, source = each.partition("=")
+        offer, _, hosts = source.partition("@")
+        if not name or not offer or not hosts:
+            raise UsageError(
+                f"--secret takes NAME=OFFER@HOST,..., not {each[:100]!r}", field="secret"
+            )
+        found[name] = SecretReference(value_from=offer, hosts=hosts.split(","))
+    return found or None
 
 
 def _stdin(source: Path | None, file: Path | None) -> str | None:

@@ -12,6 +12,7 @@ from mulligan.models import (
     CommandHistoryEntry,
     ExecutionEvent,
     ExecutionStatus,
+    SecretReference,
     SessionOutput,
     VmExecuteRequest,
     VmExecuteResponse,
@@ -42,6 +43,7 @@ class VmRunning:
         env: Mapping[str, str] | None = None,
         stdin: str | None = None,
         requirements: Sequence[str] = (),
+        secrets: Mapping[str, str | SecretReference] | None = None,
         idempotency_key: str | None = None,
     ) -> VmExecuteResponse:
         """Runs code and returns what came of it.
@@ -55,6 +57,8 @@ class VmRunning:
             env: added to the VM's environment.
             stdin: what it reads.
             requirements: packages it needs, such as "numpy" or "lodash@^4".
+            secrets: by the names of variables, values the program is given, or references to
+                what the server offers, for which it is given placeholders.
             idempotency_key: it runs once a key; see ``VmExecutionClient.execute_code``.
 
         Raises:
@@ -62,7 +66,7 @@ class VmRunning:
                 stopped by its time limit is no error.
         """
         request = await self._request(
-            code, language, kernel, timeout_seconds, working_dir, env, stdin, requirements
+            code, language, kernel, timeout_seconds, working_dir, env, stdin, requirements, secrets
         )
         return await self._client.execute_code(request, idempotency_key=idempotency_key)
 
@@ -77,6 +81,7 @@ class VmRunning:
         env: Mapping[str, str] | None = None,
         stdin: str | None = None,
         requirements: Sequence[str] = (),
+        secrets: Mapping[str, str | SecretReference] | None = None,
         cancel_on_disconnect: bool = False,
         idempotency_key: str | None = None,
     ) -> AsyncGenerator[ExecutionEvent, None]:
@@ -86,7 +91,7 @@ class VmRunning:
         execution.
         """
         request = await self._request(
-            code, language, kernel, timeout_seconds, working_dir, env, stdin, requirements
+            code, language, kernel, timeout_seconds, working_dir, env, stdin, requirements, secrets
         )
         source = self._client.stream(
             request, cancel_on_disconnect=cancel_on_disconnect, idempotency_key=idempotency_key
@@ -105,6 +110,7 @@ class VmRunning:
         env: Mapping[str, str] | None,
         stdin: str | None,
         requirements: Sequence[str],
+        secrets: Mapping[str, str | SecretReference] | None,
     ) -> VmExecuteRequest:
         return VmExecuteRequest(
             agent_id=self._agent_id,
@@ -117,6 +123,7 @@ class VmRunning:
             env=dict(env) if env is not None else None,
             stdin=stdin,
             requirements=list(requirements),
+            secrets=dict(secrets) if secrets is not None else None,
         )
 
     async def command(

@@ -43,7 +43,7 @@ from mulligan.models.files import (
 )
 from mulligan.models.hooks import HookDescription
 from mulligan.models.limits import VmLimit
-from mulligan.models.network import NetworkConnection
+from mulligan.models.network import NetworkConnection, SecretReference
 from mulligan.models.packages import PackageSet, WarmRequest
 from mulligan.models.past import (
     CommandHistoryEntry,
@@ -116,6 +116,7 @@ __all__ = [
     "RollbackRequest",
     "RollbackResponse",
     "RollbackTo",
+    "SecretReference",
     "Session",
     "SessionCommand",
     "SessionCreateRequest",

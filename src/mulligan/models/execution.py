@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import Field, StrictBool, StrictInt, StrictStr
+from pydantic import Discriminator, Field, StrictBool, StrictInt, StrictStr, Tag
 
 from mulligan.errors import ApiError, VmExecutionError, from_wire
 from mulligan.models.base import F64, I32, U32, U64, Request, Struct, UtcTime
 from mulligan.models.limits import VmLimit
+from mulligan.models.network import SecretReference
 from mulligan.models.verdicts import Verdict
 
 
@@ -71,8 +72,25 @@ class CodeBlock(Struct):
     metadata: Any | None = None
 
 
+def _kind_of_secret(given: object) -> str:
+    return "value" if isinstance(given, str) else "reference"
+
+
+Secrets = dict[
+    StrictStr,
+    Annotated[
+        Annotated[StrictStr, Tag("value")] | Annotated[SecretReference, Tag("reference")],
+        Discriminator(_kind_of_secret),
+    ],
+]
+
+
 class VmExecuteRequest(Request):
-    """Run ``code`` in a VM of ``agent_id``."""
+    """Run ``code`` in a VM of ``agent_id``.
+
+    ``secrets``, by the names of variables, are values, which the program is given, or references to
+    what the server offers, for which it is given placeholders. None comes back in outputs.
+    """
 
     agent_id: StrictStr
     language: StrictStr
@@ -87,7 +105,7 @@ class VmExecuteRequest(Request):
     env: dict[StrictStr, StrictStr] | None = None
     kernel: StrictStr | None = None
     approval: StrictStr | None = None
-    secrets: dict[StrictStr, StrictStr] | None = Field(default=None, repr=False)
+    secrets: Secrets | None = Field(default=None, repr=False)
     history: ExecutionHistory | None = None
 
 
@@ -266,6 +284,7 @@ class AnswerOptions(Request):
     timeout_seconds: U64 | None = None
     working_dir: StrictStr | None = None
     env: dict[StrictStr, StrictStr] | None = None
+    secrets: Secrets | None = Field(default=None, repr=False)
     kernel: StrictStr | None = None
     stop_on_failure: StrictBool | None = None
     history: ExecutionHistory | None = None

@@ -4,7 +4,18 @@ from __future__ import annotations
 
 from pydantic import Field, StrictBool, StrictStr
 
-from mulligan.models.base import U64, Struct, UtcTime
+from mulligan.models.base import U64, Request, Struct, UtcTime
+
+
+class SecretReference(Request):
+    """A secret of the server's that a program uses without having it.
+
+    ``value_from`` is the name it is offered under; ``hosts`` are entries as of an allow-list,
+    within those it is offered for: the proxy puts the value in for these and for nobody else.
+    """
+
+    value_from: StrictStr
+    hosts: list[StrictStr]
 
 
 class NetworkConnection(Struct):

@@ -154,3 +154,11 @@ def uncovered(entries: Sequence[str], wider: Sequence[str]) -> str | None:
         if not any(rule.covers(parse(entry)) for rule in rules):
             return entry
     return None
+
+
+def meet(entries: Sequence[str], others: Sequence[str]) -> bool:
+    """Whether some host is on both lists."""
+    rules = [parse(entry) for entry in others]
+    return any(
+        rule.covers(each) or each.covers(rule) for each in map(parse, entries) for rule in rules
+    )

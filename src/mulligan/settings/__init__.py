@@ -6,7 +6,7 @@ from mulligan.settings.files import FileSettings
 from mulligan.settings.hooks import ApprovalSettings, HookCommand, HookSettings, known_languages
 from mulligan.settings.idempotency import IdempotencySettings
 from mulligan.settings.mcp import McpSettings
-from mulligan.settings.network import NetworkSettings
+from mulligan.settings.network import NetworkSettings, OfferedSecret
 from mulligan.settings.packages import PackageSettings
 from mulligan.settings.sections import (
     AnswerSettings,
@@ -31,6 +31,7 @@ __all__ = [
     "LimitSettings",
     "McpSettings",
     "NetworkSettings",
+    "OfferedSecret",
     "PackageSettings",
     "Settings",
     "StreamSettings",

@@ -11,6 +11,7 @@ from mulligan.network.injection import MOST_HOSTS
 from mulligan.network.rules import parse
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_OFFER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _SOURCE = re.compile(r"env:[A-Za-z_][A-Za-z0-9_]*|file:/.+")
 NO_FULL = (
     '"full" is not offered: with the network of this machine a VM would reach its own services, '
@@ -67,6 +68,31 @@ class SecretSource(BaseModel):
         if any(parse(entry).host == "" for entry in found):
             raise ValueError("must name hosts: a secret for everybody is none")
         return found
+
+
+class OfferedSecret(SecretSource):
+    """A secret of the server's that requests may name, for ``hosts`` or fewer of them.
+
+    ``agents`` are those who may; None: all.
+    """
+
+    agents: list[str] | None = None
+
+    def is_for(self, agent_id: str) -> bool:
+        """Whether an agent's requests may name it."""
+        return self.agents is None or agent_id in self.agents
+
+
+def checked_offers(offers: dict[str, OfferedSecret]) -> dict[str, OfferedSecret]:
+    """Offered secrets by their names.
+
+    Raises:
+        ValueError: a name is none.
+    """
+    for name in offers:
+        if not _OFFER.fullmatch(name):
+            raise ValueError(f"{name[:100]!r} must be 1 to 64 letters, digits or . _ -")
+    return offers
 
 
 def checked_secrets(secrets: dict[str, SecretSource]) -> dict[str, SecretSource]:

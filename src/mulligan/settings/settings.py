@@ -28,7 +28,7 @@ from mulligan.settings.files import FileSettings
 from mulligan.settings.hooks import ApprovalSettings, HookSettings, known_languages
 from mulligan.settings.idempotency import IdempotencySettings
 from mulligan.settings.mcp import McpSettings
-from mulligan.settings.network import NetworkSettings
+from mulligan.settings.network import NetworkSettings, OfferedSecret, checked_offers
 from mulligan.settings.packages import PackageSettings
 from mulligan.settings.pool import PoolSettings
 from mulligan.settings.sections import (
@@ -90,6 +90,7 @@ class Settings(BaseSettings):
     - ``database_url``: PostgreSQL for the history's rows, in place of SQLite.
     - ``secrets``: by name, given to every program as environment variables and taken out of
       everything that goes back.
+    - ``offered_secrets``: by name, what requests may name in theirs; see docs/network.md.
     """
 
     model_config = SettingsConfigDict(
@@ -120,6 +121,7 @@ class Settings(BaseSettings):
     hooks: HookSettings = Field(default_factory=HookSettings)
     approvals: ApprovalSettings = Field(default_factory=ApprovalSettings)
     secrets: dict[str, SecretStr] = Field(default_factory=dict)
+    offered_secrets: dict[str, OfferedSecret] = Field(default_factory=dict)
     answers: AnswerSettings = Field(default_factory=AnswerSettings)
     idempotency: IdempotencySettings = Field(default_factory=IdempotencySettings)
     streams: StreamSettings = Field(default_factory=StreamSettings)
@@ -143,6 +145,8 @@ class Settings(BaseSettings):
         if value == Path():
             raise ValueError("must name a directory")
         return value.expanduser().absolute()
+
+    _offers = field_validator("offered_secrets")(checked_offers)
 
     @field_validator("cors_origins")
     @classmethod

@@ -7,6 +7,7 @@ import functools
 from dataclasses import dataclass, replace
 from datetime import timedelta
 
+from mulligan.engine.executions.offered import described, given, named
 from mulligan.engine.executions.outflow import Outflow
 from mulligan.engine.executions.vault import Vault
 from mulligan.engine.vms.program import OutputCallback
@@ -181,7 +182,7 @@ class Gates:
         Raises:
             ValidationFailed: a secret of the request cannot be kept one.
         """
-        self.vault.add(request.agent_id, request.secrets or {})
+        self.vault.add(request.agent_id, given(request))
         context = PreToolContext(
             code=request.code,
             language=language,
@@ -212,8 +213,11 @@ class Gates:
         )
 
     def environment(self, request: VmExecuteRequest) -> dict[str, str]:
-        """Variables of an execution: its own, and secrets under their names."""
-        return self._common | (request.env or {}) | (request.secrets or {})
+        """Variables of an execution: its own, and secrets under their names.
+
+        What it only names of the server's is there in words.
+        """
+        return self._common | (request.env or {}) | given(request) | described(request)
 
     async def permit(
         self, judged: Judged, vm: Vm, execution_id: str, *, pinned: bool
@@ -256,7 +260,9 @@ class Gates:
             requirements=list(request.requirements),
         )
         question = judged.question
-        if request.requirements:  # a person is to see them
+        if named(request):  # a person is to see them
+            question += f" (with {'; '.join(described(request).values())})"
+        if request.requirements:
             question += f" (with packages: {', '.join(request.requirements)})"
         taken = await self._permits.require(
             subject, question, execution_id=execution_id, approval_id=request.approval

@@ -12,6 +12,7 @@ from typing import Any, Protocol, TypeVar
 
 from mulligan.engine.executions.execution import CANCELLED, Watcher
 from mulligan.engine.executions.gates import Gates, Judged
+from mulligan.engine.executions.offered import Offers, check_reachable
 from mulligan.engine.executions.programs import program_of
 from mulligan.engine.executions.recording import Recording
 from mulligan.engine.executions.results import raise_setup_failure, response_of, too_late
@@ -76,6 +77,7 @@ class Runner:
         self.owned = owned
         self._admission = admission
         self._packages = packages
+        self._offers = Offers(settings, gates.vault.add)
 
     async def execute(
         self,
@@ -89,6 +91,7 @@ class Runner:
         language = check_request(request, self.settings)
         program_of(request, language, self.image, self.settings)  # is there a toolchain
         vm = await self._vm_for(request.agent_id, request.vm_id)
+        check_reachable(request, vm)
         watcher = watcher or Watcher()
         attempt = functools.partial(self._attempt, vm, ticket, on_output=on_output, watcher=watcher)
         return await self.admit(vm, request, language, watcher, attempt)
@@ -146,7 +149,23 @@ class Runner:
         watcher: Watcher,
     ) -> VmExecuteResponse:
         execution_id = watcher.execution_id
-        environment = self.gates.environment(judged.request)
+        async with self._offers.placeholders(judged.request, vm, execution_id) as found:
+            return await self._run_judged(
+                vm, ticket, judged, found, on_output=on_output, watcher=watcher
+            )
+
+    async def _run_judged(
+        self,
+        vm: Vm,
+        ticket: Ticket,
+        judged: Judged,
+        placeholders: dict[str, str],
+        *,
+        on_output: OutputCallback | None,
+        watcher: Watcher,
+    ) -> VmExecuteResponse:
+        execution_id = watcher.execution_id
+        environment = self.gates.environment(judged.request) | placeholders
         request = judged.request.model_copy(update={"env": environment})
         made = functools.partial(program_of, request, judged.language, self.image, self.settings)
         needs = Needs(self._packages, request, judged.language, vm, made, watcher.progress)

@@ -132,6 +132,7 @@ def _request(
         timeout_seconds=options.timeout_seconds,
         working_dir=options.working_dir,
         env=options.env,
+        secrets=options.secrets,
         kernel=options.kernel,
         history=options.history,
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+from mulligan.engine.executions.offered import check_named, given
 from mulligan.errors import ConfigError, UnsupportedLanguage, ValidationFailed
 from mulligan.languages import LANGUAGES, canonical
 from mulligan.models import ExecutionHistory, VmCreateRequest, VmExecuteRequest
@@ -48,8 +49,9 @@ def check_request(request: VmExecuteRequest, settings: Settings) -> str:
     _check_timeout(request.timeout_seconds, settings.max_timeout_seconds)
     _check_working_dir(request.working_dir)
     _check_env(request.env or {})
-    for name, value in (request.secrets or {}).items():
+    for name, value in given(request).items():
         _check_text(value, f"secrets.{name[:100]}")
+    check_named(request, settings)
     if request.stdin is not None:
         _check_text(request.stdin, "stdin")
     if request.history is not None and not settings.history.enabled:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mulligan.drivers.interface import BootSpec, Machine
+from mulligan.engine.vms.grants import Grants
 from mulligan.errors import ConfigError, ExecutionFailed
 from mulligan.log import get_logger
 from mulligan.models import NetworkConnection
@@ -112,6 +113,7 @@ class Policy:
         allow: the VM's own list, if it has one.
         settings: see the class.
         trust: where the certificates its programs trust are written.
+        offers: whether requests may name secrets for hosts it may reach.
     """
 
     vm_type: str
@@ -119,6 +121,7 @@ class Policy:
     allow: list[str] | None
     settings: NetworkSettings
     trust: Path
+    offers: bool = False
 
     def allowed(self) -> AllowList:
         """Both lists."""
@@ -154,6 +157,7 @@ class VmNetwork:
         self._learn = learn
         self.ledger = Ledger(lambda execution_id, note: late(self._agent_id, execution_id, note))
         self._terms: Terms | None = None
+        self._grants = Grants()
         self._proxy: Proxy | None = None
         self._connection: AgentConnection | None = None
         self._channels: OrderedDict[int, str] = OrderedDict()
@@ -181,12 +185,13 @@ class VmNetwork:
         )
         environment = variables(allowed) | {each.name: each.placeholder for each in injections}
         files = {}
-        if injections:
+        if injections or policy.offers:
             self._tell_secrets(injections)
             inside = self._trust(terms, spec)
             environment |= dict.fromkeys(TRUST_VARIABLES, inside)
             files = {inside: policy.trust}
         self._terms = terms
+        self._grants.boots(terms)
         return replace(spec, network=True, environment=environment, files=files)
 
     def lease(self, agent_id: str, trust: Path) -> None:
@@ -217,7 +222,9 @@ class VmNetwork:
         if inside is None:
             raise ConfigError(
                 "the image has no file of certificates, which programs have to trust the proxy by",
-                field=f"vm_types.{self.policy.vm_type}.secrets",
+                field=f"vm_types.{self.policy.vm_type}.secrets"
+                if self.policy.of_type.secrets
+                else "offered_secrets",
                 remedy="install ca-certificates, or take the secrets away",
             )
         terms.authority = authority.Authority()
@@ -260,8 +267,17 @@ class VmNetwork:
 
     # Executions
 
+    def grant(self, execution_id: str, wanted: list[Injection]) -> list[Injection]:
+        """See ``Grants.grant``."""
+        return self._grants.grant(execution_id, wanted)
+
+    def not_started(self, execution_id: str) -> None:
+        """See ``Grants.not_started``."""
+        self._grants.not_started(execution_id)
+
     def began(self, execution_id: str, channel: int) -> None:
         """An execution has started."""
+        self._grants.began(execution_id)
         self._channels[channel] = execution_id
         if len(self._channels) > MOST_KNOWN:
             self._channels.popitem(last=False)
@@ -282,6 +298,7 @@ class VmNetwork:
             if not goes_on:
                 await self._proxy.close_of(execution_id, GRACE_S)
         self._running.discard(execution_id)
+        self._grants.ended(execution_id, goes_on=goes_on)
         return self.ledger.so_far(execution_id)
 
     async def _ask(self, port: int) -> Owner:

@@ -15,6 +15,7 @@ from mulligan.log import get_logger
 from mulligan.models import NetworkConnection
 from mulligan.network.notes import cleaned, enter
 from mulligan.network.resolving import Resolver, SystemResolver
+from mulligan.network.rules import meet
 from mulligan.settings import Settings
 
 log = get_logger()
@@ -56,7 +57,12 @@ class Networks:
         of_type = self._settings.vm_types.get(record.vm_type)
         if of_type is None or "none" in (of_type.network, record.network):
             return None
-        policy = Policy(record.vm_type, of_type, record.allow, self._settings.network, trust)
+        offers = any(
+            meet(secret.hosts, of_type.allow) for secret in self._settings.offered_secrets.values()
+        )
+        policy = Policy(
+            record.vm_type, of_type, record.allow, self._settings.network, trust, offers
+        )
         agent_id = record.agent_id
         return VmNetwork(policy, agent_id, self._resolver, self._gates.vault.add, self._late)
 
