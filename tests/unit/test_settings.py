@@ -211,6 +211,39 @@ def test_the_environment_sets(
     assert getattr(load(), name) == value
 
 
+def test_names_of_secrets_stay_as_they_were_written(write, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(
+        '[secrets]\nFILE = "of-the-file"\nAPI_KEY = "overruled"\n'
+        '[vm_types.focal-optimized]\nnetwork = "allowlist"\nallow = ["a.example"]\n'
+        '[vm_types.focal-optimized.secrets.FILE]\nvalue_from = "env:F"\nhosts = ["a.example"]\n'
+    )
+    monkeypatch.setenv("MULLIGAN_SECRETS__API_KEY", "one")
+    monkeypatch.setenv("MULLIGAN_SECRETS__api_key", "another")
+    monkeypatch.setenv("mulligan_Secrets__camelCase", '{"no": "json"}')
+    monkeypatch.setenv("MULLIGAN_SECRETS__WITH__LINES", "12345")
+    monkeypatch.setenv("MULLIGAN_SECRETS", '{"Whole": "json"}')
+    prefix = "MULLIGAN_VM_TYPES__FOCAL-OPTIMIZED__SECRETS__Token__"
+    monkeypatch.setenv(f"{prefix}VALUE_FROM", "env:T")
+    monkeypatch.setenv(f"{prefix}HOSTS", '["a.example"]')
+    monkeypatch.setenv("MULLIGAN_VM_TYPES__FOCAL-OPTIMIZED__WARM", "2")
+    settings = load()
+    secrets = {name: value.get_secret_value() for name, value in settings.secrets.items()}
+    assert secrets == {
+        "FILE": "of-the-file",
+        "API_KEY": "one",
+        "api_key": "another",
+        "camelCase": '{"no": "json"}',
+        "WITH__LINES": "12345",
+        "Whole": "json",
+    }
+    of_type = settings.vm_types["focal-optimized"]
+    assert {name: each.value_from for name, each in of_type.secrets.items()} == {
+        "FILE": "env:F",
+        "Token": "env:T",
+    }
+    assert of_type.warm == 2
+
+
 def test_data_dir_becomes_absolute(home: Path) -> None:
     assert load(data_dir="x").data_dir == home / "x"
     assert load(data_dir="~/y").data_dir == home / "y"

@@ -24,6 +24,7 @@ from mulligan.errors import ConfigError
 from mulligan.models import DEFAULT_LANGUAGES, DEFAULT_VM_TYPE, SESSION_VM_TYPE
 from mulligan.settings.access import AuditSettings, LimitSettings, checked_origin
 from mulligan.settings.admission import AdmissionSettings
+from mulligan.settings.environment import Environment
 from mulligan.settings.files import FileSettings
 from mulligan.settings.hooks import ApprovalSettings, HookSettings, known_languages
 from mulligan.settings.idempotency import IdempotencySettings
@@ -163,15 +164,15 @@ class Settings(BaseSettings):
         cls,
         settings_cls: type[BaseSettings],
         init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,  # noqa: ARG003
         dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003  (pydantic's signature)
         file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Arguments over environment over file."""
-        path = config_file()
+        environment, path = Environment(settings_cls), config_file()
         if path is None:
-            return init_settings, env_settings
-        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, path)
+            return init_settings, environment
+        return init_settings, environment, TomlConfigSettingsSource(settings_cls, path)
 
     def vm_type(self, name: str) -> VmType:
         """The VM type of that name.

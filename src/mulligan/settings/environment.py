@@ -1,0 +1,52 @@
+"""Settings from the environment, where names of secrets stay as they were written.
+
+Names of environment variables are taken in any case, and lowered (pydantic-settings). A secret's
+name is that of a variable its programs are to find: ``MULLIGAN_SECRETS__API_KEY`` is ``API_KEY``.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic.fields import FieldInfo
+from pydantic_settings import EnvSettingsSource
+
+SECRETS = "secrets"
+VM_TYPES = "vm_types"
+
+
+class Environment(EnvSettingsSource):
+    """The environment as a source of settings; where to change it is ``explode_env_vars``.
+
+    Its public method is called for each setting that is a section or a table, with all variables.
+    """
+
+    def explode_env_vars(
+        self, field_name: str, field: FieldInfo, env_vars: Mapping[str, str | None]
+    ) -> dict[str, Any]:
+        """Values of a table, by the parts of the variables' names."""
+        if field_name == SECRETS:
+            return self._secrets()
+        if field_name == VM_TYPES:
+            env_vars = {_of_type(name): value for name, value in os.environ.items()}
+        return super().explode_env_vars(field_name, field, env_vars)
+
+    def _secrets(self) -> dict[str, Any]:
+        """Everything after the prefix is the name, also where a delimiter is in it."""
+        prefix = f"{self.env_prefix}{SECRETS}{self.env_nested_delimiter}".lower()
+        return {
+            name[len(prefix) :]: value
+            for name, value in os.environ.items()
+            if name.lower().startswith(prefix)
+        }
+
+
+def _of_type(name: str) -> str:
+    """The name of a variable lowered, but for that of a type's secret in it."""
+    match name.split("__"):
+        case [table, vm_type, word, secret, *rest] if word.lower() == SECRETS:
+            lowered = [part.lower() for part in (table, vm_type, word)]
+            return "__".join([*lowered, secret, *(part.lower() for part in rest)])
+    return name.lower()
