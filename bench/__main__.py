@@ -15,6 +15,7 @@ from pathlib import Path
 import httpx
 
 from bench.measure import Action, CleanUp, Times, in_turn, pss_kib
+from bench.serving import Served, descendants
 from mulligan import settings as settings_module
 from mulligan.drivers.bubblewrap import preflight
 from mulligan.engine.engine import Engine
@@ -99,17 +100,6 @@ async def usable(actions: dict[str, Action]) -> tuple[dict[str, Action], list[st
     return good, lines
 
 
-def descendants(pid: int) -> set[int]:
-    """A process and everything below it."""
-    found, queue = {pid}, [pid]
-    while queue:
-        children = Path(f"/proc/{queue[0]}/task").glob("*/children")
-        below = {int(child) for path in children for child in path.read_text().split()}
-        queue = queue[1:] + list(below - found)
-        found |= below
-    return found
-
-
 async def measure(directory: Path) -> list[str]:
     """The lines of the table."""
     settings = settings_module.load(data_dir=directory / "data")
@@ -134,7 +124,7 @@ async def measure(directory: Path) -> list[str]:
         )
         compare("Python, in process", times["isolated"], times["bare"], "bare `python3 -c`")
         compare("`bash -c true`, in process", times["bash isolated"], times["bash"], "bare")
-        async with server(directory / "served") as client:
+        async with Served(directory / "served") as served, served.client() as client:
             over = await in_turn(
                 ROUNDS,
                 {
@@ -159,33 +149,6 @@ def idle_pss_mib(engine: Engine) -> float:
     vm = next(vm for vm in engine.fleet.vms.values() if vm._machine is not None)
     assert vm._machine is not None
     return pss_kib(descendants(vm._machine.pid)) / 1024
-
-
-class server:  # noqa: N801  (used like a function)
-    """A server on a free port, and a client of it."""
-
-    def __init__(self, directory: Path) -> None:
-        self._directory = directory
-
-    async def __aenter__(self) -> httpx.AsyncClient:
-        arguments = ["serve", "--port", "0", "--data-dir", str(self._directory)]
-        self._process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "mulligan", *arguments, stderr=asyncio.subprocess.PIPE
-        )
-        assert self._process.stderr is not None
-        while line := (await self._process.stderr.readline()).decode():
-            if "serves http" in line:
-                url = line.split("serves ")[1].split()[0]
-                self._drain = asyncio.create_task(self._process.stderr.read())
-                self._client = httpx.AsyncClient(base_url=url, timeout=60, trust_env=False)
-                return self._client
-        raise RuntimeError("the server did not start")
-
-    async def __aexit__(self, *_: object) -> None:
-        await self._client.aclose()
-        self._process.terminate()
-        await self._process.wait()
-        await self._drain
 
 
 def table(rows: list[tuple[str, ...]]) -> list[str]:
@@ -225,4 +188,5 @@ def main() -> None:
         write(lines)
 
 
-main()
+if __name__ == "__main__":
+    main()

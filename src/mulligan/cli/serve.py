@@ -35,9 +35,11 @@ def _serve(settings: Settings, listener: socket.socket) -> None:
     from mulligan import log
     from mulligan.engine.lock import DirectoryLock
     from mulligan.server.app import create_app
+    from mulligan.server.descriptors import raise_limit
     from mulligan.server.serving import Server
 
     log.to_stderr(settings.log_level)
+    raise_limit()
     address, port = listener.getsockname()[:2]
     url = f"http://{f'[{address}]' if ':' in address else address}:{port}"
     app = create_app(settings, DirectoryLock(settings.data_dir, url))
