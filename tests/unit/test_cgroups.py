@@ -145,8 +145,10 @@ def test_why_nothing_holds_is_said(tmp_path: Path) -> None:
     assert "no cgroup controller" in why["pids"]
     groups = Cgroups(tmp_path, [])
     held = holding(ASKED, groups)
-    assert (held["memory_mb"].held_by, held["memory_mb"].value) == ("none", 128)
-    assert "no cgroup controller" in (held["memory_mb"].reason or "")
+    assert (held["vcpus"].held_by, held["vcpus"].value) == ("none", ASKED.vcpus)
+    assert (held["memory_mb"].held_by, held["memory_mb"].value) == ("watched", 128)
+    for name in ("vcpus", "memory_mb"):
+        assert "no cgroup controller" in (held[name].reason or "")
     assert held["cpu_seconds"].reason is None
     assert groups.create("vm-1", ASKED) is None
 

@@ -51,6 +51,7 @@ LIES = {
     "no number": (frame(frames.EXIT, 1, b'{"status": NaN}'), "no JSON"),
     "a number of 5000 digits": (frame(frames.EXIT, 1, b'{"status":' + b"9" * 5000 + b"}"), "JSON"),
     "news of no disk": (frame(frames.DISK, 0, {"state": "well", "sizes": {}}), "no known state"),
+    "programs nobody counted": (frame(frames.MEMORY, 0, {"ended": -1}), "no number in range"),
     "sizes of no disk": (frame(frames.DISK, 0, {"state": "full", "sizes": [1]}), "no object"),
     "it says why": (frame(frames.FATAL, 0, {"message": EVIL}), "http://x"),
     "it gives no reason": (frame(frames.FATAL), "gave no reason"),
@@ -163,6 +164,7 @@ async def test_a_cancel_it_does_not_hear(monkeypatch: pytest.MonkeyPatch) -> Non
         (frames.ROOT_DONE, b"{"),
         (frames.KERNELS_DONE, b"["),
         (frames.DISK, b'{"state":"full","sizes":{"x":1}}'),
+        (frames.MEMORY, b'{"ended":1}'),
     ],
 )
 async def test_a_flood_of_what_nobody_asked_for(kind: int, body: bytes) -> None:

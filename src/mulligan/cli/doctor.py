@@ -141,10 +141,11 @@ def _limits(settings: Settings) -> Finding:
 
     asked = limits_of_type(settings.vm_type(settings.default_vm_type))
     held = holding(asked, Cgroups(settings.data_dir))
+    words = {"none": "by nothing", "watched": "watched"}
     said = [
-        f"{name} = {limit.value:.15g} by {limit.held_by}"
-        if limit.held_by != "none"
-        else f"{name} = {limit.value:.15g} by nothing ({limit.reason})"
+        f"{name} = {limit.value:.15g} {words[limit.held_by]} ({limit.reason})"
+        if limit.held_by in words
+        else f"{name} = {limit.value:.15g} by {limit.held_by}"
         for name, limit in held.items()
         if limit.value
     ]

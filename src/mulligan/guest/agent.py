@@ -106,7 +106,7 @@ class Agent:
             return
         if frame.kind == frames.START:
             body = frame.body()
-            self._vm.quota.begin(body)
+            self._vm.begin(body)
             start = self._all_kernels().start if body["runtime"] == "kernel" else self._start
             start(frame.channel, body)
         elif (execution := self._executions.get(frame.channel)) is not None:

@@ -16,6 +16,9 @@ last.
 
 OWNER asks whose the connection to the host from a ``port`` of the VM's loopback is; OWNER_DONE has
 the ``channels`` of the executions it may be of.
+
+MEMORY says how many programs the agent has ``ended`` because the VM's memory was used up, where it
+watches that.
 """
 
 import struct
@@ -57,6 +60,7 @@ PAUSED = 74
 DISK = 75
 TAKEN = 76
 OWNER_DONE = 77
+MEMORY = 78
 
 TO_TERMINAL = frozenset((RESIZE, SIGNAL, CREDIT))
 FROM_HOST = TO_TERMINAL | frozenset(
@@ -64,7 +68,7 @@ FROM_HOST = TO_TERMINAL | frozenset(
 )
 FROM_AGENT = frozenset(
     (READY, STARTED, STDOUT, STDERR, EXIT, PONG, FATAL, KERNELS_DONE, ROOT_DONE, PAUSED)
-    + (DISK, TAKEN, OWNER_DONE)
+    + (DISK, TAKEN, OWNER_DONE, MEMORY)
 )
 RAW = frozenset((STDIN, STDOUT, STDERR))
 

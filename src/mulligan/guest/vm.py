@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from mulligan.guest.kernels.manager import Kernels
+    from mulligan.guest.memory import Memory
     from mulligan.guest.starts import Starter
 
 IDLE_S = 3600.0
@@ -46,6 +47,8 @@ class Vm:
         self._starter = starter
         self._groups = groups
         self.quota = Quota(running, send, LAYERS)
+        self._running = running
+        self.memory: Memory | None = None  # where it is this process that watches it
         self._upper = ""
         self._send = send
         self._roots: Roots | None = None
@@ -74,13 +77,27 @@ class Vm:
             self._starter.hold_to(body["limits"])
             own = {_mounts()}
             self._roots = Roots(body["binds"])
-            self.quota.ready({*own, _mounts()})
+            own.add(_mounts())
+            self.quota.ready(own)
+            if body["limits"]["memory"]:
+                self._watch_memory(body["limits"]["memory"], own)
             if body["generation"] is not None:
                 self._assemble(body)
         except OSError as error:
             self._send(frames.FATAL, 0, {"message": str(error)})
             return
         self._send(frames.READY, 0, {"pid": os.getpid(), "python": sys.version.split()[0]})
+
+    def _watch_memory(self, limit: int, own: set[int]) -> None:
+        from mulligan.guest.memory import Memory
+
+        self.memory = Memory(limit, self._running, lambda: processes.outside(own), self._send)
+
+    def begin(self, start: dict[str, Any]) -> None:
+        """A program is about to start, by that START frame."""
+        self.quota.begin(start)
+        if self.memory is not None:
+            self.memory.begin()
 
     def move(
         self,
@@ -199,13 +216,16 @@ class Vm:
     def timeout(self) -> float:
         """Seconds until ``on_time`` has something to do."""
         if self._pause is None:
-            return self.quota.timeout()
+            due = self.quota.timeout()
+            return due if self.memory is None else min(due, self.memory.timeout())
         return IDLE_S if self._pause_until is None else PAUSE_TICK_S
 
     def on_time(self) -> None:
         """Looks whether the halt is complete; where there is none, after the disk."""
         if self._pause is None:
             self.quota.on_time()
+            if self.memory is not None:
+                self.memory.on_time()
         if self._pause is None or self._pause_until is None:
             return
         holds = self._pause.holds()

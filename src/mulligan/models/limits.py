@@ -17,6 +17,7 @@ class VmLimit(Struct):
     - "rlimit": the kernel, for each process (``max_processes``: for the VM);
     - "mount": the size of a file system;
     - "agent": the VM's agent, which looks again and again and ends what is over;
+    - "watched": the same, for want of a cgroup;
     - "none": nothing.
 
     ``reason`` says why nothing holds it, or how it is held less well than by a cgroup.

@@ -15,6 +15,8 @@ from mulligan.models import VmLimit
 # namespace", Linux 5.14. Before, all VMs of a server were counted together.
 NPROC_BY_NAMESPACE = (5, 14)
 OURS = 2  # counted with programs: the agent and the zygote
+MIB = 1024 * 1024
+WATCHED = "the VM's agent looks again and again; between two looks more can be taken"
 EACH = "of each process, not of the VM"
 CONTROLLER = {
     "memory_mb": "memory",
@@ -40,6 +42,7 @@ def by_agent(asked: Limits, groups: Cgroups) -> dict[str, object]:
         "open_files": asked.max_open_files,
         "cpu_seconds": asked.cpu_seconds,
         "processes": most if not groups.version("pids") and _counts() else 0,
+        "memory": 0 if groups.version("memory") else asked.memory_mb * MIB,
     }
 
 
@@ -53,6 +56,8 @@ def _held(name: str, value: float, groups: Cgroups) -> VmLimit:
     why = groups.missing[controller]
     if name == "max_processes" and _counts():
         return VmLimit(value=value, held_by="rlimit", reason=f"counted by user namespace: {why}")
+    if name == "memory_mb":
+        return VmLimit(value=value, held_by="watched", reason=f"{WATCHED}: {why}")
     return VmLimit(value=value, held_by="none", reason=why)
 
 

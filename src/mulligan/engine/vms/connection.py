@@ -18,6 +18,7 @@ from mulligan.engine.vms.replies import (
     MOST_PAYLOAD,
     ProgramResult,
     disk_state,
+    memory_ended,
     taken,
 )
 from mulligan.engine.vms.unasked import Unasked
@@ -50,6 +51,7 @@ class AgentConnection(Questions, asyncio.Protocol):
         self._goes_on = asyncio.Event()  # nothing can be ended during a pause
         self._goes_on.set()
         self._lost: str | None = None
+        self.memory_ended = 0  # programs, by the agent, for want of memory
         self.counted: dict[str, int] = {}  # trees the agent found the size of
         self.used_at = time.monotonic()  # when something was last begun, or ended
 
@@ -277,6 +279,9 @@ class AgentConnection(Questions, asyncio.Protocol):
         elif frame.kind == frames.DISK:
             self._unasked.take(frame)
             self._on_disk(frame)
+        elif frame.kind == frames.MEMORY:
+            self._unasked.take(frame)
+            self.memory_ended += memory_ended(frame.body())
         elif (running := self._running.get(frame.channel)) is not None and not running.done.done():
             self._on_running(running, frame)
         elif (asked := self._answers.get(frame.channel)) is not None and not asked[1].done():

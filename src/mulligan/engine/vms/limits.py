@@ -6,6 +6,7 @@ import os
 import signal
 from collections.abc import Callable
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from mulligan.drivers.interface import Machine
 from mulligan.drivers.limits import Limits, Strain
@@ -16,9 +17,13 @@ from mulligan.errors import ValidationFailed
 from mulligan.models import VmCreateRequest, VmLimit
 from mulligan.settings import Settings, VmType
 
+if TYPE_CHECKING:
+    from mulligan.engine.connection import AgentConnection
+
 KILLED_EXIT_CODE = 128 + signal.SIGKILL  # as shells pass on how a child of theirs ended
 LEAST = {"memory_mb": 32, "vcpus": 0.05, "max_processes": 8}
 MOST = {"memory_mb": 2**30, "vcpus": 8192, "max_processes": 2**22}
+WATCHED_BY = "watched"
 WATCHED = "the VM's agent looks again and again; between two looks a little more can be taken"
 
 
@@ -93,10 +98,15 @@ def at_most(
     return fields, notes
 
 
-def meter(machine: Machine) -> Callable[[], Strain]:
-    """What a VM's programs meet of its limits from now on."""
-    before = machine.strain()
-    return lambda: machine.strain().since(before)
+def meter(machine: Machine, connection: AgentConnection) -> Callable[[], Strain]:
+    """What a VM's programs meet of its limits from now on, as the kernel or its agent counts."""
+
+    def now() -> Strain:
+        counted = machine.strain()
+        return replace(counted, memory=counted.memory + connection.memory_ended)
+
+    before = now()
+    return lambda: now().since(before)
 
 
 def strained(result: ProgramResult, strain: Strain, limits: dict[str, VmLimit]) -> ProgramResult:
@@ -106,10 +116,11 @@ def strained(result: ProgramResult, strain: Strain, limits: dict[str, VmLimit]) 
     """
     notes = list(result.notes)
     memory = processes = 0.0
+    by = "the VM's agent" if limits["memory_mb"].held_by == WATCHED_BY else "the kernel"
     if strain.memory > 0:
         memory = limits["memory_mb"].value
         notes.append(
-            f"the VM's memory ({memory:.15g} MB) was used up, and the kernel ended "
+            f"the VM's memory ({memory:.15g} MB) was used up, and {by} ended "
             f"{strain.memory} of its processes"
         )
     if strain.processes > 0:
@@ -125,7 +136,7 @@ def strained(result: ProgramResult, strain: Strain, limits: dict[str, VmLimit]) 
             "may have; cancel them, or stop the VM"
         )
     ended = strain.memory > 0 and result.reason == "exit" and _was_killed(result)
-    why = f"Out of memory: the VM's {memory:.15g} MB were used up, and the kernel ended the program"
+    why = f"Out of memory: the VM's {memory:.15g} MB were used up, and {by} ended the program"
     return replace(
         result, notes=tuple(notes), message=message, out_of_memory=why if ended else None
     )

@@ -43,6 +43,7 @@ MOST_PAYLOAD = {
     frames.PAUSED: _SMALL,
     frames.DISK: 16 * _SMALL,
     frames.TAKEN: _SMALL,
+    frames.MEMORY: _SMALL,
 }
 # RFC 6838, 4.2, without parameters.
 _MEDIA_TYPE = re.compile(r"[a-z]{1,20}/[A-Za-z0-9][A-Za-z0-9!#$&^_.+-]{0,126}", re.ASCII)
@@ -185,6 +186,15 @@ def taken(body: dict[str, Any]) -> int:
         FrameError: it is none.
     """
     return _number(body, "bytes")
+
+
+def memory_ended(body: dict[str, Any]) -> int:
+    """Reads a MEMORY frame: how many programs were ended for want of memory.
+
+    Raises:
+        FrameError: it is none.
+    """
+    return _number(body, "ended", MOST_PROCESSES)
 
 
 def kernel_memories(body: dict[str, Any]) -> list[KernelMemory]:

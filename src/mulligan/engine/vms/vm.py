@@ -229,7 +229,7 @@ class Vm:
             if not wanted.is_set():
                 raise ExecutionFailed("it was cancelled before it started")
             assert self._machine is not None
-            measure = meter(self._machine)
+            measure = meter(self._machine, connection)
             running = connection.start(bounded(program, self), on_output)
             running.meter = measure
             self.life.executions += 1
