@@ -12,8 +12,8 @@ import pytest
 
 from mulligan.engine import fleet
 from mulligan.engine.engine import Engine
-from mulligan.engine.executions.executions import recording
-from mulligan.engine.past.past import timemachine
+from mulligan.engine.executions import recording
+from mulligan.engine.past import timemachine
 from mulligan.errors import ConfigError, HistoryError, SnapshotNotFound, VmExecutionError
 from mulligan.layers.directories import remove_tree
 from mulligan.models import (

@@ -10,7 +10,7 @@ import pytest
 
 from mulligan import settings as settings_module
 from mulligan.engine.engine import Engine
-from mulligan.engine.files.files import transfers
+from mulligan.engine.files import transfers
 from mulligan.errors import (
     FileBroken,
     FileConflict,

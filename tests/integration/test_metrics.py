@@ -12,7 +12,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from mulligan.engine import health as health_module
-from mulligan.engine.past.past import maintenance as maintenance_module
+from mulligan.engine.past import maintenance as maintenance_module
 from mulligan.engine.vms import quota
 from mulligan.server.app import create_app
 from mulligan.server.metrics import DECLARED, PREFIX, Metrics

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mulligan.engine.executions import events
 from mulligan.engine.executions.events import Event, EventBuffer
-from mulligan.engine.executions.executions import events
 from mulligan.errors import ExecutionFailed
 from mulligan.models import ErrorAnswer
 

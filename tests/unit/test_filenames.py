@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mulligan.engine.files.files import names as filenames
+from mulligan.engine.files import names as filenames
 from mulligan.errors import (
     FileBroken,
     FileConflict,

@@ -80,7 +80,7 @@ class FilesBackend(Protocol):
 
 
 class SessionsBackend(Protocol):
-    """Operations on sessions; see ``mulligan.engine.requests.sessions.Sessions`` for what they mean."""
+    """Operations on sessions, as ``mulligan.engine.requests.sessions.Sessions`` has them."""
 
     async def create(self, request: SessionCreateRequest) -> Session: ...
 

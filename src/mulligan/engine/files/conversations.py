@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Protocol, TypeVar
 
-from mulligan.engine.files.files import names as filenames
+from mulligan.engine.files import names as filenames
 from mulligan.engine.files.transfers import Conversing, Transfer, program_for
 from mulligan.engine.vms.quota import bounded, check_room
 from mulligan.engine.vms.vm import Vm

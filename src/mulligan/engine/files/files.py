@@ -9,8 +9,8 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
+from mulligan.engine.files import names as filenames
 from mulligan.engine.files.conversations import Conversations, Owner
-from mulligan.engine.files.files import names as filenames
 from mulligan.engine.files.streams import FileReader, FileWriter, expect, failure
 from mulligan.engine.files.transfers import Transfer
 from mulligan.engine.vms.vm import Vm

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 from collections.abc import AsyncGenerator
 
-from mulligan.engine.files.files import names as filenames
+from mulligan.engine.files import names as filenames
 from mulligan.engine.files.transfers import WINDOW, Transfer
 from mulligan.errors import FileBroken, FileError, FileTooLarge
 from mulligan.guest import filework

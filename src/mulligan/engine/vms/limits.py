@@ -18,7 +18,7 @@ from mulligan.models import VmCreateRequest, VmLimit
 from mulligan.settings import Settings, VmType
 
 if TYPE_CHECKING:
-    from mulligan.engine.connection import AgentConnection
+    from mulligan.engine.vms.connection import AgentConnection
 
 KILLED_EXIT_CODE = 128 + signal.SIGKILL  # as shells pass on how a child of theirs ended
 LEAST = {"memory_mb": 32, "vcpus": 0.05, "max_processes": 8}
