@@ -27,6 +27,15 @@ _FIELDS = {
     "merge": {"trees", "target"},
     "diff": {"old", "new", "image", "max_text_bytes", "max_total", "max_entries"},
     "size": {"trees"},
+    "unpack": {
+        "source",
+        "target",
+        "reference",
+        "most_bytes",
+        "most_entries",
+        "most_ratio",
+        "min_free",
+    },
 }
 
 
@@ -44,6 +53,7 @@ def main(arguments: dict[str, Any]) -> None:
       something was left out}``; ``max_text_bytes`` (per file), ``max_total`` (bytes of text of
       all files) and ``max_entries`` bound it
     - ``size`` of ``trees``: ``{"bytes": on disk, "entries": names}``
+    - ``unpack`` of the archive ``source`` into ``target``: see ``imports.unpack``
 
     A ``target`` is made, or is an empty directory; after a failure it holds a part.
 
@@ -60,6 +70,8 @@ def main(arguments: dict[str, Any]) -> None:
     write = sys.stdout.buffer.write
     for line in _run(op, arguments):
         write(dumps(line).encode() + b"\n")
+        if "progress" in line:
+            sys.stdout.buffer.flush()
     sys.stdout.buffer.flush()
 
 
@@ -81,6 +93,10 @@ def _run(op: str, arguments: dict[str, Any]) -> Iterable[dict[str, object]]:
         from mulligan.guest.jobs.size import size
 
         return [size(_paths(arguments, "trees"))]
+    if op == "unpack":
+        from mulligan.guest.imports.unpack import unpack
+
+        return unpack(arguments)
     from mulligan.guest.jobs.diff import Limits, diff
 
     image = [_path(arguments, "image")] if arguments.get("image") is not None else []

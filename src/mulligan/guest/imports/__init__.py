@@ -1,0 +1,1 @@
+"""Taking images in: archives of strangers made a tree of files, inside a VM without programs."""
