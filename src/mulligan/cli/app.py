@@ -15,6 +15,7 @@ from mulligan.cli import (
     demo,
     doctor,
     files,
+    image,
     mcp,
     packages,
     parse,
@@ -56,6 +57,7 @@ app.add_typer(vm.app, name="vm")
 app.add_typer(files.app, name="files")
 app.add_typer(approvals.app, name="approvals")
 app.add_typer(packages.app, name="packages")
+app.add_typer(image.app, name="image")
 app.add_typer(token_commands.app, name="token")
 
 

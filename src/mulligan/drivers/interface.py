@@ -26,11 +26,13 @@ class Capabilities:
         own_kernel: VMs have a kernel of their own, not the host's.
         network: the network modes it offers.
         boot_cost: rough class of the time to boot: "milliseconds" or "seconds".
+        images: whether VMs may be of images beside the host's own.
     """
 
     own_kernel: bool
     network: tuple[str, ...]
     boot_cost: str
+    images: bool = False
 
 
 @dataclass(frozen=True)
@@ -84,8 +86,9 @@ class Machine(Protocol):
     def boot_frame(self) -> dict[str, object]:
         """The driver's part of the BOOT frame.
 
-        ``binds``, as ``guest.root.Roots`` takes them, and ``limits``, as ``guest.starts.Starter``
-        takes what it is to hold processes to.
+        ``binds``, as ``guest.root.Roots`` takes them; ``limits``, as ``guest.starts.Starter`` takes
+        what it is to hold processes to; ``variables``, which programs have in their environment and
+        the agent has not; and ``foreign``, whether programs see other interpreters than the agent.
         """
 
     @property

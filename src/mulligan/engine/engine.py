@@ -21,6 +21,7 @@ from mulligan.engine.executions.runner import Runner
 from mulligan.engine.files.files import Files
 from mulligan.engine.files.undo import FileUndo
 from mulligan.engine.fleet import Fleet
+from mulligan.engine.images import Images, open_images
 from mulligan.engine.loading import history_of, load_stores, open_history
 from mulligan.engine.lock import DirectoryLock
 from mulligan.engine.packages.packages import open_packages
@@ -77,6 +78,7 @@ class Engine:
         self.settings = settings
         self._lock = lock
         self._driver: Driver | None = None
+        self._images: Images | None = None
         self._fleet: Fleet | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
         self._history: HistoryStore | None = None
@@ -120,11 +122,15 @@ class Engine:
             make_directory(directory / "images")
             image = await asyncio.to_thread(prepare, directory / "images", driver.disk_owner())
             stores, found = await load_stores(self.settings, driver)
+            recorded = [each.record.image for each in found]
+            images = self._images = await asyncio.to_thread(
+                open_images, self.settings, image, recorded, others=driver.capabilities.images
+            )
             history = self._history = history_of(self.settings)
             await open_history(history, stores)
             self.once = Once(history, self.settings.idempotency, self._owned)
             await self.once.open()
-            fleet = Fleet(self.settings, image, driver, stores, self._owned, self._allowance)
+            fleet = Fleet(self.settings, images, driver, stores, self._owned, self._allowance)
             self.packages = await open_packages(self.settings, image, driver, stores, fleet.of)
             self._serve(fleet, driver, history)
             fleet.load(found)
@@ -138,7 +144,7 @@ class Engine:
         """Puts together what requests go through."""
         kept = functools.partial(layers_of, history)
         maintenance = Maintenance(
-            driver, fleet.image, fleet.stores, kept, fleet.layers_used, fleet.forgotten
+            driver, fleet.images.host, fleet.stores, kept, fleet.layers_used, fleet.forgotten
         )
         gates = Gates(self.settings, history, self._approver)
         machine = TimeMachine(history, maintenance, gates.clean)
@@ -166,7 +172,7 @@ class Engine:
         )
         self._files = Files(
             self.settings.files,
-            str(fleet.image.python),
+            str(fleet.images.host.python),
             find=fleet.find,
             owned=self._owned,
             keep=FileUndo(self.settings.history, history, machine, maintenance).keep,
@@ -279,13 +285,16 @@ class Engine:
         if self._driver is not None:
             self._driver.close()
             self._driver = None
+        if self._images is not None:
+            self._images.close()
+            self._images = None
         if self._lock is not None:
             self._lock.release()
             self._lock = None
 
     def languages(self) -> list[str]:
-        """The languages that are allowed and that this host has."""
-        toolchains = self.fleet.image.toolchains
+        """The languages that are allowed and that VMs of the default type have."""
+        toolchains = self.fleet.images.of_type(self.settings.default_vm_type).toolchains
         return [name for name in self.settings.allowed_languages if name in toolchains]
 
     # Executions

@@ -13,7 +13,7 @@ from weakref import WeakValueDictionary
 
 from mulligan.drivers.interface import BootSpec, Driver
 from mulligan.drivers.limits import check_held
-from mulligan.engine.executions.programs import rehearsal
+from mulligan.engine.images import Images
 from mulligan.engine.pool.keeper import Keeper
 from mulligan.engine.pool.rest import hibernate, idle_s
 from mulligan.engine.pool.slots import Slots
@@ -59,14 +59,14 @@ class Fleet:
     def __init__(
         self,
         settings: Settings,
-        image: HostImage,
+        images: Images,
         driver: Driver,
         stores: Stores,
         owned: Owner,
         allowance: Allowance,
     ) -> None:
         self.vms: dict[str, Vm] = {}
-        self.image = image
+        self.images = images
         self.stores = stores
         self._settings = settings
         self._driver = driver
@@ -85,13 +85,17 @@ class Fleet:
             self._owned_by,
             self._busy,
             self._full,
-            rehearsal(image),
+            images,
         )
         self._keeper: Keeper | None = None
 
     def load(self, found: list[StoredVm]) -> None:
-        """Takes in the VMs that are on disk."""
-        self.vms.update((vm.record.id, self._vm(vm)) for vm in found)
+        """Takes in the VMs that are on disk; one whose image is gone is left alone there."""
+        for stored in found:
+            try:
+                self.vms[stored.record.id] = self._vm(stored)
+            except ConfigError as error:
+                log.error("vm_unreadable", detail=f"{stored.record.id}: {error}")  # noqa: TRY400
 
     def keep(self, delete: Callable[[str], Awaitable[None]]) -> None:
         """Begins to look after VMs, by themselves; ``delete`` removes one that has expired."""
@@ -155,6 +159,15 @@ class Fleet:
             request = VmCreateRequest(vm_type=self._settings.default_vm_type)
             return await self.create(agent_id, f"agent-{agent_id}-vm", request)
 
+    def image_for(self, agent_id: str, vm_id: str | None) -> HostImage:
+        """What the VM is, or would be, that an execution goes to; see ``vm_for``."""
+        if vm_id is not None:
+            return self.find(vm_id, agent_id).spec.image
+        own = self.of(agent_id)
+        if own:
+            return own[0].spec.image
+        return self.images.of_type(self._settings.default_vm_type)
+
     def fitting(
         self, vm_type: str, wanted: dict[str, int | None]
     ) -> tuple[VmCreateRequest, list[str]]:
@@ -189,6 +202,7 @@ class Fleet:
             max_processes=request.max_processes,
             network=request.network,
             allow=allow,
+            image=self.images.of_type(request.vm_type).digest,
         )
         if self._settings.limits_required:
             check_held(self._driver.limits(limits_of(self._settings, record)))
@@ -257,7 +271,7 @@ class Fleet:
     def _spec(self, record: VmRecord, layers: Path) -> BootSpec:
         return BootSpec(
             vm_id=record.id,
-            image=self.image,
+            image=self.images.of(record.image),
             layers=layers,
             disk=self.stores.vms.disk(record.id),
             limits=limits_of(self._settings, record),

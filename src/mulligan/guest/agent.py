@@ -151,7 +151,8 @@ class Agent:
                 host=self._host,
                 starter=self._starter,
                 root=lambda: self._vm.root,
-                env=self._env,
+                env=self._env | self._vm.variables,
+                foreign=self._vm.foreign,
             )
             self._kernels = Kernels(place)
         return self._kernels
@@ -176,7 +177,7 @@ class Agent:
             if body["runtime"] == "job":
                 pid = launch.fork_job(body["job"], streams)
             else:
-                job = launch.job(body, self._env, full=self._vm.quota.full)
+                job = launch.job(body, self._env_of(body), full=self._vm.quota.full)
                 pid = self._starter.start(channel, job, streams, report_inner, self._vm.root)
             if pid:
                 self._started(execution, pid)
@@ -185,6 +186,12 @@ class Agent:
         finally:
             for descriptor in inner:
                 os.close(descriptor)
+
+    def _env_of(self, body: dict[str, Any]) -> dict[str, str]:
+        """What a program starts with; one forked from the zygote, beside an image's, with less."""
+        if self._vm.foreign and body["runtime"] == "python":
+            return self._env
+        return self._env | self._vm.variables
 
     def _started(self, execution: Execution, pid: int) -> None:
         execution.pid = pid

@@ -22,6 +22,7 @@ DISK = f"{BASE}/vm"
 LAYERS = f"{BASE}/layers"
 MOUNT_POINT = f"{BASE}/root"
 EXECUTION_DIR = "/run/mulligan"
+TRUST = "/run/mulligan.pem"  # of images beside the host's: certificates of their network
 # Files and directories of /proc that say things of the host which no program needs: names of its
 # keys, addresses and names of its kernel, its devices and memory, how it was started. They read as
 # empty. What only root may read nobody in a VM may; it is masked so that this does not rest on it.

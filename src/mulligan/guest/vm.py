@@ -44,6 +44,8 @@ class Vm:
         groups: list[int],
     ) -> None:
         self.root = -1
+        self.variables: dict[str, str] = {}
+        self.foreign = False
         self._starter = starter
         self._groups = groups
         self.quota = Quota(running, send, LAYERS)
@@ -75,6 +77,8 @@ class Vm:
         try:
             launch.join(self._groups)
             self._starter.hold_to(body["limits"])
+            self.variables = body.get("variables", {})
+            self.foreign = body.get("foreign", False)
             own = {_mounts()}
             self._roots = Roots(body["binds"])
             own.add(_mounts())

@@ -20,7 +20,7 @@ import mulligan.guest
 from mulligan.errors import ConfigError
 from mulligan.guest.root import EXECUTION_DIR
 from mulligan.images import toolchains
-from mulligan.images.toolchains import Toolchain
+from mulligan.images.toolchains import Toolchain, interpreter_version, numbers
 
 FORMAT = 2
 GUEST_UID = 1000
@@ -78,9 +78,42 @@ class HostImage:
     toolchains: dict[str, Toolchain]
 
     @property
+    def digest(self) -> str | None:
+        """What an image of the store is known by; None for the host's own."""
+        return None
+
+    @property
     def python(self) -> Path:
-        """The interpreter that runs the agent and Python programs."""
+        """The interpreter that runs the agent, and that Python programs are forked from."""
         return self.toolchains["python"].program
+
+    @property
+    def etc(self) -> Path:
+        """The agent's /etc."""
+        return self.rootfs / "etc"
+
+    @property
+    def shown(self) -> tuple[Path, ...]:
+        """Those of ``binds`` that programs see."""
+        return self.binds
+
+    def version_of(self, language: str) -> tuple[int, ...]:
+        """The version of a toolchain; empty where it is not known."""
+        toolchain = self.toolchains.get(language)
+        return numbers(interpreter_version(toolchain)) if toolchain is not None else ()
+
+    @property
+    def variables(self) -> dict[str, str]:
+        """Environment of programs that the agent does not have."""
+        return {}
+
+    def bundle(self, paths: tuple[str, ...]) -> tuple[str, str] | None:
+        """The first of some files of certificates that there is: its path in VMs, and its text."""
+        for path in paths:
+            file = self.rootfs / path[1:]
+            if file.is_file():
+                return path, file.read_text(errors="replace")
+        return None
 
     def search_path(self) -> str:
         """PATH of programs in a VM."""

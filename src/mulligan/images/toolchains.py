@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import pwd
+import re
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -72,6 +73,12 @@ def find_all() -> dict[str, Toolchain]:
 def interpreter_version(toolchain: Toolchain) -> str:
     """What an interpreter says its version is; asked again when its file has changed."""
     return _version(toolchain.program, toolchain.program.stat().st_mtime_ns)
+
+
+def numbers(version: str) -> tuple[int, ...]:
+    """The numbers of a version in what a program says of itself; none where there are none."""
+    found = re.search(r"[0-9]{1,6}(?:\.[0-9]{1,6}){1,3}", version)
+    return tuple(map(int, found[0].split("."))) if found is not None else ()
 
 
 @cache

@@ -23,6 +23,7 @@ class Layer(BaseModel):
 
     parent: StrictStr | None
     execution: StrictStr | None = None  # the one that wrote it, where it was only one
+    image: StrictStr | None = None  # the digest of the one below; None: the host's own
     retired: bool = False  # its trees are gone, part of others; it only tells what came before
 
 
@@ -87,6 +88,19 @@ class Stacks:
         """
         with self._lock:
             return [tree for _, tree in self._segments(family_of(agent_id), top)]
+
+    def check_image(self, agent_id: str, top: str | None, image: str | None) -> None:
+        """Makes sure that a layer belongs above an image.
+
+        Raises:
+            DamagedLayer: it was written above another.
+        """
+        with self._lock:
+            record = self._layers.get((family_of(agent_id), top)) if top is not None else None
+        if record is not None and record.image != image:
+            raise DamagedLayer(
+                f"layer {top} is of image {record.image or 'host'}, and the VM of {image or 'host'}"
+            )
 
     def _segments(self, family: str, top: str | None) -> list[tuple[str, str]]:
         """(layer, path of its tree) from the newest down."""

@@ -154,6 +154,7 @@ class LayerStore(Stacks):
         parent: str | None,
         upper: Path,
         execution: str | None = None,
+        image: str | None = None,
     ) -> None:
         """Makes a layer of a directory, which moves and must not change any more.
 
@@ -163,6 +164,7 @@ class LayerStore(Stacks):
             parent: the layer it is stacked on; None for the image.
             upper: the directory.
             execution: the one that wrote it, where it was only one.
+            image: the digest of the image below; None for the host's own.
 
         Raises:
             OSError: it could not be done; the directory is where it was.
@@ -170,7 +172,7 @@ class LayerStore(Stacks):
         path = self.family(agent_id) / layer
         path.mkdir(mode=0o700, exist_ok=True)  # one that a crash left has no tree
         self._give(path)
-        record = Layer(parent=parent, execution=execution)
+        record = Layer(parent=parent, execution=execution, image=image)
         replace_file(path / "layer.json", record.model_dump_json(), durable=self._durable)
         upper.rename(path / TREE)
         if self._durable:

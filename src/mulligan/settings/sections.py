@@ -21,6 +21,8 @@ MIB = 1024 * 1024
 class VmType(BaseModel):
     """A kind of VM that can be asked for by name.
 
+    Its ``image`` is "host", this machine's own programs, or one of ``mulligan image ls``.
+
     What one may take; 0: any amount. ``disk_mb`` of disk beyond the image, in MiB; ``memory_mb`` of
     memory for its programs, in MiB; ``vcpus`` of CPU time, in CPUs; ``max_processes``;
     ``max_open_files`` and ``cpu_seconds`` of each process. ``cpu_weight`` is its share where VMs
@@ -37,7 +39,7 @@ class VmType(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     driver: Literal["bubblewrap"] = "bubblewrap"
-    image: Literal["host"] = "host"
+    image: str = Field(default="host", pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")
     disk_mb: int = Field(default=10240, ge=0, le=2**40)
     memory_mb: int = Field(default=2048, ge=0, le=2**30)
     vcpus: float = Field(default=2.0, ge=0, le=8192, allow_inf_nan=False)

@@ -28,6 +28,7 @@ from mulligan.settings.environment import Environment
 from mulligan.settings.files import FileSettings
 from mulligan.settings.hooks import ApprovalSettings, HookSettings, known_languages
 from mulligan.settings.idempotency import IdempotencySettings
+from mulligan.settings.images import ImageSettings
 from mulligan.settings.mcp import McpSettings
 from mulligan.settings.network import NetworkSettings, OfferedSecret, checked_offers
 from mulligan.settings.packages import PackageSettings
@@ -135,6 +136,7 @@ class Settings(BaseSettings):
     tracing: TracingSettings = Field(default_factory=TracingSettings)
     mcp: McpSettings = Field(default_factory=McpSettings)
     packages: PackageSettings = Field(default_factory=PackageSettings)
+    images: ImageSettings = Field(default_factory=ImageSettings)
     network: NetworkSettings = Field(default_factory=NetworkSettings)
     terminal: TerminalSettings = Field(default_factory=TerminalSettings)
     pool: PoolSettings = Field(default_factory=PoolSettings)

@@ -30,6 +30,7 @@ class VmPlan:
         environment: of the agent and of the programs it starts.
         rootfs, agent, layers, disk: host directories of the image, the guest's code, the layers of
             the VM's disk, and its disk. Without a disk the layers may be written to.
+        etc: host directory that is the agent's /etc.
         descriptor: number of the inherited connection to the host.
         seccomp: number of the inherited descriptor of the system call filter.
         network: number of the inherited socket through which the agent hands over what its
@@ -52,6 +53,7 @@ class VmPlan:
     symlinks: tuple[tuple[str, str], ...]
     environment: dict[str, str]
     rootfs: Path
+    etc: Path
     agent: Path
     layers: Path
     disk: Path | None
@@ -120,7 +122,7 @@ def _tree(plan: VmPlan) -> list[str]:
         "--dev", "/dev",
         "--size", str(plan.shm_mb * MIB), "--tmpfs", "/dev/shm",  # noqa: S108  (the VM's own)
         "--remount-ro", "/dev",
-        "--ro-bind", str(plan.rootfs / "etc"), "/etc",
+        "--ro-bind", str(plan.etc), "/etc",
         "--ro-bind", str(plan.rootfs), IMAGE,
         "--ro-bind", str(plan.agent), AGENT,
         *[each for source, path in plan.files for each in ("--ro-bind", str(source), path)],

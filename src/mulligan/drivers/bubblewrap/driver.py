@@ -140,7 +140,7 @@ class BubblewrapDriver:
 
     name = "bubblewrap"
     capabilities = Capabilities(
-        own_kernel=False, network=("none", "allowlist"), boot_cost="milliseconds"
+        own_kernel=False, network=("none", "allowlist"), boot_cost="milliseconds", images=True
     )
 
     def __init__(self, guest: tuple[int, int], directory: Path) -> None:
@@ -225,11 +225,13 @@ class BubblewrapDriver:
         finally:
             _close(theirs, info_theirs, network_theirs, info)
             os.close(walls)
-        binds = [str(path) for path in spec.image.binds]
+        binds = [str(path) for path in spec.image.shown]
         binds += [*(place for _, place in spec.shares), *spec.files]
         boot_frame: dict[str, object] = {
             "binds": binds,
             "limits": by_agent(spec.limits, self._groups),
+            "variables": spec.image.variables,
+            "foreign": spec.image.digest is not None,
         }
         return BubblewrapMachine(process, init, ours, boot_frame, groups, network)
 
@@ -280,6 +282,7 @@ class BubblewrapDriver:
             symlinks=image.symlinks,
             environment=image.environment() | dict(spec.environment),
             rootfs=image.rootfs,
+            etc=image.etc,
             agent=image.agent,
             layers=spec.layers,
             disk=spec.disk,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from mulligan.engine.vms.program import Program
-from mulligan.errors import UnsupportedLanguage
+from mulligan.errors import UnsupportedLanguage, ValidationFailed
 from mulligan.guest.root import EXECUTION_DIR
 from mulligan.images.host import PACKAGES, WORKSPACE, HostImage, toolchains_hint
 from mulligan.languages import LANGUAGES
@@ -11,6 +11,7 @@ from mulligan.models import PackageSet, VmExecuteRequest
 from mulligan.settings import Settings
 
 RUST_EDITION = "2021"
+OLDEST_PYTHON = (3, 8)
 REHEARSAL_MS = 10_000
 REHEARSAL_OUTPUT = 4096
 
@@ -28,6 +29,7 @@ def program_of(
         UnsupportedLanguage: the image has no toolchain for it.
     """
     runtime, steps, file = steps_for(language, image)
+    _check_image(request, language, image)
     env = request.env or {}
     if packages is not None:
         env = packages_environment(packages, image) | env
@@ -54,13 +56,43 @@ def program_of(
     )
 
 
+def _check_image(request: VmExecuteRequest, language: str, image: HostImage) -> None:
+    """Refuses what VMs of images beside the host's do not have."""
+    if image.digest is None:
+        return
+    if request.requirements:
+        raise ValidationFailed(
+            "there are no requirements in VMs of an image: sets of packages fit the host's own",
+            field="requirements",
+            remedy="have them in the image (mulligan image build --packages python3-numpy,…), or "
+            "use a VM type of the host's image",
+        )
+    if request.kernel is not None and language == "python":
+        version = image.version_of("python")
+        if version < OLDEST_PYTHON:
+            found = ".".join(map(str, version)) or "of no known version"
+            raise ValidationFailed(
+                f"the Python of the VM's image is {found}, and kernels need 3.8 or newer",
+                field="kernel",
+                remedy="leave it out, or use an image with a newer Python",
+            )
+
+
 def rehearsal(image: HostImage) -> Program:
-    """A program that does nothing, in the interpreter that VMs have in any case."""
-    path = f"{EXECUTION_DIR}/main.py"
+    """A program that does nothing, in an interpreter that VMs of an image have."""
+    language = "python" if "python" in image.toolchains else next(iter(image.toolchains))
+    if language == "rust":
+        runtime, steps, file = (
+            "exec",
+            [[str(image.toolchains["rust"].program), "--version"]],
+            "main",
+        )
+    else:
+        runtime, steps, file = steps_for(language, image)
     return Program(
-        runtime="python",
-        steps=[[str(image.python), path]],
-        files={"main.py": ""},
+        runtime=runtime,
+        steps=steps,
+        files={file: ""},
         env={},
         cwd="/",
         timeout_ms=REHEARSAL_MS,
@@ -98,6 +130,12 @@ def _with_packages(
     return [link, *steps]
 
 
+def _remedy(language: str, image: HostImage) -> str:
+    if image.digest is None:
+        return toolchains_hint(language)
+    return f"its VM is of an image without it, which has: {', '.join(sorted(image.toolchains))}"
+
+
 def steps_for(language: str, image: HostImage) -> tuple[str, list[list[str]], str]:
     """How a language is run in VMs of an image.
 
@@ -110,7 +148,7 @@ def steps_for(language: str, image: HostImage) -> tuple[str, list[list[str]], st
     toolchain = image.toolchains.get(language)
     config = LANGUAGES.get(language)
     if toolchain is None or config is None:
-        raise UnsupportedLanguage(language, field="language", remedy=toolchains_hint(language))
+        raise UnsupportedLanguage(language, field="language", remedy=_remedy(language, image))
     program = str(toolchain.program)
     source = f"main.{config.extension}"
     path = f"{EXECUTION_DIR}/{source}"
@@ -118,4 +156,6 @@ def steps_for(language: str, image: HostImage) -> tuple[str, list[list[str]], st
         binary = f"{EXECUTION_DIR}/main"
         compiler = [program, "--edition", RUST_EDITION, "-o", binary, path]
         return "exec", [compiler, [binary]], source
-    return "python" if language == "python" else "exec", [[program, path]], source
+    # What is forked from the zygote is the agent's interpreter, which only the host's image has.
+    forked = language == "python" and image.digest is None
+    return "python" if forked else "exec", [[program, path]], source

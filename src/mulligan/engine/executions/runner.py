@@ -70,10 +70,10 @@ class Runner:
         packages: Packages,
     ) -> None:
         self.settings = settings
-        self.image = fleet.image
         self.gates = gates
         self.record = record
         self._vm_for = fleet.vm_for
+        self._image_for = fleet.image_for
         self.owned = owned
         self._admission = admission
         self._packages = packages
@@ -89,7 +89,8 @@ class Runner:
     ) -> VmExecuteResponse:
         """See ``Engine.execute``; ``ticket`` is the request's in the queue."""
         language = check_request(request, self.settings)
-        program_of(request, language, self.image, self.settings)  # is there a toolchain
+        image = self._image_for(request.agent_id, request.vm_id)
+        program_of(request, language, image, self.settings)  # is there a toolchain
         vm = await self._vm_for(request.agent_id, request.vm_id)
         check_reachable(request, vm)
         watcher = watcher or Watcher()
@@ -167,7 +168,8 @@ class Runner:
         execution_id = watcher.execution_id
         environment = self.gates.environment(judged.request) | placeholders
         request = judged.request.model_copy(update={"env": environment})
-        made = functools.partial(program_of, request, judged.language, self.image, self.settings)
+        image = vm.spec.image
+        made = functools.partial(program_of, request, judged.language, image, self.settings)
         needs = Needs(self._packages, request, judged.language, vm, made, watcher.progress)
         outflow = self.gates.outflow(request.agent_id, on_output) if on_output else None
         recording = self.record(vm, judged, execution_id)

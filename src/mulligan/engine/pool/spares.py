@@ -19,7 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from mulligan.engine.vms.program import Program
+from mulligan.engine.executions.programs import rehearsal
+from mulligan.engine.images import Images
 from mulligan.engine.vms.store import NEW, Stores, VmRecord, new_id
 from mulligan.engine.vms.vm import Vm
 from mulligan.errors import ExecutionFailed, VmExecutionError
@@ -67,7 +68,7 @@ class Spares:
         owned: how many VMs each agent has.
         busy: whether executions want all there is of the machine.
         full: whether no more VMs may be up.
-        rehearsal: a program that does nothing; run in each before it is one to give away.
+        images: what VMs of each type are made of.
     """
 
     def __init__(
@@ -79,7 +80,7 @@ class Spares:
         owned: Callable[[], Counter[str]],
         busy: Callable[[], bool],
         full: Callable[[], bool],
-        rehearsal: Program,
+        images: Images,
     ) -> None:
         self._settings = settings
         self._driver = driver
@@ -88,7 +89,7 @@ class Spares:
         self._owned = owned
         self._busy = busy
         self._full = full
-        self._rehearsal = rehearsal
+        self._images = images
         self._kept: dict[Key, deque[Spare]] = {}
         self.giving: Counter[str] = Counter()  # VMs that are about to be an agent's
         self._task: asyncio.Task[None] | None = None
@@ -168,6 +169,7 @@ class Spares:
             vm_type=key.vm_type,
             driver=self._driver,
             created_at=utc_now(),
+            image=self._images.of_type(key.vm_type).digest,
         )
         layers = self._stores.layers
         family = layers.prepare(record.id) if key.agent_id is None else None
@@ -191,7 +193,7 @@ class Spares:
         connection = vm.connection
         if connection is None:
             raise ExecutionFailed("it ended as soon as it was up")
-        result = await connection.run(self._rehearsal)
+        result = await connection.run(rehearsal(vm.spec.image))
         if result.reason != "exit" or result.status != 0:
             why = result.message or f"{result.reason}, status {result.status:#x}"
             raise ExecutionFailed(f"it does not run a program: {why}")

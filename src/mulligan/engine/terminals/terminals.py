@@ -205,7 +205,7 @@ class Terminals:
             approval=request.approval,
         )
         language = check_request(asked, self._settings)
-        steps_for(language, self._runner.image)  # is there a shell
+        steps_for(language, vm.spec.image)  # is there a shell
         watcher = Watcher()
         pty = Pty(request.cols, request.rows)
         sanitizer = functools.partial(self._gates.sanitizer, vm.record.agent_id)
@@ -283,7 +283,7 @@ class Terminals:
     ) -> VmExecuteResponse:
         """One start, its end, and its row in the history. See ``Runner``."""
         execution_id = watcher.execution_id
-        program = self._program(asked, judged, pty)
+        program = self._program(vm, asked, judged, pty)
         judged = replace(judged, language=LANGUAGE)
         recording = self._runner.record(vm, judged, execution_id)
         permit = functools.partial(self._gates.permit, judged, vm, execution_id)
@@ -311,8 +311,8 @@ class Terminals:
         log.info("terminal_ended", execution_id=execution_id, vm_id=vm.record.id)
         return await self._owned(recording.finish(response.model_copy(update=update)))
 
-    def _program(self, asked: TerminalRequest, judged: Judged, pty: Pty) -> Program:
-        _, ((shell, *_),), _ = steps_for("bash", self._runner.image)
+    def _program(self, vm: Vm, asked: TerminalRequest, judged: Judged, pty: Pty) -> Program:
+        _, ((shell, *_),), _ = steps_for("bash", vm.spec.image)
         argv = [shell, "--login"] if asked.command is None else [shell, "-c", judged.request.code]
         secrets = self._gates.environment(judged.request)
         return Program(

@@ -110,7 +110,7 @@ def _freeze(vm: Vm) -> None:
     layer = layer_name(record.id, state.generation)
     upper = stores.vms.upper(record.id, state.generation)
     writing = vm.writing
-    stores.layers.freeze(record.agent_id, layer, state.base, upper, writing.execution)
+    stores.layers.freeze(record.agent_id, layer, state.base, upper, writing.execution, record.image)
     vm.state = VmState(base=layer, generation=state.generation + 1)
     if writing.size is not None:
         stores.layers.sizes.note(record.agent_id, f"{layer}/{TREE}", writing.size)
@@ -152,7 +152,12 @@ async def copy(vm: Vm, *, small: bool = False) -> str | None:
                 return None
             layer = f"{layer_name(record.id, vm.state.generation)}-{name}"
             await asyncio.to_thread(
-                stores.layers.freeze, record.agent_id, layer, vm.state.base, place / "upper"
+                stores.layers.freeze,
+                record.agent_id,
+                layer,
+                vm.state.base,
+                place / "upper",
+                image=record.image,
             )
         finally:
             await asyncio.to_thread(stores.vms.discard_place, record.id, name)
@@ -186,6 +191,7 @@ async def restore(vm: Vm, layer: str | None) -> list[str]:
             with its disk as asked.
     """
     state = VmState(base=layer, generation=vm.state.generation + 1)
+    vm.stores.layers.check_image(vm.record.agent_id, layer, vm.record.image)
     with vm.stores.layers.held(vm.record.agent_id) as stack_of:
         stack = stack_of(layer)
         await asyncio.to_thread(_prepare_restore, vm, state)

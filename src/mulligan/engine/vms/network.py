@@ -217,9 +217,8 @@ class VmNetwork:
         """Makes the VM's own authority, and the file that has its programs trust it."""
         from mulligan.network import authority  # noqa: PLC0415  (heavy, and seldom needed)
 
-        paths = (path for path in authority.BUNDLES if (spec.image.rootfs / path[1:]).is_file())
-        inside = next(paths, None)
-        if inside is None:
+        found = spec.image.bundle(authority.BUNDLES)
+        if found is None:
             raise ConfigError(
                 "the image has no file of certificates, which programs have to trust the proxy by",
                 field=f"vm_types.{self.policy.vm_type}.secrets"
@@ -228,7 +227,7 @@ class VmNetwork:
                 remedy="install ca-certificates, or take the secrets away",
             )
         terms.authority = authority.Authority()
-        bundle = (spec.image.rootfs / inside[1:]).read_text(errors="replace")
+        inside, bundle = found
         self.policy.trust.write_text(f"{bundle.rstrip()}\n{terms.authority.pem()}")
         self.policy.trust.chmod(0o644)
         try:

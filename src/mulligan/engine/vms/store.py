@@ -45,6 +45,7 @@ class VmRecord(BaseModel):
     driver: StrictStr
     created_at: UtcTime
     session: StrictBool = False
+    image: StrictStr | None = None  # its digest; None: the host's own
     network: StrictStr | None = None  # None: as its type has it
     allow: list[StrictStr] | None = None
     # None: as its type has it
@@ -326,6 +327,7 @@ class Stores:
 
     def prepared(self, record: VmRecord, state: VmState) -> list[str]:
         """The trees a VM is about to boot on, newest first; its scratch directory is made anew."""
+        self.layers.check_image(record.agent_id, state.base, record.image)
         self.vms.renew_work(record.id, state.generation)
         with self.layers.held(record.agent_id) as stack_of:
             return stack_of(state.base)

@@ -73,7 +73,7 @@ class Vm:
         self.transfers = Transfers()
         self.filled = False  # the last execution met a full disk
         self._driver = driver
-        self._spec = spec
+        self.spec = spec
         self.stores = stores
         self._boot_timeout = boot_timeout
         self._lock = asyncio.Lock()
@@ -315,7 +315,7 @@ class Vm:
         await self._slots.take(self.record.agent_id, spare=self.life.spare)
         try:
             disk = await asyncio.to_thread(self._disk)
-            spec = self._spec
+            spec = self.spec
             if self.network is not None:
                 spec = await asyncio.to_thread(self.network.prepare, spec)
             machine = await self._driver.boot(spec)
@@ -345,7 +345,7 @@ class Vm:
 
     def _disk(self) -> dict[str, object]:
         """The disk's part of the BOOT frame."""
-        if self._spec.disk is None:
+        if self.spec.disk is None:
             return {"layers": [], "generation": None}
         self.stack_in_use = self.stores.prepared(self.record, self.state)
         return {"layers": self.stack_in_use, "generation": str(self.state.generation)}
@@ -386,7 +386,7 @@ class Vm:
     def lease(self, record: VmRecord, spec: BootSpec) -> None:
         """Makes a spare VM that is up somebody's; its directories are where ``spec`` says."""
         self._slots.pass_on(self.record.agent_id, record.agent_id)
-        self.record, self._spec = record, spec
+        self.record, self.spec = record, spec
         if self.network is not None:
             self.network.lease(record.agent_id, self.stores.vms.trust(record.id))
         self.life.spare = False

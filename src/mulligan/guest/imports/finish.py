@@ -11,6 +11,7 @@ from mulligan.guest.imports.bounds import RefusedError
 from mulligan.guest.imports.streams import CHUNK
 from mulligan.guest.imports.tree import Names, Tree, names_of, status_of
 from mulligan.guest.jobs.walk import open_file
+from mulligan.guest.root import TRUST
 
 TYPE_CHECKING = False  # the guest does without typing
 if TYPE_CHECKING:
@@ -78,6 +79,7 @@ FILES = {
     "etc/hosts": "127.0.0.1\tlocalhost mulligan\n::1\tlocalhost\n",
     "etc/hostname": "mulligan\n",
     "etc/machine-id": "",
+    TRUST[1:]: "",
 }
 USER = ("agent", 1000, 1000, "/home/agent")
 

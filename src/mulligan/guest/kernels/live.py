@@ -109,15 +109,18 @@ class Live:
         return {}
 
     def job(
-        self, program: str, cwd: str, env: dict[str, str], state: bytes | None
+        self, program: str, cwd: str, env: dict[str, str], state: bytes | None, *, foreign: bool
     ) -> dict[str, Any]:
-        """How the runner is started. See ``launch.enter``."""
+        """How the runner is started. See ``launch.enter``.
+
+        With ``foreign`` Python is not the agent's own: it gets text, and a start of its own.
+        """
         files: dict[str, bytes]
         env = dict(env)
         if self.language == "python":
-            files = {"main.py": _compiled("runner")[0]}
+            files = {"main.py": _module("runner", compiled=not foreign)[0]}
             for name in ("files", "forks", "packages", "values"):
-                code, extension = _compiled(name)
+                code, extension = _module(name, compiled=not foreign)
                 files[f"mulligan_{name}.{extension}"] = code
             steps = [program, f"{EXECUTION_DIR}/main.py"]
         elif self.language == "bash":
@@ -137,7 +140,7 @@ class Live:
             "steps": [steps],
             "places": [0, 1, 2, *self.inherited()],
             "links": {"main.sh": CODE} if self.language == "bash" else {},
-            "zygote": self.language == "python",
+            "zygote": self.language == "python" and not foreign,
             "full": False,
             "moves": True,
             "terminal": False,
@@ -198,10 +201,12 @@ def _read(path: str) -> bytes:
         return file.read()
 
 
-def _compiled(name: str) -> tuple[bytes, str]:
-    """A module as the interpreter runs it fastest: compiled, if the image has it so."""
+def _module(name: str, *, compiled: bool) -> tuple[bytes, str]:
+    """A module, where the interpreter is the agent's as that runs it fastest: compiled."""
     import sys
 
+    if not compiled:
+        return _read(f"{HERE}/{name}.py"), "py"
     try:
         return _read(f"{HERE}/__pycache__/{name}.{sys.implementation.cache_tag}.pyc"), "pyc"
     except FileNotFoundError:

@@ -20,6 +20,7 @@ class Place:
         starter: starts their processes.
         root: the descriptor of the VM's present root.
         env: of the VM's programs.
+        foreign: whether they see other interpreters than the agent.
     """
 
     def __init__(
@@ -30,6 +31,7 @@ class Place:
         starter: Starter,
         root: Callable[[], int],
         env: dict[str, str],
+        foreign: bool,
     ) -> None:
         self.loop = loop
         self.host = host
@@ -38,3 +40,4 @@ class Place:
         self.starter = starter
         self.root = root
         self.env = env
+        self.foreign = foreign

@@ -101,7 +101,7 @@ class Runners:
         self.by_channel[live.channel] = (kernel, live)
         self.watch(kernel, live)
         self.place.loop.watch(report, lambda: self.on_report(kernel, live))
-        job = live.job(kernel.program, cwd, self.place.env | env, state)
+        job = live.job(kernel.program, cwd, self.place.env | env, state, foreign=self.place.foreign)
         root, streams = self.place.root(), [*live.streams(), *live.inherited().values()]
         try:
             live.pid = self.place.starter.start(live.channel, job, streams, report_inner, root)
