@@ -18,6 +18,7 @@ PLAIN = VmPlan(
     symlinks=(("usr/bin", "/bin"), ("usr/lib", "/lib")),
     environment={"PATH": "/usr/bin", "HOME": "/home/agent", "ODD": "--bind / /"},
     rootfs=Path("/data/images/host-1/rootfs"),
+    etc=Path("/data/images/host-1/rootfs/etc"),
     agent=Path("/data/images/host-1/agent"),
     layers=Path("/data/layers/f"),
     disk=Path("/data/vms/vm-1/disk"),

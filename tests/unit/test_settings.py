@@ -137,6 +137,7 @@ DEFAULTS = {
     "files": FileSettings().model_dump(),
     "mcp": McpSettings().model_dump(),
     "network": NetworkSettings().model_dump(),
+    "images": {"max_mb": 16384, "max_entries": 1_000_000, "timeout_seconds": 1800},
     "packages": {
         "enabled": True,
         "max_requirements": 100,
@@ -303,7 +304,9 @@ def test_a_named_file_must_exist(home: Path, monkeypatch: pytest.MonkeyPatch, na
         ('allowed_languages = "python"', "allowed_languages"),
         ('allowed_languages = ["python", "cobol"]', "allowed_languages"),
         ('[vm_types.a]\ndriver = "magic"', "vm_types.a.driver"),
-        ('[vm_types.a]\nimage = "moon"', "vm_types.a.image"),
+        ('[vm_types.a]\nimage = "../moon"', "vm_types.a.image"),
+        ("[images]\nmax_mb = 0", "images.max_mb"),
+        ("[images]\ntimeout_seconds = 0", "images.timeout_seconds"),
         ("[vm_types.a]\nmemory = 1", "vm_types.a.memory"),
     ],
 )
