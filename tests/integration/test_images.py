@@ -15,8 +15,8 @@ from typer.testing import CliRunner, Result
 from mulligan import settings as settings_module
 from mulligan.cli.app import app
 from mulligan.engine.engine import Engine
-from mulligan.engine.importing import Importer
-from mulligan.engine.store import VmState
+from mulligan.engine.images.importing import Importer
+from mulligan.engine.vms.store import VmState
 from mulligan.errors import (
     ConfigError,
     ExecutionFailed,
@@ -289,7 +289,7 @@ _STOPS = """
 import asyncio, os, signal, sys
 from pathlib import Path
 from mulligan import settings
-from mulligan.engine.importing import Importer
+from mulligan.engine.images.importing import Importer
 
 def progress(text):
     if text == "finishing":

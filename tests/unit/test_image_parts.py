@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from mulligan.engine.programs import program_of, rehearsal, steps_for
+from mulligan.engine.executions.programs import program_of, rehearsal, steps_for
 from mulligan.errors import ConfigError, ExecutionFailed, ValidationFailed
 from mulligan.images import debian
 from mulligan.images.host import HostImage

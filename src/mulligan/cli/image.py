@@ -17,8 +17,8 @@ from mulligan.cli.progress import Progress
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from mulligan.engine.importing import Importer
-    from mulligan.engine.shelf import Shelf
+    from mulligan.engine.images.importing import Importer
+    from mulligan.engine.images.shelf import Shelf
     from mulligan.images.store import ImageRecord
     from mulligan.settings import Settings
 
@@ -29,7 +29,7 @@ Names = Annotated[list[str], typer.Argument(metavar="NAME...")]
 
 
 def _shelf(data_dir: Path | None) -> Shelf:
-    from mulligan.engine.shelf import Shelf
+    from mulligan.engine.images.shelf import Shelf
 
     return Shelf(settings_module.load(data_dir=data_dir))
 
@@ -110,8 +110,8 @@ def _taken(
     json: bool,
 ) -> None:
     """Has an archive made, or takes one, and makes an image of it."""
-    from mulligan.engine.importing import Importer
-    from mulligan.engine.shelf import Shelf
+    from mulligan.engine.images.importing import Importer
+    from mulligan.engine.images.shelf import Shelf
     from mulligan.images.store import check_name
 
     check_name(name)

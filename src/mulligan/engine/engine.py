@@ -21,7 +21,7 @@ from mulligan.engine.executions.runner import Runner
 from mulligan.engine.files.files import Files
 from mulligan.engine.files.undo import FileUndo
 from mulligan.engine.fleet import Fleet
-from mulligan.engine.images import Images, open_images
+from mulligan.engine.images.images import Images, open_images
 from mulligan.engine.loading import history_of, load_stores, open_history
 from mulligan.engine.lock import DirectoryLock
 from mulligan.engine.packages.packages import open_packages

@@ -13,7 +13,7 @@ from weakref import WeakValueDictionary
 
 from mulligan.drivers.interface import BootSpec, Driver
 from mulligan.drivers.limits import check_held
-from mulligan.engine.images import Images
+from mulligan.engine.images.images import Images
 from mulligan.engine.pool.keeper import Keeper
 from mulligan.engine.pool.rest import hibernate, idle_s
 from mulligan.engine.pool.slots import Slots

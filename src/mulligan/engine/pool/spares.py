@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from mulligan.engine.executions.programs import rehearsal
-from mulligan.engine.images import Images
+from mulligan.engine.images.images import Images
 from mulligan.engine.vms.store import NEW, Stores, VmRecord, new_id
 from mulligan.engine.vms.vm import Vm
 from mulligan.errors import ExecutionFailed, VmExecutionError
