@@ -16,7 +16,7 @@ from mulligan.models import VmExecuteRequest, utc_now
 from mulligan.settings import Settings
 from support import host
 
-PYTHON = ImageProgram(path="/usr/bin/python3", version="Python 3.7.16")
+PYTHON = ImageProgram(path="/usr/bin/python3", version="Python 3.10.13")
 BASH = ImageProgram(path="/bin/bash", version="GNU bash, version 5.2.15(1)-release")
 
 
@@ -79,7 +79,7 @@ def test_programs_of_an_image_are_started_by_their_own_interpreter(image: Stored
     ("more", "why"),
     [
         ({"requirements": ["numpy"]}, "no requirements in VMs of an image"),
-        ({"kernel": "k"}, "the Python of the VM's image is 3.7.16, and kernels need 3.8"),
+        ({"kernel": "k"}, "the Python of the VM's image is 3.10.13, and kernels need 3.11"),
     ],
 )
 def test_what_vms_of_an_image_do_not_have(image: StoredImage, more: dict, why: str) -> None:

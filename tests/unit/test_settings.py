@@ -137,7 +137,12 @@ DEFAULTS = {
     "files": FileSettings().model_dump(),
     "mcp": McpSettings().model_dump(),
     "network": NetworkSettings().model_dump(),
-    "images": {"max_mb": 16384, "max_entries": 1_000_000, "timeout_seconds": 1800},
+    "images": {
+        "directory": None,
+        "max_mb": 16384,
+        "max_entries": 1_000_000,
+        "timeout_seconds": 1800,
+    },
     "packages": {
         "enabled": True,
         "max_requirements": 100,

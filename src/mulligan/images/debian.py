@@ -19,6 +19,11 @@ from pathlib import Path
 from mulligan.errors import ConfigError, ExecutionFailed, ValidationFailed
 
 APT = Path("/etc/apt")
+# What would tell programs of this host: its mirrors, proxies and name servers.
+FORGET = (
+    'cd "$1" && rm -rf etc/apt/sources.list etc/apt/sources.list.d etc/apt/auth.conf* '
+    "etc/apt/apt.conf.d/99mmdebstrap etc/resolv.conf var/log/apt var/log/bootstrap.log"
+)
 MODES = ("unshare", "root", "fakechroot")
 MOST_PACKAGES = 500
 GRACE_S = 60
@@ -216,6 +221,7 @@ def build(
     if packages:
         command.append(f"--include={','.join(packages)}")
     command += [f"--aptopt={each}" for each in proxies()]
+    command.append(f"--customize-hook={FORGET}")
     command += [suite, str(target)]
     found = sources(suite)
     if found:

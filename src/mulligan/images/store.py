@@ -25,6 +25,7 @@ from pydantic import BaseModel, ConfigDict, Field, StrictInt, StrictStr, Validat
 
 from mulligan.errors import ConfigError, ValidationFailed
 from mulligan.models import UtcTime
+from mulligan.settings import Settings
 
 FORMAT = 1
 HOST = "host"
@@ -97,11 +98,16 @@ def check_name(name: str) -> str:
     return name
 
 
+def store_of(settings: Settings) -> ImageStore:
+    """The images that some settings mean."""
+    return ImageStore(settings.images.directory or settings.data_dir / "images")
+
+
 class ImageStore:
-    """The images of a data directory. Reading makes nothing.
+    """Images on disk. Reading makes nothing.
 
     Args:
-        directory: ``images`` of the data directory.
+        directory: ``images`` of the data directory, or another.
     """
 
     def __init__(self, directory: Path) -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from mulligan.engine.engine import Engine
 from mulligan.errors import VmExecutionError
+from mulligan.images.store import store_of
 from mulligan.layers.directories import make_directory, remove_tree
 from mulligan.models import VmLimit
 from mulligan.selfcheck import output, remains, spies
@@ -69,6 +70,31 @@ sys.modules["mulligan.selfcheck.inside.probing"].main(asked["facts"], asked["wan
 """
 AnyProbe = Probe | AnswerProbe
 OnVerdict = Callable[[Verdict], None]
+
+# What the host's image has not of the host, or read-only; others have their own.
+OF_IMAGES = frozenset(
+    f"files.{name}"
+    for name in (
+        "apt",
+        "boot",
+        "caches",
+        "cron",
+        "fstab",
+        "logs",
+        "media",
+        "packages",
+        "pam",
+        "read_only_python",
+        "read_only_usr",
+        "root_home",
+        "run_lock",
+        "shadow",
+        "spool",
+        "systemd",
+        "top",
+        "write_elsewhere",
+    )
+)
 
 
 def probes(groups: Sequence[str] = ()) -> list[AnyProbe]:
@@ -153,6 +179,9 @@ def _configured(settings: Settings, directory: Path, kind: VmType) -> Settings:
             "auto_provision": True,
             "secrets": {},
             "vm_types": {settings.default_vm_type: kind.model_copy(update=LIMITS)},
+            "images": settings.images.model_copy(
+                update={"directory": store_of(settings).directory}
+            ),
         }
     )
 
@@ -180,7 +209,7 @@ async def _in_vm(
         of_group = [each for each in wanted if _group(each) == group]
         if not of_group:
             continue
-        skipped = _not_to_be_tried(of_group, held, walled=walled)
+        skipped = _not_to_be_tried(of_group, held, walled=walled) | _of_the_image(of_group, engine)
         tried = [each for each in of_group if each.id not in skipped]
         outcomes = skipped | await _outcomes(asked, tried)
         for each in of_group:
@@ -213,6 +242,15 @@ def _not_to_be_tried(
             why = limit.reason if limit is not None else "the VM's record does not say"
             found[each.id] = Outcome(SKIPPED, f"nothing holds {HELD[each.id]} on this host: {why}")
     return found
+
+
+def _of_the_image(of_group: list[AnyProbe], engine: Engine) -> dict[str, Outcome]:
+    """Probes of what an image beside the host's has of its own, and its VMs may write to."""
+    (vm,) = engine.fleet.of(AGENT)
+    if vm.spec.image.digest is None:
+        return {}
+    skipped = Outcome(SKIPPED, "of the VM's own image, not of this host")
+    return {each.id: skipped for each in of_group if each.id in OF_IMAGES}
 
 
 async def _settle_neighbour(place: Place, planted: Planted) -> None:

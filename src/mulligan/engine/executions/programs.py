@@ -11,7 +11,7 @@ from mulligan.models import PackageSet, VmExecuteRequest
 from mulligan.settings import Settings
 
 RUST_EDITION = "2021"
-OLDEST_PYTHON = (3, 8)
+OLDEST_PYTHON = (3, 11)  # that the runner of kernels is written for
 REHEARSAL_MS = 10_000
 REHEARSAL_OUTPUT = 4096
 
@@ -71,8 +71,9 @@ def _check_image(request: VmExecuteRequest, language: str, image: HostImage) -> 
         version = image.version_of("python")
         if version < OLDEST_PYTHON:
             found = ".".join(map(str, version)) or "of no known version"
+            least = ".".join(map(str, OLDEST_PYTHON))
             raise ValidationFailed(
-                f"the Python of the VM's image is {found}, and kernels need 3.8 or newer",
+                f"the Python of the VM's image is {found}, and kernels need {least} or newer",
                 field="kernel",
                 remedy="leave it out, or use an image with a newer Python",
             )

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 from mulligan.errors import ConfigError
 from mulligan.images.host import HostImage
-from mulligan.images.store import HOST, ImageStore
+from mulligan.images.store import HOST, ImageStore, store_of
 from mulligan.images.stored import stored_image
 from mulligan.settings import Settings
 
@@ -113,7 +113,7 @@ def open_images(
                 field=f"vm_types.{vm_type}.image",
                 remedy=f"set it to {HOST!r}, or use the bubblewrap driver",
             )
-    images = Images(host, ImageStore(settings.data_dir / "images"))
+    images = Images(host, store_of(settings))
     try:
         images.load(types, recorded)
     except BaseException:

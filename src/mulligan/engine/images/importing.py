@@ -31,7 +31,7 @@ from mulligan.engine.vms.vm import Vm
 from mulligan.errors import ConfigError, ExecutionFailed, ValidationFailed
 from mulligan.guest.root import LAYERS
 from mulligan.images.host import HostImage, prepare
-from mulligan.images.store import ImageProgram, ImageRecord, ImageStore
+from mulligan.images.store import ImageProgram, ImageRecord, store_of
 from mulligan.images.stored import stored_image
 from mulligan.layers.directories import make_directory, remove_tree
 from mulligan.layers.store import LayerStore
@@ -70,7 +70,7 @@ class Importer:
     def __init__(self, settings: Settings, progress: Progress = lambda _: None) -> None:
         self._settings = settings
         self._progress = progress
-        self.store = ImageStore(settings.data_dir / "images")
+        self.store = store_of(settings)
         for path in (settings.data_dir, self.store.directory, self.store.work):
             make_directory(path)
         self._exit = contextlib.ExitStack()
@@ -232,7 +232,7 @@ class Importer:
             disk=self._stores.vms.disk(own.id),
         )
         vm = Vm(own, state, self._driver, spec, self._stores, BOOT_TIMEOUT_S)
-        programs, said = {}, ""
+        programs, mute, said = {}, dict(record.left_out), ""
         try:
             for language, program in record.programs.items():
                 result = await vm.run(_asking(program.path))
@@ -242,6 +242,7 @@ class Importer:
                     programs[language] = ImageProgram(path=program.path, version=version)
                 else:
                     said = lines[-1] if lines else result.message or f"status {result.status:#x}"
+                    mute[f"{language} that does not run"] = 1
         finally:
             await asyncio.shield(asyncio.create_task(vm.close()))
             await asyncio.to_thread(self._stores.vms.delete, own.id)
@@ -250,7 +251,7 @@ class Importer:
                 f"none of its programs ({', '.join(record.programs)}) runs: {said[:MOST_TEXT]}",
                 field="file",
             )
-        return record.model_copy(update={"programs": programs})
+        return record.model_copy(update={"programs": programs, "left_out": mute})
 
 
 def _asking(path: str) -> Program:

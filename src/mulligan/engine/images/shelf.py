@@ -6,7 +6,7 @@ import contextlib
 import json
 
 from mulligan.errors import ValidationFailed
-from mulligan.images.store import ImageRecord, ImageStore
+from mulligan.images.store import ImageRecord, store_of
 from mulligan.layers.directories import remove_tree
 from mulligan.settings import Settings
 
@@ -20,7 +20,7 @@ class Shelf:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self.store = ImageStore(settings.data_dir / "images")
+        self.store = store_of(settings)
 
     def all(self) -> list[tuple[str, ImageRecord]]:
         """Images with their names, by name.

@@ -58,6 +58,8 @@ def finish(tree: Tree, variables: list[str], architecture: str | None) -> dict[s
         raise RefusedError(
             "none of bash, python3, node and rustc is in it: nothing could run there"
         )
+    for path in GONE:
+        tree.remove(names_of(path))
     shell = "/bin/bash" if "bash" in programs else "/bin/sh"
     _name_user(tree, shell)
     for path, text in FILES.items():
@@ -75,6 +77,7 @@ def finish(tree: Tree, variables: list[str], architecture: str | None) -> dict[s
     }
 
 
+GONE = ("etc/resolv.conf",)  # of whoever made the archive: VMs resolve nothing by themselves
 FILES = {
     "etc/hosts": "127.0.0.1\tlocalhost mulligan\n::1\tlocalhost\n",
     "etc/hostname": "mulligan\n",
