@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from mulligan.drivers.bubblewrap.driver import BubblewrapDriver
+from mulligan.drivers.gvisor.driver import GvisorDriver
+from mulligan.drivers.gvisor.runsc import find
 from mulligan.drivers.interface import BootSpec, Driver
 from mulligan.engine.executions.programs import steps_for
 from mulligan.engine.vms.program import OutputCallback, Program
@@ -23,7 +25,8 @@ from support.kernels import Kernel
 
 GUEST = (61000, 61000)
 DRIVERS: dict[str, Callable[[Path], Driver]] = {
-    "bubblewrap": lambda directory: BubblewrapDriver(GUEST, directory)
+    "bubblewrap": lambda directory: BubblewrapDriver(GUEST, directory),
+    "gvisor": lambda directory: GvisorDriver(GUEST, directory, find()),
 }
 
 

@@ -10,7 +10,7 @@ the VM moves to a new root, and no byte is copied.
 """
 
 import os
-from errno import EBUSY
+from errno import EBUSY, EINVAL
 
 from mulligan.guest import kernel
 
@@ -20,6 +20,7 @@ IMAGE = f"{BASE}/image"
 AGENT = f"{BASE}/agent"
 DISK = f"{BASE}/vm"
 LAYERS = f"{BASE}/layers"
+WALLS = f"{BASE}/walls"  # a file, in VMs whose agent puts up the filter of system calls itself
 MOUNT_POINT = f"{BASE}/root"
 EXECUTION_DIR = "/run/mulligan"
 TRUST = "/run/mulligan.pem"  # of images beside the host's: certificates of their network
@@ -86,17 +87,9 @@ class Roots:
         Raises:
             OSError: a mount was refused; the text names the step.
         """
-        top = f"{DISK}/{generation}"
-        # Relative paths: the options of a mount have to fit into one page.
-        lower = ":".join([*layers, IMAGE])
-        # Without "volatile" letting go of a root would write out the host's whole file system,
-        # seconds at worst; what must survive a power cut the host sees to.
-        options = f"lowerdir={lower},upperdir={top}/upper,workdir={top}/work,userxattr,volatile"
         try:
             kernel.unshare(kernel.CLONE_NEWNS)
-            if layers:
-                os.chdir(LAYERS)
-            kernel.mount("overlay", MOUNT_POINT, "overlay", MOUNT_FLAGS, options)
+            _overlay(layers, f"{DISK}/{generation}")
             for path in self._binds:
                 kernel.mount(path, MOUNT_POINT + path, None, kernel.MS_BIND | kernel.MS_REC)
             kernel.pivot_into(MOUNT_POINT)
@@ -185,6 +178,28 @@ class Roots:
             kernel.setns(self._home, kernel.CLONE_NEWNS)
         except OSError:
             os._exit(LOST)
+
+
+def _overlay(layers: list[str], top: str) -> None:
+    """Lays what ``top`` takes over layers and the image, at ``MOUNT_POINT``.
+
+    gVisor's overlay takes no relative paths and knows no "volatile", which it has no need of.
+    """
+    over = f"upperdir={top}/upper,workdir={top}/work,userxattr"
+    if layers:
+        os.chdir(LAYERS)
+    # Relative paths: the options of a mount have to fit into one page.
+    lower = ":".join([*layers, IMAGE])
+    # Without "volatile" letting go of a root would write out the host's whole file system,
+    # seconds at worst; what must survive a power cut the host sees to.
+    options = f"lowerdir={lower},{over},volatile"
+    try:
+        kernel.mount("overlay", MOUNT_POINT, "overlay", MOUNT_FLAGS, options)
+    except OSError as error:
+        if error.errno != EINVAL:
+            raise
+        lower = ":".join([*(os.path.join(LAYERS, layer) for layer in layers), IMAGE])
+        kernel.mount("overlay", MOUNT_POINT, "overlay", MOUNT_FLAGS, f"lowerdir={lower},{over}")
 
 
 def _mask() -> None:

@@ -10,7 +10,13 @@ import sys
 from mulligan.guest import spawn
 
 
-def main(descriptor: int, own: list[int], programs: list[int], network: int | None = None) -> None:
+def main(
+    descriptor: int,
+    own: list[int],
+    programs: list[int],
+    network: int | None = None,
+    walls: str | None = None,
+) -> None:
     """Runs the agent.
 
     Args:
@@ -19,7 +25,14 @@ def main(descriptor: int, own: list[int], programs: list[int], network: int | No
             is in the group. None where the host has no groups.
         programs: those of the groups everything else in the VM is to be in.
         network: inherited, where a VM that may reach others hands over how; see ``guest.network``.
+        walls: file with the VM's filter of system calls, where this process is to put it up itself
+            since its driver cannot do it from outside.
     """
+    if walls is not None:
+        from mulligan.guest.kernel import install_filter
+
+        with open(walls, "rb") as file:
+            install_filter(file.read())
     _reset_signals()
     for inherited in (descriptor, *own, *programs, *([] if network is None else [network])):
         os.set_inheritable(inherited, False)

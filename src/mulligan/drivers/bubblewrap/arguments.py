@@ -12,8 +12,7 @@ from mulligan.images.host import GUEST_GID, GUEST_UID, HOSTNAME
 
 MIB = 1024 * 1024
 AGENT_START = (
-    f"import sys; sys.path.insert(0, '{AGENT}'); from mulligan.guest.start import main; "
-    "main(%d, %r, %r, %r)"
+    f"import sys; sys.path.insert(0, '{AGENT}'); from mulligan.guest.start import main; main%r"
 )
 
 
@@ -74,14 +73,21 @@ class VmPlan:
 
 def command(plan: VmPlan) -> list[str]:
     """The argument vector that becomes the VM."""
-    return [*_staging(plan), str(plan.bwrap), *_walls(), *_tree(plan), *_agent(plan)]
+    return [*staging(plan), str(plan.bwrap), *_walls(), *tree(plan), *_agent(plan)]
 
 
 def _walls() -> list[str]:
     """Namespaces, identity and rights: the same for every VM."""
-    arguments = [
+    arguments = ["--disable-userns", "--as-pid-1", *namespaces(), "--cap-drop", "ALL"]
+    for capability in AGENT_CAPABILITIES:
+        arguments += ["--cap-add", capability]
+    return arguments
+
+
+def namespaces() -> list[str]:
+    """New namespaces of every kind, and nobody's user in them."""
+    return [
         "--unshare-user",
-        "--disable-userns",
         "--unshare-pid",
         "--unshare-net",
         "--unshare-ipc",
@@ -95,23 +101,17 @@ def _walls() -> list[str]:
         HOSTNAME,
         "--die-with-parent",
         "--new-session",
-        "--as-pid-1",
         "--clearenv",
-        "--cap-drop",
-        "ALL",
     ]
-    for capability in AGENT_CAPABILITIES:
-        arguments += ["--cap-add", capability]
-    return arguments
 
 
-def _tree(plan: VmPlan) -> list[str]:
+def tree(plan: VmPlan) -> list[str]:
     """What the agent sees; programs see a root the agent builds from it."""
     arguments = []
     for name, value in plan.environment.items():
         arguments += ["--setenv", name, value]
     for path in plan.binds:
-        source = _staged_path(plan, path) if path in plan.staged else path
+        source = reached(plan, path)
         arguments += ["--ro-bind", str(source), str(path)]
     for target, link in plan.symlinks:
         arguments += ["--symlink", target, link]
@@ -140,7 +140,7 @@ def _disk(plan: VmPlan) -> list[str]:
 
 def _agent(plan: VmPlan) -> list[str]:
     groups = list(plan.own_groups), list(plan.program_groups)
-    start = AGENT_START % (plan.descriptor, *groups, plan.network)
+    start = AGENT_START % ((plan.descriptor, *groups, plan.network),)
     return [
         "--info-fd",
         str(plan.info),
@@ -155,12 +155,15 @@ def _agent(plan: VmPlan) -> list[str]:
     ]
 
 
-def _staged_path(plan: VmPlan, path: Path) -> Path:
+def reached(plan: VmPlan, path: Path) -> Path:
+    """Where a path of the host is for the user the VM runs as."""
+    if path not in plan.staged:
+        return path
     assert plan.stage is not None
     return plan.stage / str(plan.staged.index(path))
 
 
-def _staging(plan: VmPlan) -> list[str]:
+def staging(plan: VmPlan) -> list[str]:
     """The first bubblewrap, which only shows what the second could not reach, and gives up root."""
     if not plan.staged:
         return []
@@ -169,7 +172,7 @@ def _staging(plan: VmPlan) -> list[str]:
     arguments = [str(plan.bwrap), "--die-with-parent", "--dev-bind", "/", "/"]
     arguments += ["--tmpfs", str(plan.stage)]
     for path in plan.staged:
-        arguments += ["--ro-bind", str(path), str(_staged_path(plan, path))]
+        arguments += ["--ro-bind", str(path), str(reached(plan, path))]
     uid, gid = plan.run_as
     identity = ["--reuid", str(uid), "--regid", str(gid), "--clear-groups"]
     return [*arguments, "--", str(plan.setpriv), *identity, "--"]

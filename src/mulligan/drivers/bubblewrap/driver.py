@@ -31,6 +31,7 @@ INFO_LIMIT = 4096
 INFO_TIMEOUT_S = 10.0
 STOP_TIMEOUT_S = 10.0
 SOCKET_BUFFER = 512 * 1024
+NONE = -1  # no descriptor
 
 
 class BubblewrapMachine:
@@ -142,6 +143,8 @@ class BubblewrapDriver:
     capabilities = Capabilities(
         own_kernel=False, network=("none", "allowlist"), boot_cost="milliseconds", images=True
     )
+    machine = BubblewrapMachine
+    _also_shown: tuple[Path, ...] = ()
 
     def __init__(self, guest: tuple[int, int], directory: Path) -> None:
         self._run_as = guest if os.geteuid() == 0 else None
@@ -188,7 +191,7 @@ class BubblewrapDriver:
         """See ``Driver``."""
         if spec.limits_required:
             check_held(self.limits(spec.limits))
-        groups = self._groups.create(spec.vm_id, spec.limits)
+        groups = self._create_groups(spec)
         try:
             return await self._boot(spec, groups)
         except BaseException:
@@ -196,11 +199,14 @@ class BubblewrapDriver:
                 await _give_back(groups)
             raise
 
+    def _create_groups(self, spec: BootSpec) -> VmGroups | None:
+        return self._groups.create(spec.vm_id, spec.limits)
+
     async def _boot(self, spec: BootSpec, groups: VmGroups | None) -> BubblewrapMachine:
         ours, theirs = socket.socketpair()
         info, info_theirs = socket.socketpair()
         network, network_theirs = socket.socketpair() if spec.network else (None, None)
-        walls = seccomp.descriptor()
+        walls, gate = seccomp.descriptor(), NONE
         try:
             for end in (ours, theirs):
                 end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SOCKET_BUFFER)
@@ -208,13 +214,11 @@ class BubblewrapDriver:
             info.setblocking(False)
             way_out = network_theirs.fileno() if network_theirs is not None else None
             numbers = theirs.fileno(), info_theirs.fileno(), walls, way_out
-            plan = self._plan(spec, numbers, groups)
-            process = self._spawn(plan)
-            if groups is not None:
-                groups.entered()
+            process, gate = self._start(self._plan(spec, numbers, groups))
             _close(theirs, info_theirs, network_theirs)
             try:
                 init = await _child(info, process)
+                self._admit(init, groups, gate)
             except BaseException:
                 process.kill()
                 await asyncio.shield(asyncio.create_task(_reap(process)))
@@ -225,31 +229,41 @@ class BubblewrapDriver:
         finally:
             _close(theirs, info_theirs, network_theirs, info)
             os.close(walls)
+            if gate != NONE:
+                os.close(gate)
         binds = [str(path) for path in spec.image.shown]
         binds += [*(place for _, place in spec.shares), *spec.files]
         boot_frame: dict[str, object] = {
             "binds": binds,
-            "limits": by_agent(spec.limits, self._groups),
+            "limits": self._limits_of_agent(spec.limits),
             "variables": spec.image.variables,
             "foreign": spec.image.digest is not None,
         }
-        return BubblewrapMachine(process, init, ours, boot_frame, groups, network)
+        return self.machine(process, init, ours, boot_frame, groups, network)
 
-    def _spawn(self, plan: VmPlan) -> OwnedProcess:
+    def _limits_of_agent(self, asked: Limits) -> dict[str, object]:
+        return by_agent(asked, self._groups)
+
+    def _start(self, plan: VmPlan) -> tuple[OwnedProcess, int]:
+        """Starts what becomes the VM, and a descriptor by which it is let go on, if it waits."""
+        handed = [plan.seccomp, *plan.own_groups, *plan.program_groups]
+        return self._spawn(plan, command(plan), handed), NONE
+
+    def _admit(self, init: Init, groups: VmGroups | None, gate: int) -> None:
+        """Process 1 is there. The agent enters the groups by itself, by what it inherited."""
+        del init, gate
+        if groups is not None:
+            groups.entered()
+
+    def _spawn(self, plan: VmPlan, arguments: list[str], handed: list[int]) -> OwnedProcess:
         identity: dict[str, Any] = {}
         if self._run_as is not None and not plan.staged:
             uid, gid = self._run_as
             identity = {"user": uid, "group": gid, "extra_groups": []}
+        network = [] if plan.network is None else [plan.network]
         return OwnedProcess(
-            command(plan),
-            pass_fds=[
-                plan.descriptor,
-                plan.info,
-                plan.seccomp,
-                *plan.own_groups,
-                *plan.program_groups,
-                *([] if plan.network is None else [plan.network]),
-            ],
+            arguments,
+            pass_fds=[plan.descriptor, plan.info, *handed, *network],
             env={},
             cwd="/",
             **identity,
@@ -263,7 +277,8 @@ class BubblewrapDriver:
     ) -> VmPlan:
         descriptor, info, walls, network = inherited
         image = spec.image
-        staged = tuple(path for path in image.binds if not self._can_reach(path))
+        shown = (*image.binds, *self._also_shown)
+        staged = tuple(path for path in shown if not self._can_reach(path))
         setpriv = None
         if staged:
             found = shutil.which("setpriv", path="/usr/bin:/bin:/usr/sbin:/sbin")

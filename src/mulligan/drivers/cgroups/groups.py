@@ -88,6 +88,15 @@ class VmGroups:
         if "pids" in base.controllers:
             self._counters.append((os.open(programs / "pids.events", flags), "max"))
 
+    def admit(self, pid: int) -> None:
+        """Puts a process of one thread among the programs; what it starts from then on is, too.
+
+        Raises:
+            OSError: it may not be.
+        """
+        for descriptor in self.programs:
+            os.write(descriptor, b"%d" % pid)
+
     def entered(self) -> None:
         """The VM has its own copies of the entries."""
         for descriptor in (*self.agent, *self.programs):
@@ -102,10 +111,10 @@ class VmGroups:
         }
         return Strain(found.get("oom_kill", 0), found.get("max", 0))
 
-    def holds(self, pid: int) -> bool:
-        """Whether a process is in the agent's group of every hierarchy."""
+    def holds(self, pid: int, group: str = AGENT) -> bool:
+        """Whether a process is in the agent's group, or the programs', of every hierarchy."""
         return all(
-            str(pid) in (directory / AGENT / "cgroup.procs").read_text().split()
+            str(pid) in (directory / group / "cgroup.procs").read_text().split()
             for _, directory in self._directories
         )
 

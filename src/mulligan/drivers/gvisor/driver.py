@@ -1,0 +1,100 @@
+"""Boots gVisor VMs and ends them."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+from pathlib import Path
+
+from mulligan.drivers.bubblewrap.arguments import VmPlan, reached
+from mulligan.drivers.bubblewrap.driver import BubblewrapDriver, BubblewrapMachine, Init
+from mulligan.drivers.cgroups import VmGroups
+from mulligan.drivers.cgroups.values import PROGRAMS
+from mulligan.drivers.gvisor import holding
+from mulligan.drivers.gvisor.arguments import RunscPlan, command
+from mulligan.drivers.gvisor.bundle import config
+from mulligan.drivers.gvisor.runsc import Runsc
+from mulligan.drivers.interface import BootSpec, Capabilities
+from mulligan.drivers.limits import Limits
+from mulligan.drivers.process import OwnedProcess
+from mulligan.errors import ConfigError, ExecutionFailed
+from mulligan.models import VmLimit
+
+
+class GvisorMachine(BubblewrapMachine):
+    """A VM made by runsc in bubblewrap's namespaces."""
+
+    def check_limits(self) -> None:
+        """See ``Machine``. All of the VM is held to them, gVisor's kernel too."""
+        if self._groups is not None and not self._groups.holds(self._init_pid, PROGRAMS):
+            raise ExecutionFailed("the VM's limits are not in force")
+
+
+class GvisorDriver(BubblewrapDriver):
+    """VMs with a kernel of their own that is an ordinary program here.
+
+    Args:
+        guest, directory: as for ``BubblewrapDriver``.
+        runsc: what to run, as ``gvisor.runsc.find`` found it.
+
+    Raises:
+        ConfigError: as for ``BubblewrapDriver``.
+    """
+
+    name = "gvisor"
+    capabilities = Capabilities(own_kernel=True, network=("none",), boot_cost="milliseconds")
+    machine = GvisorMachine
+
+    def __init__(self, guest: tuple[int, int], directory: Path, runsc: Runsc) -> None:
+        super().__init__(guest, directory)
+        self._runsc = runsc
+        self._also_shown = (runsc.path,)
+
+    def limits(self, asked: Limits) -> dict[str, VmLimit]:
+        """See ``Driver``."""
+        return holding.holding(asked, self._groups)
+
+    async def boot(self, spec: BootSpec) -> BubblewrapMachine:
+        """See ``Driver``."""
+        if spec.network:
+            raise ConfigError(
+                "gVisor VMs have no network",
+                field="vm_types.*.network",
+                remedy='set network of the VM type to "none", or its driver to "bubblewrap"',
+            )
+        return await super().boot(spec)
+
+    def _create_groups(self, spec: BootSpec) -> VmGroups | None:
+        return self._groups.create(spec.vm_id, holding.of_groups(spec.limits))
+
+    def _limits_of_agent(self, asked: Limits) -> dict[str, object]:
+        return holding.by_agent(asked)
+
+    def _start(self, plan: VmPlan) -> tuple[OwnedProcess, int]:
+        described = config(plan, resource.getrlimit(resource.RLIMIT_NOFILE))
+        written = os.memfd_create("config.json", os.MFD_CLOEXEC)
+        gate, opener = os.pipe2(os.O_CLOEXEC)
+        try:
+            os.write(written, json.dumps(described).encode())
+            os.lseek(written, 0, os.SEEK_SET)
+            shown = reached(plan, self._runsc.path)
+            inner = RunscPlan(shown, self._runsc.platform, self._runsc.flags, written, gate)
+            return self._spawn(plan, command(plan, inner), [written, gate, plan.seccomp]), opener
+        except BaseException:
+            os.close(opener)
+            raise
+        finally:
+            os.close(written)
+            os.close(gate)
+
+    def _admit(self, init: Init, groups: VmGroups | None, gate: int) -> None:
+        """Puts process 1 among what is held to the limits, and with it all it will start."""
+        if groups is not None:
+            try:
+                groups.admit(init.pid)
+            except OSError as error:
+                why = f"the VM's limits cannot be put in force: {error.strerror}"
+                raise ExecutionFailed(why) from None
+            groups.entered()
+        os.write(gate, b".")
