@@ -250,7 +250,7 @@ async def test_vms_that_do_not_boot_and_then_do(data_dir: Path, monkeypatch) -> 
     monkeypatch.setattr(health_module, "RETRY_S", 0.0)
     app, client = await in_process(data_dir)
     async with app.router.lifespan_context(app), client:
-        driver = app.state.engine.fleet._driver
+        driver = app.state.engine.drivers.jobs
         program = driver._bwrap
         driver._bwrap = "/bin/false"
         body = {"agent_id": "a", "language": "bash", "code": "echo 1"}

@@ -30,12 +30,16 @@ RESPONSE = f"""{{"execution_id": "ex-1", "vm_id": "vm-1", "exit_code": -21474836
     "packages": ["numpy==2.0"], "approval": "approval-1",
     "verdicts": [{{"hook": "h", "decision": "allow",
     "reason": "r", "duration_ms": 0.5, "stage": "pre_tool"}}]}}"""
+CAPABILITIES = """{"own_kernel": true, "network": ["none"], "memory": "kernels",
+    "memory_across_fork": true, "memory_across_restart": true, "boot_cost": "seconds",
+    "snapshot_cost": "milliseconds"}"""
 INSTANCE = f"""{{"id": "vm-1", "name": "agent-a-vm", "vm_type": "focal-optimized",
     "status": "ready", "ip_address": "10.0.0.2", "created_at": "{TIME}",
     "last_activity": "{TIME}", "agent_id": "a", "driver": "bubblewrap", "disk_mb": 1,
     "network": "allowlist", "allow": ["example.org"], "disk_bytes": 2,
     "kept_bytes": 4, "own_bytes": 3,
-    "limits": {{"vcpus": {{"value": 1.5, "held_by": "none", "reason": "r"}}}}}}"""
+    "limits": {{"vcpus": {{"value": 1.5, "held_by": "none", "reason": "r"}}}},
+    "capabilities": {CAPABILITIES}}}"""
 ERROR = """{"error": {"ValidationFailed": "no"}, "message": "m", "field": "f", "remedy": "r",
     "request_id": "q"}"""
 CONNECTION = f"""{{"host": "example.org", "port": 443, "via": "https", "verdict": "failed",
@@ -74,6 +78,7 @@ FILLED: dict[type[BaseModel], str] = {
     models.ParseExecuteResponse: f"""{{"code_blocks": [{BLOCK}], "execution_results": [{RESPONSE}],
         "errors": ["no"]}}""",
     models.VmInstance: INSTANCE,
+    models.VmCapabilities: CAPABILITIES,
     models.VmLimit: '{"value": 0.5, "held_by": "rlimit", "reason": "r"}',
     models.VmCreateRequest: """{"vm_type": "jammy", "vm_name": "agent-a-vm", "agent_id": "a",
         "network": "allowlist", "allow": ["example.org"], "disk_mb": 5,
@@ -183,7 +188,9 @@ OPTIONS: dict[type[BaseModel], list[str]] = {
         *("ip_address", "last_activity", "agent_id", "driver"),
         *("network", "allow"),
         *("disk_mb", "disk_bytes", "kept_bytes", "own_bytes", "limits"),
+        "capabilities",
     ],
+    models.VmCapabilities: [],
     models.VmLimit: ["reason"],
     models.VmPoolResponse: ["spare_vms", "shared_vms"],
     models.VmCreateRequest: [

@@ -43,7 +43,7 @@ def write(home: Path, monkeypatch: pytest.MonkeyPatch):
 
 
 VM_TYPE = {
-    "driver": "bubblewrap",
+    "driver": None,
     "image": "host",
     "disk_mb": 10240,
     "memory_mb": 2048,
@@ -71,6 +71,7 @@ DEFAULTS = {
     "auto_provision": True,
     "default_vm_type": "focal-optimized",
     "vm_types": {"focal-optimized": VM_TYPE, "ubuntu": VM_TYPE},
+    "driver": "bubblewrap",
     "vm_pool_size": 1,
     "output_limit_bytes": 1024**2,
     "max_request_bytes": 16 * 1024**2,
@@ -348,7 +349,7 @@ def test_an_unknown_language_is_told_the_known_ones() -> None:
 def test_vm_types(write) -> None:
     write('default_vm_type = "b"\n[vm_types.b]\n[vm_types.a]\nimage = "host"')
     settings = load()
-    assert settings.vm_type("a") == VmType(driver="bubblewrap", image="host")
+    assert settings.vm_type("a") == VmType(driver=None, image="host")
     with pytest.raises(ConfigError, match="vm_type 'c' is not defined") as caught:
         settings.vm_type("c")
     assert (caught.value.field, caught.value.remedy) == ("vm_type", "use one of: a, b")

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Protocol
 
 from mulligan.drivers.limits import NO_LIMITS, Limits, Strain
 from mulligan.images.host import HostImage
-from mulligan.models import VmLimit
+from mulligan.models import VmCapabilities, VmLimit
 
 
 @dataclass(frozen=True)
@@ -27,12 +27,24 @@ class Capabilities:
         network: the network modes it offers.
         boot_cost: rough class of the time to boot: "milliseconds" or "seconds".
         images: whether VMs may be of images beside the host's own.
+        memory: whose memory snapshots keep: "none", "kernels" or "all" processes.
+        memory_across_fork, memory_across_restart: whether forks have it, and whether it outlives
+            the server.
+        snapshot_cost: rough class of the time a snapshot takes.
     """
 
     own_kernel: bool
     network: tuple[str, ...]
     boot_cost: str
     images: bool = False
+    memory: str = "kernels"
+    memory_across_fork: bool = False
+    memory_across_restart: bool = False
+    snapshot_cost: str = "milliseconds"
+
+    def shown(self) -> VmCapabilities:
+        """The same, as users are told."""
+        return VmCapabilities(**asdict(self) | {"network": list(self.network)})
 
 
 @dataclass(frozen=True)
@@ -155,6 +167,9 @@ class Driver(Protocol):
 
     def close(self) -> None:
         """Lets go of everything; no VM is left. May be repeated."""
+
+    def stamp(self) -> str:
+        """What changes when what it runs does: a trial of it holds for as long as this."""
 
     def disk_owner(self) -> tuple[int, int]:
         """uid and gid, on the host, of what VMs write."""

@@ -10,9 +10,9 @@ import functools
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
-from mulligan.drivers.bubblewrap.driver import BubblewrapDriver
 from mulligan.drivers.interface import Driver
 from mulligan.engine.draining import drained
+from mulligan.engine.drivers import Drivers
 from mulligan.engine.executions.execution import Watcher
 from mulligan.engine.executions.executions import Executions
 from mulligan.engine.executions.gates import Gates
@@ -39,7 +39,7 @@ from mulligan.engine.terminals.terminals import Terminals
 from mulligan.engine.vms.networks import Networks
 from mulligan.engine.vms.program import OutputCallback
 from mulligan.engine.vms.vm import Vm
-from mulligan.errors import VmNotAvailable
+from mulligan.errors import ConfigError, VmNotAvailable
 from mulligan.history import HistoryStore
 from mulligan.hooks.approver import Approver
 from mulligan.images.host import prepare
@@ -77,7 +77,7 @@ class Engine:
         """
         self.settings = settings
         self._lock = lock
-        self._driver: Driver | None = None
+        self._drivers: Drivers | None = None
         self._images: Images | None = None
         self._fleet: Fleet | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -112,15 +112,12 @@ class Engine:
         if self._lock is None:
             self._lock = DirectoryLock(directory)
         try:
-            guest = (self.settings.guest_uid, self.settings.guest_gid)
-            driver = BubblewrapDriver(guest, directory)
-            swept = await asyncio.to_thread(driver.sweep)
-            if swept:
-                log.warning("leftovers_ended", pids=swept)
-            self._driver = driver
-            driver.guard()
+            drivers = self._drivers = Drivers(self.settings)
+            await drivers.open()
+            driver = drivers.jobs
             make_directory(directory / "images")
             image = await asyncio.to_thread(prepare, directory / "images", driver.disk_owner())
+            await drivers.choose(image)
             stores, found = await load_stores(self.settings, driver)
             recorded = [each.record.image for each in found]
             images = self._images = await asyncio.to_thread(
@@ -130,7 +127,7 @@ class Engine:
             await open_history(history, stores)
             self.once = Once(history, self.settings.idempotency, self._owned)
             await self.once.open()
-            fleet = Fleet(self.settings, images, driver, stores, self._owned, self._allowance)
+            fleet = Fleet(self.settings, images, drivers, stores, self._owned, self._allowance)
             self.packages = await open_packages(self.settings, image, driver, stores, fleet.of)
             self._serve(fleet, driver, history)
             fleet.load(found)
@@ -282,15 +279,22 @@ class Engine:
         if self._history is not None:
             self._history.close()
             self._history = None
-        if self._driver is not None:
-            self._driver.close()
-            self._driver = None
+        if self._drivers is not None:
+            self._drivers.close()
+            self._drivers = None
         if self._images is not None:
             self._images.close()
             self._images = None
         if self._lock is not None:
             self._lock.release()
             self._lock = None
+
+    @property
+    def drivers(self) -> Drivers:
+        """What makes its VMs."""
+        if self._drivers is None:
+            raise ConfigError("the engine is not open")
+        return self._drivers
 
     def languages(self) -> list[str]:
         """The languages that are allowed and that VMs of the default type have."""

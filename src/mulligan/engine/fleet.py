@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 from weakref import WeakValueDictionary
 
-from mulligan.drivers.interface import BootSpec, Driver
+from mulligan.drivers.interface import BootSpec
 from mulligan.drivers.limits import check_held
+from mulligan.engine.drivers import Drivers
 from mulligan.engine.images.images import Images
 from mulligan.engine.pool.keeper import Keeper
 from mulligan.engine.pool.rest import hibernate, idle_s
@@ -60,7 +61,7 @@ class Fleet:
         self,
         settings: Settings,
         images: Images,
-        driver: Driver,
+        drivers: Drivers,
         stores: Stores,
         owned: Owner,
         allowance: Allowance,
@@ -69,7 +70,7 @@ class Fleet:
         self.images = images
         self.stores = stores
         self._settings = settings
-        self._driver = driver
+        self._drivers = drivers
         self._owned = owned
         self._allowance = allowance
         self._creating: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
@@ -79,7 +80,7 @@ class Fleet:
         self.slots = Slots(settings.pool, self._make_room)
         self.spares = Spares(
             settings,
-            driver.name,
+            lambda vm_type: drivers.of_type(vm_type).name,
             stores,
             self._spare,
             self._owned_by,
@@ -188,12 +189,13 @@ class Fleet:
         check_vm_type(request.vm_type, request.disk_mb, self._settings)
         check_asked(request, self._settings)
         allow = check_network(request, self._settings)
+        driver = self._drivers.of_type(request.vm_type)
         record = VmRecord(
             id=new_id("vm"),
             name=name,
             agent_id=agent_id,
             vm_type=request.vm_type,
-            driver=self._driver.name,
+            driver=driver.name,
             created_at=self._created_now(),
             disk_mb=request.disk_mb,
             session=session,
@@ -205,7 +207,7 @@ class Fleet:
             image=self.images.of_type(request.vm_type).digest,
         )
         if self._settings.limits_required:
-            check_held(self._driver.limits(limits_of(self._settings, record)))
+            check_held(driver.limits(limits_of(self._settings, record)))
         return await self._owned(self._add_allowed(record))
 
     async def fork(self, vm: Vm, name: str, base: str | None) -> Vm:
@@ -282,14 +284,15 @@ class Fleet:
     def _made(self, record: VmRecord, state: VmState, spec: BootSpec, *, spare: bool = False) -> Vm:
         timeout = self._settings.boot_timeout_seconds
         bounds = bounds_of(self._settings, record.vm_type, record.disk_mb)
-        held = with_others(self._driver.limits(spec.limits), bounds, self._settings)
+        driver = self._drivers.of(record.driver)
+        held = with_others(driver.limits(spec.limits), bounds, self._settings)
         network = None
         if self.networks is not None:
             network = self.networks.of(record, self.stores.vms.trust(record.id))
         vm = Vm(
             record,
             state,
-            self._driver,
+            driver,
             spec,
             self.stores,
             timeout,

@@ -8,6 +8,7 @@ them. All models are frozen.
 
 from mulligan.models.approvals import Approval, ApprovalAnswer
 from mulligan.models.base import F64, I32, U32, U64, UtcTime, utc_now
+from mulligan.models.capabilities import VmCapabilities
 from mulligan.models.execution import (
     DEFAULT_LANGUAGES,
     DEFAULT_VM_TYPE,
@@ -131,6 +132,7 @@ __all__ = [
     "TerminalStarted",
     "UtcTime",
     "Verdict",
+    "VmCapabilities",
     "VmCreateRequest",
     "VmExecuteRequest",
     "VmExecuteResponse",

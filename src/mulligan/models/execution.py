@@ -8,6 +8,7 @@ from pydantic import Discriminator, Field, StrictBool, StrictInt, StrictStr, Tag
 
 from mulligan.errors import ApiError, VmExecutionError, from_wire
 from mulligan.models.base import F64, I32, U32, U64, Request, Struct, UtcTime
+from mulligan.models.capabilities import VmCapabilities
 from mulligan.models.limits import VmLimit
 from mulligan.models.network import SecretReference
 from mulligan.models.verdicts import Verdict
@@ -305,8 +306,8 @@ class VmInstance(Struct):
     bytes, null where it was not measured: ``disk_bytes`` is what its disk holds beyond the image;
     ``kept_bytes`` that and its snapshots; ``own_bytes`` what of it nobody else needs, and removing
     the VM would free. ``limits`` says what the VM may take and what holds it to that, by the names
-    the settings have for it. ``network`` is "none" or "allowlist", ``allow`` then who may be
-    reached.
+    the settings have for it; ``capabilities`` what its ``driver`` can do. ``network`` is "none" or
+    "allowlist", ``allow`` then who may be reached.
     """
 
     id: StrictStr
@@ -326,6 +327,7 @@ class VmInstance(Struct):
     kept_bytes: U64 | None = None
     own_bytes: U64 | None = None
     limits: dict[StrictStr, VmLimit] | None = None
+    capabilities: VmCapabilities | None = None
 
 
 class VmCreateRequest(Request):

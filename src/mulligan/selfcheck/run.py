@@ -147,7 +147,7 @@ async def selfcheck(
         user = control_user((settings.guest_uid, settings.guest_gid))
         async with Engine(_configured(settings, directory, kind)) as engine:
             with plant(user, directory) as planted:
-                host = _host(kind)
+                host = _host(engine.drivers.of_type(settings.default_vm_type).name)
                 in_vm = await _in_vm(engine, planted, wanted, on_verdict)
                 if control:
                     in_vm = await _with_control(planted, user, in_vm, engine)
@@ -156,12 +156,12 @@ async def selfcheck(
         remove_tree(directory)
 
 
-def _host(kind: VmType) -> dict[str, str]:
+def _host(driver: str) -> dict[str, str]:
     release = os.uname()
     user = "root" if os.geteuid() == 0 else "an ordinary user"
     return {
         "mulligan": __version__,
-        "driver": kind.driver,
+        "driver": driver,
         "kernel": f"{release.sysname} {release.release} {release.machine}",
         "user": user,
     }

@@ -16,12 +16,14 @@ from mulligan.settings.network import (
 )
 
 MIB = 1024 * 1024
+DriverName = Literal["bubblewrap", "gvisor", "auto"]
 
 
 class VmType(BaseModel):
     """A kind of VM that can be asked for by name.
 
     Its ``image`` is "host", this machine's own programs, or one of ``mulligan image ls``.
+    ``driver`` makes its walls, see docs/drivers.md; None: the one of all settings.
 
     What one may take; 0: any amount. ``disk_mb`` of disk beyond the image, in MiB; ``memory_mb`` of
     memory for its programs, in MiB; ``vcpus`` of CPU time, in CPUs; ``max_processes``;
@@ -38,7 +40,7 @@ class VmType(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    driver: Literal["bubblewrap"] = "bubblewrap"
+    driver: DriverName | None = None
     image: str = Field(default="host", pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")
     disk_mb: int = Field(default=10240, ge=0, le=2**40)
     memory_mb: int = Field(default=2048, ge=0, le=2**30)

@@ -36,6 +36,7 @@ from mulligan.settings.pool import PoolSettings
 from mulligan.settings.sections import (
     MIB,
     AnswerSettings,
+    DriverName,
     HistorySettings,
     StreamSettings,
     VmType,
@@ -84,6 +85,7 @@ class Settings(BaseSettings):
       gets; one may ask for up to ``max_timeout_seconds``.
     - ``auto_provision``: an agent's first execution makes its VM, of ``default_vm_type``.
     - ``vm_pool_size``: so many VMs an agent that has one finds ready, its own included.
+    - ``driver``: what makes the walls of VMs whose type names none, see docs/drivers.md.
     - ``output_limit_bytes``: kept of each output of an execution; the rest is counted.
     - ``boot_timeout_seconds``: a VM that takes longer is given up.
     - ``guest_uid``, ``guest_gid``: whom VMs of a server started as root run as.
@@ -109,6 +111,7 @@ class Settings(BaseSettings):
     auto_provision: bool = True
     default_vm_type: str = DEFAULT_VM_TYPE
     vm_types: dict[str, VmType] = Field(default_factory=default_vm_types)
+    driver: DriverName = "bubblewrap"
     vm_pool_size: int = Field(default=1, ge=0, le=256)
     output_limit_bytes: int = Field(default=MIB, ge=1, le=256 * MIB)
     max_request_bytes: int = Field(default=16 * MIB, ge=1024)

@@ -183,6 +183,11 @@ class BubblewrapDriver:
         if sentinel is not None:
             sentinel.dismiss()
 
+    def stamp(self) -> str:
+        """See ``Driver``."""
+        stat = self._bwrap.stat()
+        return f"{self._bwrap}:{stat.st_mtime_ns:x}:{stat.st_size:x}"
+
     def disk_owner(self) -> tuple[int, int]:
         """See ``Driver``."""
         return self._run_as or (os.geteuid(), os.getegid())

@@ -55,6 +55,10 @@ class GvisorDriver(BubblewrapDriver):
         """See ``Driver``."""
         return holding.holding(asked, self._groups)
 
+    def stamp(self) -> str:
+        """See ``Driver``."""
+        return f"{super().stamp()} {self._runsc.stamp()}"
+
     async def boot(self, spec: BootSpec) -> BubblewrapMachine:
         """See ``Driver``."""
         if spec.network:

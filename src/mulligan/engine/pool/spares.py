@@ -62,7 +62,7 @@ class Spares:
 
     Args:
         settings: ``warm`` of each VM type, ``vm_pool_size`` of each agent.
-        driver: its name.
+        driver: names the driver of a type.
         stores: where VMs and layers are kept.
         build: makes a VM of a record and the directory of its layers; it does not boot it.
         owned: how many VMs each agent has.
@@ -74,7 +74,7 @@ class Spares:
     def __init__(
         self,
         settings: Settings,
-        driver: str,
+        driver: Callable[[str], str],
         stores: Stores,
         build: Callable[[VmRecord, Path, str], Vm],
         owned: Callable[[], Counter[str]],
@@ -167,7 +167,7 @@ class Spares:
             name=vm_id,
             agent_id=key.agent_id or NOBODY,
             vm_type=key.vm_type,
-            driver=self._driver,
+            driver=self._driver(key.vm_type),
             created_at=utc_now(),
             image=self._images.of_type(key.vm_type).digest,
         )

@@ -27,6 +27,7 @@ def instance_of(vm: Vm) -> VmInstance:
         allow=None if vm.network is None else vm.network.policy.shown(),
         disk_bytes=_disk_bytes(vm),
         limits=vm.limits or None,
+        capabilities=vm.driver.capabilities.shown(),
     )
 
 

@@ -72,7 +72,7 @@ class Vm:
         self.writing = Writing()
         self.transfers = Transfers()
         self.filled = False  # the last execution met a full disk
-        self._driver = driver
+        self.driver = driver
         self.spec = spec
         self.stores = stores
         self._boot_timeout = boot_timeout
@@ -318,7 +318,7 @@ class Vm:
             spec = self.spec
             if self.network is not None:
                 spec = await asyncio.to_thread(self.network.prepare, spec)
-            machine = await self._driver.boot(spec)
+            machine = await self.driver.boot(spec)
         except BaseException as error:
             self._slots.give(self.record.agent_id)
             if isinstance(error, OSError):  # out of descriptors, processes, memory or space

@@ -1,0 +1,247 @@
+"""The drivers of an engine's VMs: which one a type gets, and whether it can do what is asked."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import platform
+from pathlib import Path
+
+from mulligan.drivers.choosing import CAPABILITIES, EMBEDDED, MAKERS
+from mulligan.drivers.interface import BootSpec, Capabilities, Driver, Machine
+from mulligan.drivers.limits import Limits
+from mulligan.engine.executions.programs import steps_for
+from mulligan.engine.vms.program import Program
+from mulligan.engine.vms.store import Stores, VmRecord, VmStore, new_id
+from mulligan.engine.vms.vm import Vm
+from mulligan.errors import ConfigError, VmExecutionError
+from mulligan.images.host import WORKSPACE, HostImage
+from mulligan.layers.directories import make_directory, remove_tree
+from mulligan.layers.store import LayerStore
+from mulligan.log import get_logger
+from mulligan.models import VmLimit, utc_now
+from mulligan.settings import Settings, VmType
+from mulligan.version import __version__
+
+log = get_logger()
+
+AUTO = "auto"
+NOBODY = "trial"
+TRIAL_S = 10.0
+TRIED = "drivers.json"
+WORD = "well"
+
+
+class Absent:
+    """Stands for the driver of VMs there are, where it cannot be had any more: they do not boot."""
+
+    def __init__(self, name: str, why: ConfigError, owner: tuple[int, int]) -> None:
+        self.name = name
+        self.capabilities = CAPABILITIES.get(name, CAPABILITIES[EMBEDDED])
+        self._why = why
+        self._owner = owner
+
+    async def boot(self, spec: BootSpec) -> Machine:
+        """Refuses, and says why."""
+        del spec
+        raise self._why
+
+    def limits(self, asked: Limits) -> dict[str, VmLimit]:
+        """Nothing runs, and nothing is held to anything."""
+        del asked
+        return {}
+
+    def sweep(self) -> list[int]:
+        """Nothing is left of VMs that do not boot."""
+        return []
+
+    def guard(self) -> None:
+        """There is nothing to guard."""
+
+    def close(self) -> None:
+        """There is nothing to let go of."""
+
+    def disk_owner(self) -> tuple[int, int]:
+        """See ``Driver``."""
+        return self._owner
+
+    def stamp(self) -> str:
+        """See ``Driver``."""
+        return ""
+
+
+class Drivers:
+    """Makes the drivers that settings ask for.
+
+    Attributes:
+        jobs: the one for work of our own, in VMs that run no programs.
+        reasons: why "auto" did not take the stronger ones, by name.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._directory = settings.data_dir
+        self._made: dict[str, Driver] = {}
+        self._of_types: dict[str, str] = {}
+        self.reasons: dict[str, ConfigError] = {}
+        self.jobs = self._make(EMBEDDED)
+
+    async def open(self) -> None:
+        """Ends what a server that was killed has left, and sees to it that nothing outlives us.
+
+        Raises:
+            ConfigError: it cannot.
+        """
+        swept = await asyncio.to_thread(self.jobs.sweep)
+        if swept:
+            log.warning("leftovers_ended", pids=swept)
+        self.jobs.guard()
+
+    def close(self) -> None:
+        """Lets go of all of them; no VM is left."""
+        for driver in self._made.values():
+            driver.close()
+
+    async def choose(self, image: HostImage) -> None:
+        """Finds the driver of every VM type.
+
+        Args:
+            image: what a trial VM starts from.
+
+        Raises:
+            ConfigError: this host cannot run one that is named, or it cannot do what its type asks;
+                the error names the setting.
+        """
+        for name, kind in self._settings.vm_types.items():
+            wanted: str = kind.driver or self._settings.driver
+            if wanted == AUTO:
+                wanted = await self._strongest(kind, image)
+                log.info("driver_chosen", vm_type=name, driver=wanted)
+            else:
+                self._named(name, kind, wanted)
+            self._of_types[name] = wanted
+
+    def of_type(self, vm_type: str) -> Driver:
+        """The driver new VMs of a type get."""
+        return self._made[self._of_types[vm_type]]
+
+    def of(self, name: str) -> Driver:
+        """The driver of a VM there is."""
+        try:
+            return self._make(name)
+        except ConfigError as error:
+            log.warning("driver_missing", driver=name, error=str(error))
+            return Absent(name, error, self.jobs.disk_owner())
+
+    def _make(self, name: str) -> Driver:
+        if name not in self._made:
+            if name not in MAKERS:
+                raise ConfigError(f"there is no driver {name!r}", field="driver")
+            guest = (self._settings.guest_uid, self._settings.guest_gid)
+            self._made[name] = MAKERS[name](guest, self._directory)
+        return self._made[name]
+
+    def _named(self, vm_type: str, kind: VmType, driver: str) -> None:
+        """Makes sure that a driver can be had and does what a type asks for."""
+        field = f"vm_types.{vm_type}.driver" if kind.driver is not None else "driver"
+        try:
+            made = self._make(driver)
+        except ConfigError as error:
+            why = f"VMs of type {vm_type} are to be made by {driver}: {error.detail}"
+            raise ConfigError(why, field=field, remedy=error.remedy) from None
+        missing = lacking(made.capabilities, kind)
+        if missing is not None:
+            raise ConfigError(
+                f"VMs of type {vm_type} are to be made by {driver}, {missing}",
+                field=f"vm_types.{vm_type}.network",
+                remedy=f"set it to one of {', '.join(made.capabilities.network)}, or {field} to "
+                f'"{AUTO}"',
+            )
+
+    async def _strongest(self, kind: VmType, image: HostImage) -> str:
+        for name in MAKERS:
+            if lacking(CAPABILITIES[name], kind) is None and await self._works(name, image):
+                return name
+        return EMBEDDED
+
+    async def _works(self, name: str, image: HostImage) -> bool:
+        """Whether a driver runs programs here, found by having it run one."""
+        if name == EMBEDDED:
+            return True  # or nothing does
+        if name in self.reasons:
+            return False
+        try:
+            made = self._make(name)
+            await tried(made, image, self._directory)
+        except VmExecutionError as error:
+            why = error if isinstance(error, ConfigError) else ConfigError(str(error.detail))
+            self.reasons[name] = why
+            log.info("driver_passed_over", driver=name, why=str(why))
+            return False
+        return True
+
+
+def lacking(capabilities: Capabilities, kind: VmType) -> str | None:
+    """What a VM type asks for and a driver cannot do, in words; None where it can do all."""
+    if kind.network not in capabilities.network:
+        return f'which has no network "{kind.network}"'
+    return None
+
+
+async def tried(driver: Driver, image: HostImage, directory: Path) -> None:
+    """Has a driver boot a VM and run a program in it, unless that is known to work.
+
+    Args:
+        driver: it.
+        image: what the VM starts from.
+        directory: the data directory, where it is written down that it works.
+
+    Raises:
+        ConfigError, ExecutionFailed: it does not.
+    """
+    notes = directory / TRIED
+    stamp = f"{__version__} {platform.release()} {driver.stamp()}"
+    try:
+        if json.loads(notes.read_text()).get(driver.name) == stamp:
+            return
+    except (OSError, ValueError, AttributeError):
+        pass  # it has not been tried
+    place = directory / new_id("trial")
+    try:
+        await _try(driver, image, place)
+    finally:
+        await asyncio.to_thread(remove_tree, place)
+    staging = notes.with_name(f".{TRIED}.new")
+    staging.write_text(json.dumps({driver.name: stamp}))
+    staging.replace(notes)
+
+
+async def _try(driver: Driver, image: HostImage, place: Path) -> None:
+    make_directory(place)
+    stores = Stores(
+        VmStore(place / "vms", driver.disk_owner()),
+        LayerStore(place / "layers", driver.disk_owner()),
+    )
+    record = VmRecord(
+        id=new_id("trial"),
+        name="trial",
+        agent_id=NOBODY,
+        vm_type="trial",
+        driver=driver.name,
+        created_at=utc_now(),
+    )
+    state = await asyncio.to_thread(stores.vms.create, record)
+    layers, disk = stores.layers.family(NOBODY), stores.vms.disk(record.id)
+    spec = BootSpec(record.id, image, layers, disk)
+    vm = Vm(record, state, driver, spec, stores, TRIAL_S)
+    runtime, steps, name = steps_for("python", image)
+    code = {name: f"print({WORD!r})"}
+    timeout = int(TRIAL_S * 1000)
+    try:
+        program = Program(runtime, steps, code, {}, WORKSPACE, timeout, 1024, None)
+        result = await vm.run(program, None)
+    finally:
+        await vm.close()
+    if result.stdout.decode(errors="replace").strip() != WORD:
+        said = result.stderr.decode(errors="replace")[-300:]
+        raise ConfigError(f"a VM of {driver.name} booted and ran no program: {said}")
