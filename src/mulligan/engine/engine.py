@@ -273,18 +273,10 @@ class Engine:
         return await asyncio.shield(task)
 
     def _release(self) -> None:
-        if self._gates is not None:
-            self._gates.close()
-            self._gates = None
-        if self._history is not None:
-            self._history.close()
-            self._history = None
-        if self._drivers is not None:
-            self._drivers.close()
-            self._drivers = None
-        if self._images is not None:
-            self._images.close()
-            self._images = None
+        for part in (self._gates, self._history, self._drivers, self._images):
+            if part is not None:
+                part.close()
+        self._gates = self._history = self._drivers = self._images = None
         if self._lock is not None:
             self._lock.release()
             self._lock = None

@@ -56,7 +56,7 @@ class Agent:
         self._by_pid: dict[int, Execution] = {}
         self._env = env
         self._starter = Starter(zygote, env, programs, self._loop, self._on_zygote)
-        self._vm = Vm(self._send, self._running, self._starter, own)
+        self._vm = Vm(self._send, self._running, self._starter, own, self._streams)
         self._kernels: Kernels | None = None
         self._owners = owners
 
@@ -177,7 +177,8 @@ class Agent:
             if body["runtime"] == "job":
                 pid = launch.fork_job(body["job"], streams)
             else:
-                job = launch.job(body, self._env_of(body), full=self._vm.quota.full)
+                full, waits = self._vm.quota.full, execution.waits
+                job = launch.job(body, self._env_of(body), full=full, waits=waits)
                 pid = self._starter.start(channel, job, streams, report_inner, self._vm.root)
             if pid:
                 self._started(execution, pid)
@@ -330,8 +331,9 @@ class Agent:
         if execution.stdin is not None:
             self._loop.close(execution.stdin.descriptor)
         self._by_pid.pop(execution.pid, None)
-        self._streams.release(execution)
         del self._executions[execution.channel]
+        self._vm.leaves(execution, alone=not self._executions and self._kernels is None)
+        self._streams.release(execution)
         if self._owners is not None:
             self._owners.leaves(execution)
         self._send(frames.EXIT, execution.channel, execution.result() | self._vm.written())

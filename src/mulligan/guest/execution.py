@@ -37,6 +37,8 @@ class Execution:
         self.report_data = b""
         self.pid = 0
         self.namespace = 0
+        self.mounts = -1  # a descriptor of that namespace, where it is held
+        self.waits = False  # its first process goes on when it is
         self.status: int | None = None
         self.usage = (0, 0, 0)
         self.reason = "exit"
@@ -53,7 +55,10 @@ class Execution:
             BlockingIOError: nothing is there yet.
         """
         assert self.report is not None
-        chunk = os.read(self.report, REPORT_LIMIT)
+        try:
+            chunk = os.read(self.report, REPORT_LIMIT)
+        except ConnectionResetError:  # it ended before it read that it may go on
+            chunk = b""
         if chunk:
             self.report_data = (self.report_data + chunk)[:REPORT_LIMIT]
         for line in self.report_data.split(b"\n"):
@@ -91,6 +96,7 @@ class Execution:
         if self.terminal is not None:
             self._sure(processes.end_all(self.namespace))
             return
+        processes.hang_up(self.namespace, self.pid)
         self._sure(processes.end_all(self.namespace, self.pid))
         _, self.background = processes.stragglers(self.namespace, self.pid)
 

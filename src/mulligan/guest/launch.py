@@ -34,10 +34,11 @@ SETUP_FAILED = 126
 MOST_DESCRIPTORS = 1 << 20
 
 
-def job(body: dict[str, Any], env: dict[str, str], *, full: bool) -> dict[str, Any]:
+def job(body: dict[str, Any], env: dict[str, str], *, full: bool, waits: bool) -> dict[str, Any]:
     """What a child needs to know of an execution, from the body of its START frame.
 
-    With ``full`` the disk is, and it may not write to files.
+    With ``full`` the disk is, and it may not write to files; with ``waits`` it goes on when it is
+    told to, by an answer to its report.
     """
     return {
         "files": {name: text.encode() for name, text in body["files"].items()},
@@ -50,6 +51,7 @@ def job(body: dict[str, Any], env: dict[str, str], *, full: bool) -> dict[str, A
         "full": full,
         "moves": False,
         "terminal": body["terminal"] is not None,
+        "waits": waits,
     }
 
 
@@ -103,7 +105,7 @@ def enter(job: dict[str, Any], root: int, report: int) -> None:
     except OSError as error:
         raise OSError(f"working_dir {job['cwd']!r}: {error.strerror}") from None
     os.write(report, b"ns %d\n" % os.stat("/proc/self/ns/mnt").st_ino)
-    if job.get("terminal"):
+    if job.get("waits"):
         os.read(report, 1)  # until the agent holds the namespace
 
 

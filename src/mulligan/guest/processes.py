@@ -6,6 +6,8 @@ import os
 import time
 from _signal import SIGCONT, SIGHUP, SIGKILL, SIGSTOP
 
+from mulligan.guest.procfs import is_over, is_stopped, state, threads
+
 TYPE_CHECKING = False  # importing typing for it would cost every VM milliseconds
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -14,6 +16,10 @@ PASSES = 1000
 LOOKS = 20
 PAUSE_S = 0.001
 SHORTEST_PAUSE_S = 0.0001
+HANGUP_LOOKS = 20
+HANGUP_PAUSE_S = 0.005
+_outlived: set[int] = set()  # numbers of processes that went on after a hang-up
+_tells: bool | None = None  # whether the kernel says which signals a process ignores
 _PF_EXITING = 4  # linux/sched.h
 
 
@@ -47,7 +53,7 @@ def _namespace(directory: str, unknown: int) -> int | None:
     try:
         return os.stat(f"{directory}/ns/mnt").st_ino
     except PermissionError:
-        return None if _is_over(int(directory.rpartition("/")[2])) else unknown
+        return None if is_over(int(directory.rpartition("/")[2])) else unknown
     except (FileNotFoundError, ProcessLookupError):
         pass  # gone, or its first thread has ended
     try:
@@ -80,7 +86,31 @@ def is_detached(pid: int, session: int) -> bool:
                     return bool(int(line.split()[1], 16) & 1 << (SIGHUP - 1))
     except (ProcessLookupError, FileNotFoundError):
         return False
-    return False
+    return pid in _outlived
+
+
+def hang_up(namespace: int, session: int) -> None:
+    """Where the kernel does not say who is immune to hang-up, as gVisor does not, finds it out.
+
+    Who is attached gets SIGHUP, and is taken for detached if it goes on: whoever catches that
+    signal, too, which on Linux is no sign of it.
+    """
+    global _tells  # noqa: PLW0603  (one kernel, one answer)
+    if _tells is None:
+        with open("/proc/self/status", encoding="ascii", errors="replace") as file:
+            _tells = any(line.startswith("SigIgn:") for line in file)
+    if _tells:
+        return
+    _outlived.intersection_update(everything())
+    attached = stragglers(namespace, session)[0]
+    send(attached, SIGHUP)
+    send(attached, SIGCONT)
+    for _ in range(HANGUP_LOOKS):
+        attached = stragglers(namespace, session)[0]
+        if not attached:
+            return
+        time.sleep(HANGUP_PAUSE_S)
+    _outlived.update(attached)
 
 
 def stragglers(namespace: int, session: int) -> tuple[list[int], list[int]]:
@@ -171,7 +201,7 @@ def end_one(pid: int, namespace: int) -> bool:
 def _is_dying(pid: int) -> bool:
     """Whether every thread of a process is past its last instruction (PF_EXITING)."""
     try:
-        for thread in _threads(pid):
+        for thread in threads(pid):
             with open(
                 f"/proc/{pid}/task/{thread}/stat", encoding="ascii", errors="replace"
             ) as file:
@@ -212,7 +242,7 @@ def _end(doomed: Callable[[], list[int]]) -> bool:
     Every process of the VM is stopped first, in one call the kernel keeps forks out of: what is
     there then is all there will be. Those named are killed, the others go on.
     """
-    before = {pid for pid in everything() if _is_stopped(pid)}
+    before = {pid for pid in everything() if is_stopped(pid)}
     try:
         os.kill(-1, SIGSTOP)
     except ProcessLookupError:
@@ -282,7 +312,7 @@ def outside(own: set[int]) -> list[int]:
     found = []
     for pid in everything():
         namespace = mounts_of(pid)
-        if namespace is None or namespace in own or (namespace == -1 and _is_over(pid)):
+        if namespace is None or namespace in own or (namespace == -1 and is_over(pid)):
             continue
         found.append(pid)
     return found
@@ -300,7 +330,7 @@ def others(spared: set[int], over: set[int] | None = None) -> list[int]:
     for pid in everything():
         if pid in spared:
             continue
-        if not _is_over(pid):
+        if not is_over(pid):
             found.append(pid)
         elif over is not None:
             over.add(pid)
@@ -316,7 +346,7 @@ class Pause:
     """All processes of the VM, stopped where they stand."""
 
     def __init__(self) -> None:
-        self._before = {pid for pid in everything() if _is_stopped(pid)}
+        self._before = {pid for pid in everything() if is_stopped(pid)}
         self._stop()
 
     def _stop(self) -> None:
@@ -332,9 +362,9 @@ class Pause:
         its programs going.
         """
         if all(
-            _state(f"{pid}/task/{thread}") in ("T", "t", "Z", "X", "")
+            state(f"{pid}/task/{thread}") in ("T", "t", "Z", "X", "")
             for pid in everything()
-            for thread in _threads(pid)
+            for thread in threads(pid)
         ):
             return True
         self._stop()
@@ -356,28 +386,3 @@ def everything() -> list[int]:
     """Every process of the VM but this one."""
     own = os.getpid()
     return [int(name) for name in os.listdir("/proc") if name.isdigit() and int(name) != own]
-
-
-def _threads(pid: int) -> list[str]:
-    try:
-        return os.listdir(f"/proc/{pid}/task")
-    except (FileNotFoundError, ProcessLookupError):
-        return []
-
-
-def _state(path: int | str) -> str:
-    """The state letter of a process or thread, as in proc_pid_stat(5); "" where it is gone."""
-    try:
-        with open(f"/proc/{path}/stat", encoding="ascii", errors="replace") as file:
-            return file.read().rpartition(")")[2].split()[0]
-    except (FileNotFoundError, ProcessLookupError):
-        return ""
-
-
-def _is_stopped(pid: int) -> bool:
-    return _state(pid) == "T"
-
-
-def _is_over(pid: int) -> bool:
-    """Whether nothing of a process runs any more: its first thread may end before the others."""
-    return _state(pid) in ("Z", "X", "") and len(_threads(pid)) <= 1

@@ -97,7 +97,7 @@ class Roots:
         finally:
             self._return()
 
-    def seal(self, namespace: int) -> bool:
+    def seal(self, namespaces: list[int]) -> bool:
         """Makes a root read-only for everybody; false where a file is open for writing.
 
         The file system is, not the mount: programs also reach it through mounts of executions that
@@ -105,15 +105,24 @@ class Roots:
         nobody can write to the root, by whatever descriptor or mapping. A file that was removed
         and is still open counts as one open for writing.
 
+        gVisor seals mounts, not file systems. There every namespace with a mount of the root has to
+        be named; where one cannot be sealed the others are as they were.
+
         Args:
-            namespace: descriptor of a mount namespace in which it is the root.
+            namespaces: descriptors of mount namespaces in which it is the root.
         """
-        flags = kernel.MS_REMOUNT | kernel.MS_RDONLY | MOUNT_FLAGS
+        flags = kernel.MS_REMOUNT | MOUNT_FLAGS
+        sealed: list[int] = []
         try:
-            kernel.setns(namespace, kernel.CLONE_NEWNS)
-            kernel.mount(None, "/", None, flags)
+            for namespace in namespaces:
+                kernel.setns(namespace, kernel.CLONE_NEWNS)
+                kernel.mount(None, "/", None, flags | kernel.MS_RDONLY)
+                sealed.append(namespace)
             return True
         except OSError as error:
+            for namespace in sealed:
+                kernel.setns(namespace, kernel.CLONE_NEWNS)
+                kernel.mount(None, "/", None, flags)
             if error.errno == EBUSY:
                 return False
             raise

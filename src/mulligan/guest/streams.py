@@ -29,6 +29,7 @@ class Streams:
     def __init__(self, loop: Loop, host: Host) -> None:
         self._loop = loop
         self._host = host
+        self.holds = False  # every execution's namespace, not only that of terminals
 
     def open(self, channel: int, body: dict[str, Any]) -> tuple[Execution, list[int]]:
         """An execution with its streams, and the program's ends of stdin, stdout, stderr, report.
@@ -41,12 +42,24 @@ class Streams:
         inner, (stdout, stderr, report), stdin = open_pipes(with_stdin=body["stdin"])
         limit = body["output_limit"]
         execution = Execution(channel, Capture(stdout, limit), Capture(stderr, limit))
+        if self.holds:
+            report = self._answerable(execution, report, inner)
         execution.report = report
         if stdin is not None:
             execution.stdin = Feed(stdin)
         self._watch(execution, frames.STDOUT)
         self._watch(execution, frames.STDERR)
         return execution, inner
+
+    def _answerable(self, execution: Execution, report: int, inner: list[int]) -> int:
+        """A way to report by which an answer can be given, in place of a pipe."""
+        execution.waits = True
+        ours, theirs = (end.detach() for end in socketpair())
+        os.set_blocking(ours, False)
+        os.close(report)
+        os.close(inner.pop())
+        inner.append(theirs)
+        return ours
 
     def _open_terminal(self, channel: int, body: dict[str, int]) -> tuple[Execution, list[int]]:
         from mulligan.guest.terminals import Terminal
@@ -66,6 +79,7 @@ class Streams:
         os.set_blocking(report, False)
         execution = Execution(channel, terminal, Capture(-1, 0))
         execution.terminal = terminal
+        execution.waits = True
         execution.open = {frames.STDOUT}
         execution.report = report
         execution.stdin = Feed(stdin)
@@ -165,28 +179,28 @@ class Streams:
                 self._watch(execution, frames.STDOUT)
 
     def hold(self, execution: Execution) -> None:
-        """Keeps the namespace of a terminal's processes, and lets the first of them go on.
+        """Keeps the namespace of an execution that waits for it, and lets it go on.
 
         It may end by itself before what it left is looked for, and the kernel gives the number of a
         namespace that is gone to the next one: that would be another execution's.
         """
-        terminal = execution.terminal
-        if terminal is None or terminal.held or not (execution.namespace and execution.pid):
+        if not (execution.waits and execution.namespace and execution.pid):
             return
-        assert execution.report is not None
-        terminal.held = True
+        execution.waits = False
+        if execution.report is None:
+            return  # it has ended, and has said all
         try:
             path = f"/proc/{execution.pid}/ns/mnt"
-            terminal.namespace = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            execution.mounts = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
             os.write(execution.report, b"\0")
         except OSError:
             execution.end("setup")  # it was ended already, or would wait for ever
 
     def release(self, execution: Execution) -> None:
         """Nothing of an execution is looked for any more."""
-        if execution.terminal is not None and execution.terminal.namespace >= 0:
-            os.close(execution.terminal.namespace)
-            execution.terminal.namespace = -1
+        if execution.mounts >= 0:
+            os.close(execution.mounts)
+            execution.mounts = -1
 
     def hang_up(self, execution: Execution) -> bool:
         """Closes the terminal of an execution that is to end, if it has one.

@@ -26,8 +26,7 @@ _SIZE = struct.Struct("=HHHH")
 class Terminal(Capture):
     """A pseudo-terminal: its output, as the capture of stdout, and ways to act on it.
 
-    ``slave`` is the program's end, ``credit`` the bytes that may be sent, ``namespace`` a
-    descriptor of the mount namespace of its processes, once it is ``held``.
+    ``slave`` is the program's end, and ``credit`` the bytes that may be sent.
 
     Args:
         body: ``cols`` and ``rows``, and ``window``, the bytes of output that may be sent at first.
@@ -36,14 +35,12 @@ class Terminal(Capture):
         OSError: there is none to be had.
     """
 
-    __slots__ = ("credit", "held", "namespace", "slave")
+    __slots__ = ("credit", "slave")
 
     def __init__(self, body: dict[str, int]) -> None:
         master, self.slave = os.openpty()
         super().__init__(master, 0)
         self.credit = body["window"]
-        self.held = False
-        self.namespace = -1
         os.set_blocking(master, False)
         self.resize(body["cols"], body["rows"])
 

@@ -17,9 +17,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
+    from mulligan.guest.execution import Execution
     from mulligan.guest.kernels.manager import Kernels
     from mulligan.guest.memory import Memory
     from mulligan.guest.starts import Starter
+    from mulligan.guest.streams import Streams
 
 IDLE_S = 3600.0
 PAUSE_TICK_S = 0.002
@@ -34,6 +36,7 @@ class Vm:
         running: whether an execution runs.
         starter: starts programs.
         groups: entries of the control groups this process is to be in.
+        streams: those of executions.
     """
 
     def __init__(
@@ -42,12 +45,15 @@ class Vm:
         running: Callable[[], bool],
         starter: Starter,
         groups: list[int],
+        streams: Streams,
     ) -> None:
         self.root = -1
         self.variables: dict[str, str] = {}
         self.foreign = False
         self._starter = starter
         self._groups = groups
+        self._streams = streams
+        self._left: list[int] = []  # namespaces of executions, where each has to be sealed
         self.quota = Quota(running, send, LAYERS)
         self._running = running
         self.memory: Memory | None = None  # where it is this process that watches it
@@ -79,6 +85,7 @@ class Vm:
             self._starter.hold_to(body["limits"])
             self.variables = body.get("variables", {})
             self.foreign = body.get("foreign", False)
+            self._streams.holds = bool(body.get("mounts_apart"))
             own = {_mounts()}
             self._roots = Roots(body["binds"])
             own.add(_mounts())
@@ -147,7 +154,8 @@ class Vm:
         private: list[int] = []
         try:
             inside = [] if kernels is None else kernels.open_namespaces()
-            if not self._roots.seal(self.root) and not body["end"]:
+            apart = [*inside, *self._left] if self._streams.holds else []
+            if not self._roots.seal([self.root, *apart]) and not body["end"]:
                 self._send(frames.ROOT_DONE, channel, {"busy": True, "error": None})
                 return
             # Nobody is in the old root any more, if it could be helped: the kernel minds a
@@ -156,6 +164,8 @@ class Vm:
             private += [self._roots.leave(namespace) for namespace in inside]
             os.close(self.root)
             self.root = -1
+            while self._left:
+                os.close(self._left.pop())
             self._assemble(body)
             for namespace in inside:
                 self._roots.enter(namespace, private.pop(0), self.root)
@@ -197,6 +207,24 @@ class Vm:
     def written(self) -> dict[str, object]:
         """What the disk took since it was last frozen, for an EXIT frame: null where it is much."""
         return {"written": glance(self._upper)}
+
+    def leaves(self, execution: Execution, *, alone: bool) -> None:
+        """An execution has ended: where mounts are sealed one by one, its own are seen to.
+
+        Who is still there may have descriptors of it, and write through them to a disk that is
+        frozen by then. What cannot be sealed yet is kept until the VM moves.
+
+        Args:
+            execution: it, with its namespace still held.
+            alone: whether nothing else runs in the VM, and has run since it moved.
+        """
+        if not self._streams.holds or execution.mounts < 0 or self._roots is None:
+            return
+        if alone and not self._left and not execution.background:
+            return
+        if execution.background or not self._roots.seal([execution.mounts]):
+            self._left.append(execution.mounts)
+            execution.mounts = -1
 
     # Pauses
 

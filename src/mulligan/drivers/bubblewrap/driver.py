@@ -145,6 +145,7 @@ class BubblewrapDriver:
     )
     machine = BubblewrapMachine
     _also_shown: tuple[Path, ...] = ()
+    _mounts_apart = False  # whether making a file system read-only does it to one mount alone
 
     def __init__(self, guest: tuple[int, int], directory: Path) -> None:
         self._run_as = guest if os.geteuid() == 0 else None
@@ -243,6 +244,7 @@ class BubblewrapDriver:
             "limits": self._limits_of_agent(spec.limits),
             "variables": spec.image.variables,
             "foreign": spec.image.digest is not None,
+            "mounts_apart": self._mounts_apart,
         }
         return self.machine(process, init, ours, boot_frame, groups, network)
 

@@ -45,6 +45,7 @@ class GvisorDriver(BubblewrapDriver):
     name = "gvisor"
     capabilities = Capabilities(own_kernel=True, network=("none",), boot_cost="milliseconds")
     machine = GvisorMachine
+    _mounts_apart = True
 
     def __init__(self, guest: tuple[int, int], directory: Path, runsc: Runsc) -> None:
         super().__init__(guest, directory)

@@ -165,11 +165,10 @@ class Runner:
         on_output: OutputCallback | None,
         watcher: Watcher,
     ) -> VmExecuteResponse:
-        execution_id = watcher.execution_id
-        environment = self.gates.environment(judged.request) | placeholders
-        request = judged.request.model_copy(update={"env": environment})
-        image = vm.spec.image
-        made = functools.partial(program_of, request, judged.language, image, self.settings)
+        execution_id, env = watcher.execution_id, self.gates.environment(judged.request)
+        request = judged.request.model_copy(update={"env": env | placeholders})
+        language, image = judged.language, vm.spec.image
+        made = functools.partial(program_of, request, language, image, self.settings)
         needs = Needs(self._packages, request, judged.language, vm, made, watcher.progress)
         outflow = self.gates.outflow(request.agent_id, on_output) if on_output else None
         recording = self.record(vm, judged, execution_id)
@@ -205,9 +204,9 @@ class Runner:
             if not isinstance(error, DeadlinePassed):
                 await self.owned(_not_started(recording, error))
                 raise
-            response = too_late(execution_id, vm.record.id, program, asked_at, ticket.queue_ms)
-            await self.owned(recording.never_started(response.outcome, response.error or ""))
-            return response
+            late = too_late(execution_id, vm.record.id, program, asked_at, ticket.queue_ms)
+            await self.owned(recording.never_started(late.outcome, late.error or ""))
+            return late
         started_at = asked_at + timedelta(milliseconds=ticket.queue_ms)
         response = response_of(execution_id, vm.record.id, program, result, started_at, duration_ms)
         update: dict[str, object] = {"queue_ms": ticket.queue_ms, "packages": needs.pins()}
