@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from mulligan.guest import processes
+from mulligan.guest import processes, procfs
 
 
 @pytest.mark.parametrize(
@@ -19,7 +19,7 @@ from mulligan.guest import processes
     ],
 )
 def test_a_look_is_repeated_while_something_ends(monkeypatch, looks, found, sure) -> None:
-    monkeypatch.setattr(processes, "_last_pid", lambda: b"9")
+    monkeypatch.setattr(procfs, "last_pid", lambda: b"9")
     left = iter(looks)
 
     def find(over: set[int]) -> list[int]:
@@ -33,7 +33,7 @@ def test_a_look_is_repeated_while_something_ends(monkeypatch, looks, found, sure
 
 def test_a_look_is_repeated_while_something_is_made(monkeypatch) -> None:
     numbers = iter([b"1", b"2", b"2", b"2"])
-    monkeypatch.setattr(processes, "_last_pid", lambda: next(numbers))
+    monkeypatch.setattr(procfs, "last_pid", lambda: next(numbers))
     assert processes._look(lambda over: []) == ([], True)
     assert next(numbers, None) is None
 

@@ -6,7 +6,7 @@ import os
 import time
 from _signal import SIGCONT, SIGHUP, SIGKILL, SIGSTOP
 
-from mulligan.guest.procfs import is_over, is_stopped, state, threads
+from mulligan.guest import procfs
 
 TYPE_CHECKING = False  # importing typing for it would cost every VM milliseconds
 if TYPE_CHECKING:
@@ -20,7 +20,6 @@ HANGUP_LOOKS = 20
 HANGUP_PAUSE_S = 0.005
 _outlived: set[int] = set()  # numbers of processes that went on after a hang-up
 _tells: bool | None = None  # whether the kernel says which signals a process ignores
-_PF_EXITING = 4  # linux/sched.h
 
 
 def members(namespace: int, over: set[int] | None = None) -> list[int]:
@@ -34,40 +33,13 @@ def members(namespace: int, over: set[int] | None = None) -> list[int]:
         over: takes those that were listed and of which nothing runs any more.
     """
     found = []
-    for pid in everything():
-        its = _namespace(f"/proc/{pid}", namespace)
+    for pid in procfs.everything():
+        its = procfs.namespace(f"/proc/{pid}", namespace)
         if its == namespace:
             found.append(pid)
         elif its is None and over is not None:
             over.add(pid)
     return found
-
-
-def _namespace(directory: str, unknown: int) -> int | None:
-    """The mount namespace of a process; None where nothing of it runs any more.
-
-    A process goes on without its first thread, which then is a zombie and shows no namespace: its
-    other threads are asked. One killed on its way to becoming a program is a zombie that Linux lets
-    nobody look into, until it is reaped.
-    """
-    try:
-        return os.stat(f"{directory}/ns/mnt").st_ino
-    except PermissionError:
-        return None if is_over(int(directory.rpartition("/")[2])) else unknown
-    except (FileNotFoundError, ProcessLookupError):
-        pass  # gone, or its first thread has ended
-    try:
-        threads = os.listdir(f"{directory}/task")
-    except (FileNotFoundError, ProcessLookupError):
-        return None
-    for thread in threads if len(threads) > 1 else ():
-        try:
-            return os.stat(f"{directory}/task/{thread}/ns/mnt").st_ino
-        except PermissionError:
-            return unknown
-        except (FileNotFoundError, ProcessLookupError):
-            continue
-    return None
 
 
 def is_detached(pid: int, session: int) -> bool:
@@ -101,7 +73,7 @@ def hang_up(namespace: int, session: int) -> None:
             _tells = any(line.startswith("SigIgn:") for line in file)
     if _tells:
         return
-    _outlived.intersection_update(everything())
+    _outlived.intersection_update(procfs.everything())
     attached = stragglers(namespace, session)[0]
     send(attached, SIGHUP)
     send(attached, SIGCONT)
@@ -139,27 +111,13 @@ def _look(find: Callable[[set[int]], list[int]]) -> tuple[list[int], bool]:
     """
     known: set[int] = set()
     for _ in range(LOOKS):
-        last = _last_pid()
+        last = procfs.last_pid()
         over: set[int] = set()
         found = find(over)
-        if _last_pid() == last and over <= known:
+        if procfs.last_pid() == last and over <= known:
             return found, True
         known |= over
     return found, False
-
-
-def _last_pid() -> bytes:
-    """The number the kernel gave out last in this VM; programs cannot set it.
-
-    gVisor does not tell. There a listing of processes is one moment's, which on Linux it is not:
-    two that are the same have missed nobody who was there both times, and whoever only forks and
-    exits has another number in the second.
-    """
-    try:
-        with open("/proc/sys/kernel/ns_last_pid", "rb") as file:
-            return file.read()
-    except FileNotFoundError:
-        return b" ".join(sorted(b"%d" % pid for pid in everything()))
 
 
 def send(pids: list[int], number: int) -> None:
@@ -175,7 +133,7 @@ def member(pid: int, namespace: int | None) -> bool:
     """Whether a process is there and, where a namespace is given, belongs to it."""
     if pid <= 1:
         return False
-    found = _namespace(f"/proc/{pid}", -1)
+    found = procfs.namespace(f"/proc/{pid}", -1)
     return found is not None and found in (namespace or found, -1)
 
 
@@ -192,26 +150,10 @@ def end_one(pid: int, namespace: int) -> bool:
     """
     send_member(pid, namespace, SIGKILL)
     for _ in range(LOOKS):
-        if _is_dying(pid):
+        if procfs.is_dying(pid):
             return True
         time.sleep(PAUSE_S / 10)
     return False
-
-
-def _is_dying(pid: int) -> bool:
-    """Whether every thread of a process is past its last instruction (PF_EXITING)."""
-    try:
-        for thread in threads(pid):
-            with open(
-                f"/proc/{pid}/task/{thread}/stat", encoding="ascii", errors="replace"
-            ) as file:
-                state, *numbers = file.read().rpartition(")")[2].split()
-                # gVisor shows no flags, only what has ended
-                if not int(numbers[5]) & _PF_EXITING and state not in "ZX":
-                    return False
-    except (FileNotFoundError, ProcessLookupError):
-        return not os.path.exists(f"/proc/{pid}")
-    return True
 
 
 def end_all(
@@ -242,7 +184,7 @@ def _end(doomed: Callable[[], list[int]]) -> bool:
     Every process of the VM is stopped first, in one call the kernel keeps forks out of: what is
     there then is all there will be. Those named are killed, the others go on.
     """
-    before = {pid for pid in everything() if is_stopped(pid)}
+    before = {pid for pid in procfs.everything() if procfs.is_stopped(pid)}
     try:
         os.kill(-1, SIGSTOP)
     except ProcessLookupError:
@@ -269,7 +211,7 @@ def _go_on(before: set[int]) -> None:
     ``copy_process``). Only a signal to several takes that back; one to its parent alone does not,
     and it would stand still for ever.
     """
-    going = [pid for pid in everything() if pid not in before]
+    going = [pid for pid in procfs.everything() if pid not in before]
     if not before:
         send([-1], SIGCONT)
         return
@@ -292,7 +234,7 @@ def _group(pid: int) -> int:
 
 def mounts_of(pid: int) -> int | None:
     """The mount namespace of a process; None where nothing of it runs, -1 where nobody may look."""
-    return _namespace(f"/proc/{pid}", -1)
+    return procfs.namespace(f"/proc/{pid}", -1)
 
 
 def has_rights(pid: int) -> bool:
@@ -310,9 +252,9 @@ def has_rights(pid: int) -> bool:
 def outside(own: set[int]) -> list[int]:
     """The living processes of the VM whose mount namespace is none of ``own``."""
     found = []
-    for pid in everything():
+    for pid in procfs.everything():
         namespace = mounts_of(pid)
-        if namespace is None or namespace in own or (namespace == -1 and is_over(pid)):
+        if namespace is None or namespace in own or (namespace == -1 and procfs.is_over(pid)):
             continue
         found.append(pid)
     return found
@@ -327,10 +269,10 @@ def end_outside(own: set[int]) -> bool:
 def others(spared: set[int], over: set[int] | None = None) -> list[int]:
     """The living processes of the VM but this one and ``spared``; ``over`` takes what has ended."""
     found = []
-    for pid in everything():
+    for pid in procfs.everything():
         if pid in spared:
             continue
-        if not is_over(pid):
+        if not procfs.is_over(pid):
             found.append(pid)
         elif over is not None:
             over.add(pid)
@@ -346,7 +288,7 @@ class Pause:
     """All processes of the VM, stopped where they stand."""
 
     def __init__(self) -> None:
-        self._before = {pid for pid in everything() if is_stopped(pid)}
+        self._before = {pid for pid in procfs.everything() if procfs.is_stopped(pid)}
         self._stop()
 
     def _stop(self) -> None:
@@ -362,9 +304,9 @@ class Pause:
         its programs going.
         """
         if all(
-            state(f"{pid}/task/{thread}") in ("T", "t", "Z", "X", "")
-            for pid in everything()
-            for thread in threads(pid)
+            procfs.state(f"{pid}/task/{thread}") in ("T", "t", "Z", "X", "")
+            for pid in procfs.everything()
+            for thread in procfs.threads(pid)
         ):
             return True
         self._stop()
@@ -380,9 +322,3 @@ def _doomed(
 ) -> list[int]:
     found = [pid for pid in members(namespace, over) if pid not in spared]
     return found if session is None else [p for p in found if not is_detached(p, session)]
-
-
-def everything() -> list[int]:
-    """Every process of the VM but this one."""
-    own = os.getpid()
-    return [int(name) for name in os.listdir("/proc") if name.isdigit() and int(name) != own]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from stat import S_ISREG, S_ISSOCK
 
-from mulligan.guest import processes
+from mulligan.guest import procfs
 
 BLOCK = 512  # what st_blocks counts in
 MOST_DESCRIPTORS = 100_000
@@ -38,7 +38,7 @@ class Removed:
         self._sizes: dict[tuple[int, int], int] = {}
         self._looked_at = 0
         self.in_flight = False
-        for pid in processes.everything():
+        for pid in procfs.everything():
             try:
                 self._look_at(f"/proc/{pid}")
             except (FileNotFoundError, ProcessLookupError, PermissionError):
