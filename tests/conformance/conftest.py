@@ -2,20 +2,18 @@
 
 import os
 import signal
-from collections.abc import AsyncIterator, Callable
-from pathlib import Path
+from collections.abc import AsyncIterator
 
 import pytest
 
-from mulligan.drivers.bubblewrap.driver import BubblewrapDriver
-from mulligan.drivers.gvisor.driver import GvisorDriver
-from mulligan.drivers.gvisor.runsc import find
+from mulligan.drivers.choosing import MAKERS
 from mulligan.drivers.interface import BootSpec, Driver
 from mulligan.engine.executions.programs import steps_for
 from mulligan.engine.vms.program import OutputCallback, Program
 from mulligan.engine.vms.replies import ProgramResult
 from mulligan.engine.vms.store import Stores, VmRecord, VmStore, new_id
 from mulligan.engine.vms.vm import Vm
+from mulligan.errors import ConfigError
 from mulligan.images.host import WORKSPACE, HostImage, prepare
 from mulligan.layers.directories import make_directory
 from mulligan.layers.store import LayerStore
@@ -24,10 +22,6 @@ from support import host
 from support.kernels import Kernel
 
 GUEST = (61000, 61000)
-DRIVERS: dict[str, Callable[[Path], Driver]] = {
-    "bubblewrap": lambda directory: BubblewrapDriver(GUEST, directory),
-    "gvisor": lambda directory: GvisorDriver(GUEST, directory, find()),
-}
 
 
 class Machine:
@@ -63,6 +57,11 @@ class Machine:
         assert (result.reason, result.status) == ("exit", 0), result.stderr.decode()
         return result.stdout.decode()
 
+    def needs_to_be_seen(self) -> None:
+        """Skips a test that looks at the VM's processes from the host, where that cannot be."""
+        if self.driver.capabilities.own_kernel:
+            pytest.skip("processes of a VM with a kernel of its own are not the host's")
+
     def agent(self) -> int:
         """The number of the booted VM's process 1 on the host."""
         below = host.descendants(self.vm._machine.pid)
@@ -80,11 +79,17 @@ class Machine:
         os.kill(zygote, signal.SIGSTOP)
 
 
-@pytest.fixture(scope="module", params=DRIVERS)
+@pytest.fixture(
+    scope="module",
+    params=["bubblewrap", pytest.param("gvisor", marks=pytest.mark.long)],
+)
 async def machine(request: pytest.FixtureRequest) -> AsyncIterator[Machine]:
     before = host.descendants(os.getpid())
     with host.data_directory() as directory:
-        driver = DRIVERS[request.param](directory)
+        try:
+            driver = MAKERS[request.param](GUEST, directory)
+        except ConfigError as error:
+            pytest.skip(f"{error.detail}: {error.remedy}")
         make_directory(directory / "images")
         image = prepare(directory / "images", driver.disk_owner())
         store = VmStore(directory / "vms", driver.disk_owner())

@@ -146,6 +146,7 @@ async def test_a_child_whose_first_thread_ended_is_found(machine) -> None:
 
 async def test_a_zygote_that_is_stopped_goes_on(machine) -> None:
     assert await machine.text("print(1)", "python") == "1\n"
+    machine.needs_to_be_seen()
     machine.stop_zygote()
     bystander = asyncio.create_task(machine.run("sleep 2; echo well"))
     assert await machine.text("print(1)", "python") == "1\n"
@@ -161,7 +162,9 @@ async def test_a_command_line_that_is_too_long_is_told(machine) -> None:
 
 async def test_more_executions_than_descriptors(machine) -> None:
     """Each is answered: by the program's end, or by the reason it could not start."""
-    results = await asyncio.gather(*(machine.run("sleep 0.2; echo x") for _ in range(400)))
+    results = await asyncio.gather(
+        *(machine.run("sleep 0.2; echo x", timeout_ms=90_000) for _ in range(400))
+    )
     assert {result.reason for result in results} <= {"exit", "setup"}
     assert sum(result.stdout == b"x\n" for result in results) > 100
     assert await machine.text("echo alive") == "alive\n"
@@ -170,6 +173,7 @@ async def test_more_executions_than_descriptors(machine) -> None:
 async def test_a_waiting_compiler_holds_nothing_of_the_agents(machine) -> None:
     if "rust" not in machine.image.toolchains:
         pytest.skip("this host has no rust")
+    machine.needs_to_be_seen()
     # Looked at from the host: it has the zygote's command line, and where there is Landlock
     # programs of other executions do not see its descriptors.
     compiling = asyncio.create_task(machine.run("fn main() {}", "rust", timeout_ms=60_000))
@@ -284,6 +288,7 @@ async def test_resources_are_told(machine) -> None:
 async def test_a_zygote_that_was_stopped_keeps_no_execution_from_its_end(
     machine, then: str, reason: str
 ) -> None:
+    machine.needs_to_be_seen()
     before = await machine.text("readlink /proc/1/ns/pid; stat -c %Z /proc/1")
     code = f"import time; print('begun', flush=True); time.sleep(0.5); {then}"
     begun = asyncio.Event()

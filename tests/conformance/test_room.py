@@ -37,6 +37,7 @@ def soft_limit(pid: int, soft: int) -> int:
 @pytest.fixture
 async def few(machine):
     """Few descriptors for the agent, set from outside; as many as before afterwards."""
+    machine.needs_to_be_seen()
     await machine.text("true")
     agent = machine.agent()
     before = soft_limit(agent, FEW)

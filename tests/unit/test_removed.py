@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from mulligan.guest import processes, removed
+from mulligan.guest import procfs, removed
 
 SIZE = 1 << 20
 
 
 @pytest.fixture(autouse=True)
 def this_process_alone(monkeypatch) -> None:
-    monkeypatch.setattr(processes, "everything", lambda: [os.getpid()])
+    monkeypatch.setattr(procfs, "everything", lambda: [os.getpid()])
 
 
 def held(directory: Path) -> int:

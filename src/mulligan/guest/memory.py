@@ -81,7 +81,7 @@ class Memory:
         now = time.monotonic()
         if now < self._due:
             return
-        sizes = {pid: resident(pid) for pid in processes.everything()}
+        sizes = {pid: resident(pid) for pid in procfs.everything()}
         running = self._running()
         if not running and not self._programs():
             self._due = float("inf")  # until the next program starts

@@ -54,6 +54,8 @@ MASKED = (
     "/proc/timer_list",
     "/proc/vmallocinfo",
 )
+# Devices that gVisor adds to every VM, and that no program could do anything with.
+MASKED_DEVICES = ("/dev/char", "/dev/fuse", "/dev/net")
 # What is read there, and never to be written.
 READ_ONLY = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys")
 MOUNT_FLAGS = kernel.MS_NOSUID | kernel.MS_NODEV
@@ -212,8 +214,8 @@ def _overlay(layers: list[str], top: str) -> None:
 
 
 def _mask() -> None:
-    """Masks this mount namespace's /proc, which roots get as it is here."""
-    for path in MASKED:
+    """Masks this mount namespace's /proc and /dev, which roots get as they are here."""
+    for path in (*MASKED, *MASKED_DEVICES):
         if os.path.isdir(path):
             flags = MOUNT_FLAGS | kernel.MS_NOEXEC | kernel.MS_RDONLY
             kernel.mount("tmpfs", path, "tmpfs", flags, "size=4k,nr_inodes=1,mode=555")

@@ -56,8 +56,9 @@ def _mounts(plan: VmPlan) -> list[dict[str, Any]]:
     shown = [str(path) for path in plan.binds] + [place for _, place in plan.shares]
     shm = f"size={plan.shm_mb * MIB}"
     mounts = [
-        {"destination": "/proc", "type": "proc", "source": "proc", "options": ["nosuid", "nodev"]},
-        {"destination": "/dev", "type": "tmpfs", "source": "dev", "options": ["nosuid", "noexec"]},
+        _mount("/proc", "proc", "nosuid", "nodev", "noexec"),
+        _mount("/dev", "tmpfs", "nosuid", "noexec", "ro"),
+        _mount("/dev/pts", "devpts", "nosuid", "noexec"),
         _tmpfs("/dev/shm", "mode=1777", shm),  # noqa: S108  (the VM's own)
         *[_bind(path) for path in shown],
         _bind("/etc"),
@@ -79,9 +80,8 @@ def _bind(path: str, *, writable: bool = False) -> dict[str, Any]:
 
 
 def _tmpfs(path: str, *options: str) -> dict[str, Any]:
-    return {
-        "destination": path,
-        "type": "tmpfs",
-        "source": "tmpfs",
-        "options": ["nosuid", "nodev", *options],
-    }
+    return _mount(path, "tmpfs", "nosuid", "nodev", *options)
+
+
+def _mount(path: str, kind: str, *options: str) -> dict[str, Any]:
+    return {"destination": path, "type": kind, "source": kind, "options": list(options)}
