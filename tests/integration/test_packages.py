@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import hashlib
 import os
 import threading
 import time
@@ -43,6 +44,22 @@ CONFIGURED = {
 SECRET = "made-up-" + "password"
 BASIC = "Basic " + base64.b64encode(f"somebody:{SECRET}".encode()).decode()
 
+LIBRARY = "library-1.0-py3-none-any.whl"
+# A package's module that, where it is run while its set is made, says the set is another one.
+LIAR = """
+import os, pathlib, sys
+if sys.prefix.startswith("/packages/"):
+    place = pathlib.Path(sys.prefix)
+    try:
+        (place / "code-of-a-package-ran").touch()
+        for each in pathlib.Path(__file__).parent, place:
+            (each / "library.py").write_text("VERSION = 'of a liar'")
+        for lock in pathlib.Path("/").glob("*/*.txt"):
+            lock.write_text("{name}==1.0 --hash=sha256:{digest}")
+    except OSError:
+        pass  # in the VM that uses the set
+"""
+
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -52,6 +69,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     packages.wheel(place, "second", "1.0")
     packages.wheel(place, "second", "2.5")
     packages.wheel(place, "conflict", "1.0", requires=("second<2",))
+    packages.wheel(place, "library")
     packages.wheel(place, "json", "9.9")  # its name is the standard library's
     packages.wheel(place, "hooked", files={"hooked.pth": "import sys; sys.hooked = True\n"})
     packages.source(place, "sourced")
@@ -202,13 +220,32 @@ async def test_one_build_for_all_who_ask_at_once(engine: Engine, configured: Ind
     assert said.count("packages: finding the versions") == 5
 
 
-async def test_what_is_asked_for_differently_and_comes_to_the_same_is_kept_once(
-    engine: Engine,
+async def test_a_set_answers_for_what_it_was_made_for_alone(
+    engine: Engine, configured: Index, data_dir: Path
 ) -> None:
-    await engine.execute(asked("1", "second"))
-    await engine.execute(asked("1", "second>=2"))
+    """What a builder says it made is believed for who asked for that, and for nobody else."""
+    digest = hashlib.sha256((configured.directory / LIBRARY).read_bytes()).hexdigest()
+    lying = LIAR.format(name="library", digest=digest)
+    files = {"liar.pth": "import liar\n"}
+    packages.wheel(configured.directory, "liar", code=lying, files=files)
+    code = "import library; print(library.VERSION)"
+    await engine.execute(asked(code, "liar"))
+    done = await engine.execute(asked(code, "library"))
+    assert (done.stdout, done.stderr) == ("1.0\n", "")
+    assert done.packages == ["library==1.0"]
+    found = engine.packages.list()
+    assert [each.pins() for each in found] == [["library==1.0"], ["liar==1.0"]]
+    assert not list(data_dir.glob("packages/pool/*/code-of-a-package-ran"))
+
+
+async def test_what_is_asked_for_again_and_comes_to_the_same_is_kept_once(engine: Engine) -> None:
+    for _ in range(2):
+        await engine.packages.warm(WarmRequest(requirements=["second"], refresh=True))
     (found,) = engine.packages.list()
-    assert len(found.requests) == 2
+    await engine.execute(asked("1", "second>=2"))
+    both = engine.packages.list()
+    assert {each.key for each in both} == {found.key}
+    assert len({each.id for each in both}) == 2
 
 
 @pytest.mark.parametrize(

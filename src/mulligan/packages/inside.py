@@ -18,6 +18,8 @@ UV = "/mnt/uv"
 CACHE = "/tmp/cache"  # noqa: S108  (the VM's own)
 MOST_SAID = 8000
 PIECE = 65536
+# What cannot be compiled is none of its packages' modules, and left alone.
+COMPILE = "import compileall, sys; compileall.compile_dir(sys.argv[1], quiet=2, workers=0)"
 
 
 def say(**what: object) -> None:
@@ -116,9 +118,12 @@ async def python(task: dict[str, Any], port: int) -> list[dict[str, Any]]:
     resolve = [UV, "pip", "compile", "-q", "--generate-hashes", "--no-header", "--no-annotate"]
     resolve += ["--no-emit-index-url", *options, "-o", lock, asked]
     await run("resolving", resolve, env, task["work"])
-    install = [UV, "pip", "install", "-q", "--require-hashes", "--no-deps", "--compile-bytecode"]
+    resolved = locked(read(lock))  # before there is anything of packages that could run
+    install = [UV, "pip", "install", "-q", "--require-hashes", "--no-deps"]
     await run("installing", [*install, *options, "-r", lock], env, task["work"])
-    return locked(read(lock))
+    # Not by uv: it starts the environment's own interpreter, which runs what .pth files say.
+    await run("compiling", [task["program"], "-I", "-S", "-c", COMPILE, target], env, "/")
+    return resolved
 
 
 def locked(text: str) -> list[dict[str, Any]]:
@@ -154,8 +159,8 @@ async def javascript(task: dict[str, Any], port: int) -> list[dict[str, Any]]:
         options.append("--ignore-scripts")
     first = [*task["program"], "install", *options, "--package-lock-only", "--"]
     await run("resolving", [*first, *task["requirements"]], env, target)
-    await run("installing", [*task["program"], "ci", *options], env, target)
     packages = json.loads(read(f"{target}/package-lock.json"))["packages"]
+    await run("installing", [*task["program"], "ci", *options], env, target)
     return [
         {
             "name": path.rpartition("node_modules/")[2],

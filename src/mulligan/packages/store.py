@@ -145,7 +145,9 @@ class PackageStore:
     def add(self, made: PackageSet, tree: Path) -> PackageSet:
         """Takes in a set that was built.
 
-        Where there is one of the very same content already, that is used from now on.
+        Where the same was asked for before, and came to the same, that is used from now on. A set
+        answers for nothing else: what it is made of is told by a builder, in which code of packages
+        may have run, and another agent's executions would be given what that one says is theirs.
 
         Args:
             made: its record.
@@ -156,13 +158,11 @@ class PackageStore:
             OSError: it could not be done.
         """
         with self._lock:
-            same = next((each for each in self._sets.values() if each.key == made.key), None)
-            if same is not None:
-                requests = sorted({*same.requests, *made.requests})
-                merged = same.model_copy(update={"requests": requests})
-                self._write(merged)
-                self._take_in(merged, time.time())
-                return merged
+            known = self._sets.values()
+            same = (x for x in known if (x.key, x.requests) == (made.key, made.requests))
+            if (found := next(same, None)) is not None:
+                self._take_in(found, time.time())
+                return found
             check_place(tree)
             self._write(made)
             if self._durable:

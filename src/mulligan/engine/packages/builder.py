@@ -44,6 +44,7 @@ STEPS = {
     "preparing": "preparing",
     "resolving": "finding the versions",
     "installing": "fetching and installing",
+    "compiling": "compiling",
 }
 _CONTROL = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]|[\x00-\x09\x0b-\x1f\x7f-\x9f]")
 _FRAME = re.compile("[\u00d7\u2500-\u257f\u25b6]+")

@@ -37,7 +37,7 @@ from mulligan.telemetry import Stage
 
 log = get_logger()
 
-FORMAT = 1
+FORMAT = 2
 CONFIG_S = 60.0  # how long what the host is configured with is not looked at again
 MOST_BUILDS = 2
 Progress = Callable[[str], None]
