@@ -1,11 +1,15 @@
 """The light JSON says and reads what the standard library's does."""
 
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mulligan.guest import lightjson
 from mulligan.guest.lightjson import dumps, loads
 
 VALUES = st.recursive(
@@ -28,6 +32,27 @@ def test_values_come_back(value: object) -> None:
 def test_what_is_no_json(text: str) -> None:
     with pytest.raises(ValueError):  # noqa: PT011  (any will do)
         loads(text)
+
+
+def test_what_is_no_json_where_nobody_has_imported_json() -> None:
+    """As in an agent: a program that could crash it would end its VM."""
+    source = Path(lightjson.__file__).parents[2]
+    texts = ["{", "[1,]", '["x"]]', "{'a': 1}", '{"a" 1}', '"\\x"', '"\n"', "[1 2]", "1" * 5000]
+    code = f"""
+import sys
+sys.path.insert(0, {str(source)!r})
+from mulligan.guest.lightjson import loads
+for text in {texts!r}:
+    try:
+        loads(text)
+    except ValueError:
+        continue
+    raise SystemExit(text)
+assert "json" not in sys.modules
+"""
+    command = [sys.executable, "-I", "-S", "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 @given(st.text())

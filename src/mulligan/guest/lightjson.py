@@ -37,6 +37,8 @@ def loads(text: str) -> object:
         value, end = _scan(text, start)
     except StopIteration:
         raise ValueError("no value") from None
+    except SystemError:  # up to 3.11 it cannot name an error of a module nobody has imported
+        raise ValueError("no JSON") from None
     if text[end:].strip(" \t\n\r"):
         raise ValueError("more than one value")
     return value
