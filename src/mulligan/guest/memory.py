@@ -17,7 +17,7 @@ import os
 import time
 from _signal import SIGKILL
 
-from mulligan.guest import frames, processes
+from mulligan.guest import frames, processes, procfs
 
 TYPE_CHECKING = False  # importing typing for it would cost every VM milliseconds
 if TYPE_CHECKING:

@@ -26,7 +26,14 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from mulligan.layers.directories import make_directory, remove_tree, replace_file, sync_directory
+from mulligan.layers.directories import (
+    inside,
+    itself,
+    make_directory,
+    remove_tree,
+    replace_file,
+    sync_directory,
+)
 from mulligan.layers.holds import Hold
 from mulligan.layers.sizes import TREE, family_of
 from mulligan.layers.stacks import DamagedLayer, Layer, Merge, Merged, Stacks
@@ -171,10 +178,14 @@ class LayerStore(Stacks):
         """
         path = self.family(agent_id) / layer
         path.mkdir(mode=0o700, exist_ok=True)  # one that a crash left has no tree
-        self._give(path)
         record = Layer(parent=parent, execution=execution, image=image)
-        replace_file(path / "layer.json", record.model_dump_json(), durable=self._durable)
-        upper.rename(path / TREE)
+        with inside(path) as place, inside(upper.parents[1], upper.parent.name) as source:
+            known = Path(itself(place))
+            self._give(known)
+            replace_file(known / "layer.json", record.model_dump_json(), durable=self._durable)
+            with inside(source, upper.name):
+                pass  # a link is none of the VM's directories
+            os.rename(upper.name, TREE, src_dir_fd=source, dst_dir_fd=place)
         if self._durable:
             os.sync()  # what VMs wrote is in no order of ours
             sync_directory(path.parent)

@@ -232,15 +232,18 @@ class PackageStore:
 def check_place(path: Path) -> None:
     """Makes sure that a builder left a directory, and no link, where its set belongs.
 
+    Args:
+        path: ``<disk>/<generation>/upper/packages/<id>``; the builder, all of whose disk is its
+            own, has ended.
+
     Raises:
         ExecutionFailed: it did not.
     """
     try:
-        is_directory = stat.S_ISDIR(path.lstat().st_mode)
-        below = stat.S_ISDIR(path.parent.lstat().st_mode)
+        kept = all(stat.S_ISDIR(each.lstat().st_mode) for each in (path, *path.parents[:3]))
     except OSError:
-        is_directory = below = False
-    if not (is_directory and below):
+        kept = False
+    if not kept:
         raise ExecutionFailed("the builder left no set of packages behind")
 
 

@@ -100,7 +100,7 @@ def _prepare(vm: Vm, *, look: bool) -> bool:
     if not stores.changed(vm_id, generation):
         return False
     if not look:
-        stores.make_generation(vm_id, generation + 1, stores.upper(vm_id, generation))
+        stores.make_generation(vm_id, generation + 1, generation)
     return True
 
 

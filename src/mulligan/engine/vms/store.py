@@ -25,7 +25,14 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, StrictBool, StrictInt, StrictStr, ValidationError
 
 from mulligan.errors import ExecutionFailed
-from mulligan.layers.directories import make_directory, remove_tree, replace_file, sync_directory
+from mulligan.layers.directories import (
+    inside,
+    itself,
+    make_directory,
+    remove_tree,
+    replace_file,
+    sync_directory,
+)
 from mulligan.layers.store import LayerStore
 from mulligan.models import UtcTime
 
@@ -127,7 +134,7 @@ class VmStore:
     def _recover(self, record: VmRecord, state: VmState, layers: LayerStore) -> VmState:
         disk = self.disk(record.id)
         known = state
-        while not (disk / str(state.generation) / "upper").is_dir():
+        while not _is_generation(disk, state.generation):
             layer = layer_name(record.id, state.generation)
             if layers.has(record.agent_id, layer):
                 state = VmState(base=layer, generation=state.generation + 1)
@@ -153,9 +160,7 @@ class VmStore:
         state = VmState(base=base)
         try:
             make_directory(staging)
-            (staging / "disk").mkdir(mode=0o700)
-            self._give(staging / "disk")
-            self._make_generation(staging / "disk" / str(state.generation))
+            self._make_disk(staging, state.generation)
             (staging / "vm.json").write_text(record.model_dump_json(indent=2))
             (staging / "state.json").write_text(state.model_dump_json())
             if self._durable:
@@ -177,9 +182,7 @@ class VmStore:
         """
         path = self._directory / name
         make_directory(path)
-        (path / "disk").mkdir(mode=0o700)
-        self._give(path / "disk")
-        self._make_generation(path / "disk" / "0")
+        self._make_disk(path, 0)
 
     def adopt(self, name: str, record: VmRecord) -> None:
         """Makes a directory that ``prepare`` made that of a VM.
@@ -230,10 +233,10 @@ class VmStore:
         self.discard_generation(vm_id, generation)
         with self._making:
             spare = state.generation + 1
-            path = self.disk(vm_id) / str(spare)
-            if not path.exists():  # else the VM is about to go there, or has been
-                self._make_generation(path)
-                self._spare[vm_id] = spare
+            with inside(self.disk(vm_id)) as disk:
+                if not _there(str(spare), disk):  # else the VM is about to go there, or has been
+                    self._make_generation(disk, spare)
+                    self._spare[vm_id] = spare
 
     def _write_state(self, vm_id: str, state: VmState) -> None:
         path = self._directory / vm_id / "state.json"
@@ -253,56 +256,67 @@ class VmStore:
 
     def changed(self, vm_id: str, generation: int) -> bool:
         """Whether anything was written in a generation."""
-        with os.scandir(self.upper(vm_id, generation)) as entries:
+        names = str(generation), "upper"
+        with inside(self.disk(vm_id), *names) as upper, os.scandir(itself(upper)) as entries:
             return next(entries, None) is not None
 
-    def make_generation(self, vm_id: str, generation: int, like: Path | None = None) -> None:
+    def make_generation(self, vm_id: str, generation: int, like: int | None = None) -> None:
         """Makes the directories of a generation, anew if they are left from an attempt.
 
         Args:
             vm_id: the VM.
             generation: its number.
-            like: an upper whose mode the root directory of the VM's programs keeps.
+            like: another generation, whose mode the root directory of the VM's programs keeps.
         """
-        path = self.disk(vm_id) / str(generation)
-        with self._making:
+        mode = 0o755
+        if like is not None:
+            with inside(self.disk(vm_id), str(like), "upper") as upper:
+                mode = stat.S_IMODE(os.fstat(upper).st_mode)
+        with self._making, inside(self.disk(vm_id)) as disk:
             if self._spare.pop(vm_id, None) == generation:
-                (path / "upper").chmod(_mode(like))
+                with inside(self.disk(vm_id), str(generation), "upper") as upper:
+                    os.chmod(itself(upper), mode)  # noqa: PTH101  (there is no path)
                 return
-            if path.exists():
-                remove_tree(path)
-            self._make_generation(path, like)
+            if _there(str(generation), disk):
+                remove_tree(str(generation), disk)
+            self._make_generation(disk, generation, mode)
 
-    def _make_generation(self, path: Path, like: Path | None = None) -> None:
-        for each in (path, path / "upper", path / "work"):
-            each.mkdir(mode=0o700)
-            self._give(each)
-        # The root directory of the VM's programs takes its mode from here.
-        (path / "upper").chmod(_mode(like))
+    def _make_disk(self, path: Path, generation: int) -> None:
+        with inside(path) as directory:
+            self._make(directory, "disk")
+        with inside(path, "disk") as disk:
+            self._make_generation(disk, generation)
+
+    def _make_generation(self, disk: int, generation: int, mode: int = 0o755) -> None:
+        name = str(generation)
+        self._make(disk, name)
+        with inside(disk, name) as place:
+            # The root directory of the VM's programs takes its mode from here.
+            self._make(place, "upper", mode)
+            self._make(place, "work")
 
     def renew_work(self, vm_id: str, generation: int) -> None:
         """Gives a generation an empty scratch directory: overlayfs takes none it had before."""
-        work = self.disk(vm_id) / str(generation) / "work"
-        if work.exists():
-            remove_tree(work)
-        work.mkdir(mode=0o700)
-        self._give(work)
+        with inside(self.disk(vm_id), str(generation)) as place:
+            if _there("work", place):
+                remove_tree("work", place)
+            self._make(place, "work")
 
     def discard_generation(self, vm_id: str, generation: int) -> None:
         """Removes a generation that is no longer the VM's."""
-        path = self.disk(vm_id) / str(generation)
-        if path.exists():
-            remove_tree(path)
+        with inside(self.disk(vm_id)) as disk:
+            if _there(str(generation), disk):
+                remove_tree(str(generation), disk)
 
     def make_place(self, vm_id: str, name: str) -> None:
         """Makes an empty directory in the disk for the VM's agent to copy into."""
-        path = self.disk(vm_id) / name
-        path.mkdir(mode=0o700)
-        self._give(path)
+        with inside(self.disk(vm_id)) as disk:
+            self._make(disk, name)
 
     def discard_place(self, vm_id: str, name: str) -> None:
         """Removes a directory ``make_place`` made, with what is in it."""
-        remove_tree(self.disk(vm_id) / name)
+        with inside(self.disk(vm_id)) as disk:
+            remove_tree(name, disk)
 
     def delete(self, vm_id: str) -> None:
         """Removes a VM and everything it wrote; it is gone for good once this has begun."""
@@ -313,9 +327,13 @@ class VmStore:
         (self._directory / vm_id).rename(gone)
         remove_tree(gone)
 
-    def _give(self, path: Path) -> None:
-        if os.geteuid() == 0:
-            os.chown(path, *self._owner)
+    def _make(self, directory: int, name: str, mode: int = 0o700) -> None:
+        """Makes a directory of the VM's in an open one."""
+        os.mkdir(name, 0o700, dir_fd=directory)
+        with inside(directory, name) as made:
+            if os.geteuid() == 0:
+                os.chown(itself(made), *self._owner)
+            os.chmod(itself(made), mode)  # noqa: PTH101  (there is no path)
 
 
 @dataclass(frozen=True)
@@ -333,8 +351,22 @@ class Stores:
             return stack_of(state.base)
 
 
-def _mode(like: Path | None) -> int:
-    return stat.S_IMODE(like.stat().st_mode) if like else 0o755
+def _there(name: str, directory: int) -> bool:
+    """Whether there is anything of that name, a link that leads nowhere included."""
+    try:
+        os.stat(name, dir_fd=directory, follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def _is_generation(disk: Path, generation: int) -> bool:
+    """Whether what programs write to is there, and what the host made."""
+    try:
+        with inside(disk, str(generation), "upper"):
+            return True
+    except OSError:
+        return False
 
 
 def layer_name(vm_id: str, generation: int) -> str:
