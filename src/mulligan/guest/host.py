@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from _socket import AF_UNIX, SOCK_STREAM, socket
 
 from mulligan.guest import frames
 
@@ -28,8 +27,8 @@ class Host:
     """
 
     def __init__(self, descriptor: int, loop: Loop, handle: Callable[[frames.Frame], None]) -> None:
-        self._socket = socket(AF_UNIX, SOCK_STREAM, 0, descriptor)
-        self._socket.setblocking(False)
+        self._descriptor = descriptor  # a socket, or the port of a microVM
+        os.set_blocking(descriptor, False)
         self._decoder = frames.Decoder(frames.FROM_HOST)
         self._outgoing = bytearray()
         self._loop = loop
@@ -39,7 +38,7 @@ class Host:
 
     def _receive(self) -> None:
         try:
-            data = self._socket.recv(RECEIVE)
+            data = os.read(self._descriptor, RECEIVE)
         except BlockingIOError:
             data = b""
             if not self._outgoing:
@@ -64,13 +63,13 @@ class Host:
         """Sends what the host takes; holds the programs' output back while it takes too little."""
         try:
             while self._outgoing:
-                del self._outgoing[: self._socket.send(self._outgoing)]
+                del self._outgoing[: os.write(self._descriptor, self._outgoing)]
         except BlockingIOError:
             pass  # the rest goes when the socket says so
         except ConnectionError:
             os._exit(0)
         if self._writing != bool(self._outgoing):
             self._writing = bool(self._outgoing)
-            self._loop.also_write(self._socket.fileno(), self._writing)
+            self._loop.also_write(self._descriptor, self._writing)
         if len(self._outgoing) < OUTGOING_LOW:
             self._loop.release()

