@@ -3,6 +3,7 @@
 import os
 import signal
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 
@@ -18,7 +19,7 @@ from mulligan.images.host import WORKSPACE, HostImage, prepare
 from mulligan.layers.directories import make_directory
 from mulligan.layers.store import LayerStore
 from mulligan.models import utc_now
-from support import host
+from support import host, microvm
 from support.kernels import Kernel
 
 GUEST = (61000, 61000)
@@ -79,15 +80,24 @@ class Machine:
         os.kill(zygote, signal.SIGSTOP)
 
 
+def make(name: str, directory: Path) -> Driver:
+    """Raises ConfigError, or skips the test, where this host has no such driver."""
+    return microvm.driver(GUEST, directory) if name == "qemu" else MAKERS[name](GUEST, directory)
+
+
 @pytest.fixture(
     scope="module",
-    params=["bubblewrap", pytest.param("gvisor", marks=pytest.mark.long)],
+    params=[
+        "bubblewrap",
+        pytest.param("gvisor", marks=pytest.mark.long),
+        pytest.param("qemu", marks=pytest.mark.long),
+    ],
 )
 async def machine(request: pytest.FixtureRequest) -> AsyncIterator[Machine]:
     before = host.descendants(os.getpid())
     with host.data_directory() as directory:
         try:
-            driver = MAKERS[request.param](GUEST, directory)
+            driver = make(request.param, directory)
         except ConfigError as error:
             pytest.skip(f"{error.detail}: {error.remedy}")
         make_directory(directory / "images")

@@ -17,6 +17,7 @@ from mulligan.cli import (
     files,
     image,
     mcp,
+    microvm,
     packages,
     parse,
     past,
@@ -58,6 +59,7 @@ app.add_typer(files.app, name="files")
 app.add_typer(approvals.app, name="approvals")
 app.add_typer(packages.app, name="packages")
 app.add_typer(image.app, name="image")
+app.add_typer(microvm.app, name="microvm")
 app.add_typer(token_commands.app, name="token")
 
 

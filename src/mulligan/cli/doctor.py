@@ -177,10 +177,13 @@ def _boot(settings: Settings) -> list[Finding]:
 
 async def _try_boot(settings: Settings, directory: Path) -> list[Finding]:
     from mulligan.cli import walls
+    from mulligan.drivers.qemu.image import lend
     from mulligan.engine.engine import Engine
 
     hooks = settings.hooks.model_copy(update={"enabled": False})  # gates would refuse to probe
     changes = {"data_dir": directory, "hooks": hooks}
+    make_directory(directory)
+    lend(settings.data_dir / "images", directory / "images")
     try:
         async with Engine(settings.model_copy(update=changes)) as engine:
             request = VmExecuteRequest(agent_id="doctor", language="python", code="print('well')")

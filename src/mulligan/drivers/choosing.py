@@ -9,6 +9,9 @@ from mulligan.drivers.bubblewrap.driver import BubblewrapDriver
 from mulligan.drivers.gvisor import runsc
 from mulligan.drivers.gvisor.driver import GvisorDriver
 from mulligan.drivers.interface import Capabilities, Driver
+from mulligan.drivers.qemu.accel import EMULATED
+from mulligan.drivers.qemu.driver import QemuDriver
+from mulligan.errors import ConfigError
 
 
 def _gvisor(guest: tuple[int, int], directory: Path) -> Driver:
@@ -18,11 +21,23 @@ def _gvisor(guest: tuple[int, int], directory: Path) -> Driver:
 # The strongest walls first: the order in which "auto" tries them. Each takes uid and gid of VMs
 # and the data directory, and raises ConfigError where this host cannot run it.
 MAKERS: Mapping[str, Callable[[tuple[int, int], Path], Driver]] = {
+    "qemu": QemuDriver,
     "gvisor": _gvisor,
     "bubblewrap": BubblewrapDriver,
 }
 CAPABILITIES: Mapping[str, Capabilities] = {
+    "qemu": QemuDriver.capabilities,
     "gvisor": GvisorDriver.capabilities,
     "bubblewrap": BubblewrapDriver.capabilities,
 }
 EMBEDDED = "bubblewrap"  # needs nothing that does not come with Mulligan
+
+
+def reluctance(driver: Driver) -> ConfigError | None:
+    """Why a driver that works is not one to take unless it is named."""
+    if isinstance(driver, QemuDriver) and driver.accel.name == EMULATED:
+        return ConfigError(
+            f"microVMs are emulated here, which is slow: {driver.accel.reason}",
+            remedy='to have them all the same: driver = "qemu"',
+        )
+    return None

@@ -7,7 +7,7 @@ import json
 import platform
 from pathlib import Path
 
-from mulligan.drivers.choosing import CAPABILITIES, EMBEDDED, MAKERS
+from mulligan.drivers.choosing import CAPABILITIES, EMBEDDED, MAKERS, reluctance
 from mulligan.drivers.interface import BootSpec, Capabilities, Driver, Machine
 from mulligan.drivers.limits import Limits
 from mulligan.engine.executions.programs import steps_for
@@ -172,6 +172,8 @@ class Drivers:
             return False
         try:
             made = self._make(name)
+            if (reluctant := reluctance(made)) is not None:
+                raise reluctant
             await tried(made, image, self._directory)
         except VmExecutionError as error:
             why = error if isinstance(error, ConfigError) else ConfigError(str(error.detail))

@@ -16,7 +16,7 @@ from mulligan.settings.network import (
 )
 
 MIB = 1024 * 1024
-DriverName = Literal["bubblewrap", "gvisor", "auto"]
+DriverName = Literal["bubblewrap", "gvisor", "qemu", "auto"]
 
 
 class VmType(BaseModel):

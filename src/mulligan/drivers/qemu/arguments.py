@@ -36,10 +36,12 @@ SANDBOX = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=de
 # One processor's pace is not to be found out by waiting, see ``clock``; landlock is what programs
 # put up around themselves; a panic ends the machine.
 KERNEL = (
-    "console=ttyS0 loglevel=3 panic=-1 reboot=t random.trust_cpu=on no_timer_check "
+    "console=ttyS0 loglevel=3 edd=off panic=-1 reboot=t random.trust_cpu=on no_timer_check "
     "cryptomgr.notests audit=0 lsm=landlock,yama"
 )
 TIMES = "tsc=reliable tsc_early_khz={khz} lpj={lpj}"
+TRIAL = "mulligan_trial=1"  # the kernel puts what it does not know into its program's environment
+NONE = -1  # no descriptor
 TICKS = 250  # CONFIG_HZ of Debian's kernels
 
 
@@ -89,12 +91,12 @@ class QemuSpec:
     accel: str
     memory_mb: int
     cpus: int
-    agent: int
-    share: int
     monitor: int
-    console: int
-    tsc_khz: int | None
-    layers: Path
+    agent: int = NONE
+    share: int = NONE
+    console: int = NONE
+    tsc_khz: int | None = None
+    layers: Path | None = None
 
 
 def start_script(tools: Tools, plan: VmPlan) -> str:
@@ -197,18 +199,29 @@ def _of(bwrap: Path) -> list[Path]:
 
 
 def qemu_command(tools: Tools, spec: QemuSpec) -> list[str]:
-    """The argument vector that becomes QEMU."""
+    """The argument vector that becomes QEMU with a whole VM."""
+    return [*_around(tools, spec), *_machine(spec, _kernel_parameters(spec)), *_devices(spec)]
+
+
+def probe_command(tools: Tools, spec: QemuSpec) -> list[str]:
+    """The argument vector of a machine that ends by itself as soon as a program runs in it."""
+    return [*_around(tools, spec), *_machine(spec, f"{_kernel_parameters(spec)} {TRIAL}")]
+
+
+def _around(tools: Tools, spec: QemuSpec) -> list[str]:
+    """The walls of QEMU."""
     arguments = [str(tools.bwrap), *_walls(), "--disable-userns", *_system(), "--dev", "/dev"]
     if spec.accel == "kvm":
         arguments += ["--dev-bind", "/dev/kvm", "/dev/kvm"]
     for path in (spec.kernel, spec.initrd):
         arguments += ["--ro-bind", str(path), f"/boot/{path.name}"]
-    arguments += ["--setenv", "MULLIGAN_VM", str(spec.layers)]
-    return [*arguments, "--remount-ro", "/", "--chdir", "/", "--", str(tools.qemu), *machine(spec)]
+    if spec.layers is not None:
+        arguments += ["--setenv", "MULLIGAN_VM", str(spec.layers)]
+    return [*arguments, "--remount-ro", "/", "--chdir", "/", "--", str(tools.qemu)]
 
 
-def machine(spec: QemuSpec) -> list[str]:
-    """The machine: no devices but a port, files, random numbers, and where a kernel complains."""
+def _machine(spec: QemuSpec, parameters: str) -> list[str]:
+    """Processors, memory and a kernel; no device, and nothing that could be asked for one."""
     size = f"{spec.memory_mb}M"
     kvm = spec.accel == "kvm"
     return [
@@ -224,20 +237,26 @@ def machine(spec: QemuSpec) -> list[str]:
         "-no-reboot",
         "-display", "none",
         "-sandbox", SANDBOX,
+        "-chardev", f"socket,id=monitor,fd={spec.monitor}",
+        "-mon", "chardev=monitor,mode=control",
+        "-kernel", f"/boot/{spec.kernel.name}",
+        "-initrd", f"/boot/{spec.initrd.name}",
+        "-append", parameters,
+    ]  # fmt: skip
+
+
+def _devices(spec: QemuSpec) -> list[str]:
+    """A port, files, random numbers, and where a kernel complains."""
+    return [
         "-add-fd", f"fd={spec.console},set=1",
         "-chardev", "file,id=console,path=/dev/fdset/1,append=on",
         "-serial", "chardev:console",
-        "-chardev", f"socket,id=monitor,fd={spec.monitor}",
-        "-mon", "chardev=monitor,mode=control",
         "-chardev", f"socket,id=agent,fd={spec.agent}",
         "-device", "virtio-serial-pci-non-transitional,max_ports=2",
         "-device", "virtserialport,id=agent,chardev=agent,nr=1",
         "-chardev", f"socket,id=share,fd={spec.share}",
         "-device", f"vhost-user-fs-pci,chardev=share,tag={TAG}",
         "-device", "virtio-rng-pci-non-transitional",
-        "-kernel", f"/boot/{spec.kernel.name}",
-        "-initrd", f"/boot/{spec.initrd.name}",
-        "-append", _kernel_parameters(spec),
     ]  # fmt: skip
 
 

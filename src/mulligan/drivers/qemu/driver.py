@@ -21,7 +21,7 @@ from mulligan.drivers.bubblewrap.child import child
 from mulligan.drivers.interface import BootSpec, Capabilities
 from mulligan.drivers.limits import Limits, check_held
 from mulligan.drivers.process import OwnedProcess
-from mulligan.drivers.qemu import clock, holding, image, tools
+from mulligan.drivers.qemu import accel, clock, holding, image, tools
 from mulligan.drivers.qemu.arguments import (
     DESCRIPTOR,
     INFO,
@@ -48,7 +48,9 @@ class QemuDriver:
     Args:
         guest: uid and gid QEMU runs as when the server is root; ignored otherwise.
         directory: one of the server's own, for what that user must be able to reach.
-        accel: "kvm" or "tcg".
+
+    Attributes:
+        accel: what runs its VMs' instructions.
 
     Raises:
         ConfigError: something this host lacks, or there is no image of a kernel.
@@ -57,7 +59,7 @@ class QemuDriver:
     name = "qemu"
     capabilities = Capabilities(own_kernel=True, network=("none",), boot_cost="seconds")
 
-    def __init__(self, guest: tuple[int, int], directory: Path, accel: str = "tcg") -> None:
+    def __init__(self, guest: tuple[int, int], directory: Path) -> None:
         self._run_as = guest if os.geteuid() == 0 else None
         if self._run_as is not None:
             preflight.check_mapped(self._run_as)
@@ -65,8 +67,9 @@ class QemuDriver:
         self._directory = directory
         self._stage = directory / "stage"
         self._tools = tools.find(preflight.reachable(preflight.find_bwrap(), directory))
-        self._accel = accel
         self._image = image.load(directory / "images")
+        self.accel = accel.find(self._tools, self._image, self._run_as, directory / "images")
+        self._accel = self.accel.name
         self._sentinel: Sentinel | None = None
 
     def limits(self, asked: Limits) -> dict[str, VmLimit]:
@@ -93,6 +96,11 @@ class QemuDriver:
         sentinel, self._sentinel = self._sentinel, None
         if sentinel is not None:
             sentinel.dismiss()
+
+    def stamp(self) -> str:
+        """See ``Driver``."""
+        stat = self._tools.qemu.stat()
+        return f"{stat.st_mtime_ns:x}:{stat.st_size:x}:{self._image.stamp.key}:{self._accel}"
 
     def disk_owner(self) -> tuple[int, int]:
         """See ``Driver``."""

@@ -8,6 +8,8 @@ fail() {
     $busybox reboot -f
 }
 
+[ -z "$mulligan_trial" ] || $busybox reboot -f
+
 $busybox mount -t devtmpfs dev /dev || fail "there is no /dev"
 while read -r module; do
     $busybox insmod "/modules/$module" || fail "module $module cannot be loaded"
