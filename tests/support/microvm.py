@@ -16,7 +16,7 @@ from mulligan.drivers.qemu.build import build
 from mulligan.drivers.qemu.driver import QemuDriver
 from mulligan.errors import ConfigError
 
-READY = "MULLIGAN_TEST_MICROVM"  # a directory of images that has one, to save the time
+READY = "TEST_MICROVM_IMAGES"  # a directory of images that has one, to save the time
 
 
 @functools.cache

@@ -1,0 +1,173 @@
+"""MicroVMs behind an engine: they run programs, come back, and leave nothing."""
+
+import os
+import shutil
+import signal
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from mulligan import settings as settings_module
+from mulligan.drivers.qemu import image
+from mulligan.engine.engine import Engine
+from mulligan.errors import ConfigError
+from mulligan.models import RollbackTo, VmExecuteRequest, VmExecuteResponse
+from support import host, microvm
+from support.server import Server
+
+AGENT = "tester"
+TYPE = {"default": {"memory_mb": 256, "vcpus": 1}}
+
+
+def images() -> Path:
+    found = microvm.images()
+    if isinstance(found, str):
+        pytest.skip(found)
+    return found
+
+
+def configured(directory: Path, **more: object) -> settings_module.Settings:
+    chosen = {"vm_types": TYPE, "default_vm_type": "default"} | more
+    return settings_module.load(data_dir=directory, driver="qemu", **chosen)
+
+
+@pytest.fixture
+async def microvms() -> AsyncIterator[Engine]:
+    """An engine whose VMs are microVMs; afterwards nothing of it may be left."""
+    before, open_before = host.descendants(os.getpid()), host.descriptors()
+    with host.data_directory() as directory:
+        image.lend(images(), directory / "images")
+        async with Engine(configured(directory)) as engine:
+            yield engine
+        left = [path.name for path in directory.iterdir() if path.name.startswith("tmp")]
+        assert not left, f"files left: {left}"
+        assert not host.naming(directory)
+    assert not host.descendants(os.getpid()) - before
+    assert host.descriptors() <= open_before + 1  # asyncio's own
+
+
+async def run(
+    engine: Engine, code: str, language: str = "python", **more: object
+) -> VmExecuteResponse:
+    request = VmExecuteRequest(agent_id=AGENT, language=language, code=code, **more)
+    return await engine.execute(request)
+
+
+async def printed(engine: Engine, code: str, language: str = "python", **more: object) -> str:
+    answer = await run(engine, code, language, **more)
+    assert answer.exit_code == 0, answer.stderr
+    return answer.stdout
+
+
+def parts(program: bytes) -> list[int]:
+    """The running processes of a program that serves a microVM of this process."""
+    below = host.descendants(os.getpid())
+    return [pid for pid in below if host.command_line(pid).startswith(program)]
+
+
+@pytest.mark.long
+async def test_programs_run_on_a_kernel_of_their_own(microvms: Engine) -> None:
+    """And so do the time machine and live interpreters, whose variables come back, too."""
+    seen = await printed(microvms, "uname -r; id -un; pwd; nproc", "bash")
+    assert seen.split() == [image.load(images()).stamp.release, "agent", "/workspace", "1"]
+    assert os.uname().release not in seen
+    assert await printed(microvms, "print(6 * 7)") == "42\n"
+    await run(microvms, "scores = {'ada': 3}; open('note', 'w').write('one')", kernel="k")
+    broke = await run(microvms, "scores.clear(); open('note', 'w').write('two')", kernel="k")
+    await microvms.past.rollback(broke.vm_id, RollbackTo(execution_id=broke.execution_id))
+    assert await printed(microvms, "print(scores, open('note').read())", kernel="k") == (
+        "{'ada': 3} one\n"
+    )
+
+
+@pytest.mark.long
+async def test_qemu_runs_without_rights_and_without_a_network(microvms: Engine) -> None:
+    await printed(microvms, "true", "bash")
+    (qemu,) = parts(b"/usr/bin/qemu-system")
+    (share,) = parts(b"/usr/lib/qemu/virtiofsd") or parts(b"/usr/libexec/virtiofsd")
+    expected = str(61000 if os.geteuid() == 0 else os.geteuid())
+    for pid in (qemu, share):
+        assert host.status(pid, "Uid") == [expected] * 4
+        assert host.status(pid, "NoNewPrivs") == ["1"]
+        assert host.status(pid, "Seccomp") == ["2"]
+        assert os.stat(f"/proc/{pid}/ns/net").st_ino != os.stat("/proc/self/ns/net").st_ino
+        assert os.stat(f"/proc/{pid}/ns/user").st_ino != os.stat("/proc/self/ns/user").st_ino
+    assert int(host.status(qemu, "CapEff")[0], 16) == 0
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("program", [b"/usr/bin/qemu-system", b"virtiofsd"])
+async def test_a_part_that_is_killed_from_outside_is_told_and_the_next_one_boots(
+    microvms: Engine, program: bytes
+) -> None:
+    await printed(microvms, "echo kept > note", "bash")
+    found = [
+        pid
+        for pid in host.descendants(os.getpid())
+        if program in host.command_line(pid).split(b"\0")[0]
+    ]
+    assert found
+    before = host.descendants(os.getpid())
+    os.kill(found[0], signal.SIGKILL)
+    gone = set(found) | {pid for pid in before if b"--info-fd" in host.command_line(pid)}
+    assert host.wait_until(lambda: found[0] not in host.alive(gone))
+    answer = await run(microvms, "cat note", "bash")
+    if answer.exit_code != 0:  # it had not been noticed yet
+        assert "the VM ended" in answer.stderr
+        answer = await run(microvms, "cat note", "bash")
+    assert answer.stdout == "kept\n"
+
+
+@pytest.mark.long
+def test_kill_9_of_the_server_leaves_nothing() -> None:
+    with host.data_directory() as directory:
+        image.lend(images(), directory / "images")
+        with Server(directory, MULLIGAN_DRIVER="qemu") as server:
+            answer = httpx.post(
+                f"{server.url}/api/llm/execute",
+                json={"agent_id": AGENT, "language": "bash", "code": "(setsid sleep 300 &)"},
+                timeout=100,
+                trust_env=False,
+            ).json()
+            assert answer["exit_code"] == 0, answer
+            everything = host.descendants(server.pid)
+            assert any(b"qemu-system" in host.command_line(pid) for pid in everything)
+            server.kill()
+            assert host.wait_until(lambda: not host.alive(everything)), host.alive(everything)
+        assert not host.naming(directory)
+
+
+# What is refused at the start, and says why
+
+
+async def refused(settings: settings_module.Settings) -> ConfigError:
+    with pytest.raises(ConfigError) as caught:
+        await Engine(settings).open()
+    return caught.value
+
+
+async def test_without_an_image_the_server_does_not_start(data_dir: Path) -> None:
+    error = await refused(configured(data_dir))
+    assert error.field == "driver"
+    if shutil.which("qemu-system-x86_64"):
+        assert "no kernel image for microVMs yet" in str(error)
+        assert error.remedy == "mulligan microvm build"
+
+
+@pytest.mark.long
+async def test_a_type_with_a_network_is_refused(data_dir: Path) -> None:
+    image.lend(images(), data_dir / "images")
+    wanted = {"default": {"network": "allowlist", "allow": ["example.com"]}}
+    error = await refused(configured(data_dir, vm_types=wanted))
+    assert 'which has no network "allowlist"' in str(error)
+
+
+@pytest.mark.long
+async def test_a_terabyte_of_memory_is_refused(data_dir: Path) -> None:
+    image.lend(images(), data_dir / "images")
+    huge = {"default": {"memory_mb": 1024 * 1024}}
+    async with Engine(configured(data_dir, vm_types=huge)) as engine:
+        with pytest.raises(ConfigError, match="does not fit into this host"):
+            await run(engine, "print(1)")
