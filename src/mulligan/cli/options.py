@@ -20,6 +20,11 @@ ServerOption = Annotated[
 ]
 DataDirOption = Annotated[
     Path | None,
-    typer.Option("--data-dir", metavar="DIR", help="Where VMs are kept (MULLIGAN_DATA_DIR)."),
+    typer.Option(
+        "--data-dir",
+        metavar="DIR",
+        help="Where VMs are kept. Default: MULLIGAN_DATA_DIR, else /var/lib/mulligan for root "
+        "and ~/.local/share/mulligan for others.",
+    ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
