@@ -32,10 +32,10 @@ def parse(
     server: ServerOption = None,
     data_dir: DataDirOption = None,
 ) -> None:
-    """Find the code in a model's answer, say how sure it is that it should run, and run it.
+    """Find the code in a model's answer, and say how sure it is that it should run.
 
-    Blocks of an answer share a VM; after one that fails the others are not run. The exit status
-    is 1 if any failed.
+    With --execute, run what is sure enough. Blocks of an answer share a VM; after one that fails
+    the others are not run. The exit status is 1 if any failed.
     """
     request = ParseExecuteRequest(
         agent_id=agent,
@@ -55,6 +55,8 @@ def parse(
         print_json(done)
     else:
         _report(done)
+        if execute and done.code_blocks and not (done.execution_results or done.errors):
+            err.print(f"nothing ran: no block is sure enough (--threshold {threshold:g})")
     raise typer.Exit(1 if done.errors else 0)
 
 
