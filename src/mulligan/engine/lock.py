@@ -64,7 +64,8 @@ class DirectoryLock:
             raise InUse(
                 f"data directory {directory} is in use by {who}{serving}",
                 field="data_dir",
-                remedy="stop it, use it over HTTP with --server, or choose another --data-dir",
+                remedy="stop it, use it over HTTP (--server; in Python server=), or choose another "
+                "data directory (--data-dir, MULLIGAN_DATA_DIR)",
             )
         os.ftruncate(self._descriptor, 0)
         os.pwrite(self._descriptor, json.dumps({"pid": os.getpid(), "url": url}).encode(), 0)

@@ -311,8 +311,8 @@ def refusal(approval: Approval) -> VmExecutionError:
         return ApprovalRequired(
             f"{approval.id}: {approval.prompt}",
             field="approval",
-            remedy=f"a person answers {approval.id} by {_when(approval.expires_at)}; then run the "
-            "same again with it",
+            remedy=f"a person answers by {_when(approval.expires_at)}: mulligan approvals "
+            f"show|approve|deny {approval.id}; then run the same again with it (--approval)",
         )
     if approval.state == DENIED:
         said = f": {approval.comment}" if approval.comment else ""

@@ -57,7 +57,9 @@ class Door:
             answer = Response(body, 503, headers, media_type="application/json")
             await answer(scope, receive, send)
         else:
-            error = Unavailable("Mulligan is starting", retry_after_s=SOON_S)
+            error = Unavailable(
+                "Mulligan is starting", retry_after_s=SOON_S, remedy="ask again in a moment"
+            )
             await refuse(error, scope, receive, send)
 
     async def _live(self, scope: Scope, receive: Receive, send: Send) -> None:

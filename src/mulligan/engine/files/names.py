@@ -168,7 +168,8 @@ _OWN = {
 }
 _FULL = {errno.EFBIG, errno.ENOSPC, errno.EDQUOT}
 _REMEDIES = {
-    errno.ENOENT: "list its directory to see what there is; parents=true makes what is missing",
+    errno.ENOENT: "list its directory to see what there is; writing with parents=true (--parents) "
+    "makes directories that are missing",
     errno.EEXIST: "name another",
     errno.EISDIR: "name a file in it; files/list shows what is there",
     errno.ENOTDIR: "name a directory",

@@ -345,7 +345,11 @@ class Packages:
                 remedy="remove it when the VM has stopped",
             )
         if not await asyncio.to_thread(self._store.remove, set_id):
-            raise PackagesNotFound(f"no set of packages {set_id[:100]}", field="set_id")
+            raise PackagesNotFound(
+                f"no set of packages {set_id[:100]}",
+                field="set_id",
+                remedy="mulligan packages ls shows those there are",
+            )
         log.info("packages_removed", set_ids=[set_id])
 
     async def collect(self, spared: set[str] | None = None) -> None:
