@@ -79,7 +79,7 @@ async def _on_error(_: Request, error: Exception) -> JSONResponse:
     return answer(error)
 
 
-async def _on_invalid(_: Request, error: Exception) -> JSONResponse:
+async def _on_invalid(request: Request, error: Exception) -> JSONResponse:
     """A body that is no JSON is a 400, one that is not what the route takes a 422."""
     assert isinstance(error, RequestValidationError)
     first = error.errors()[0]
@@ -88,6 +88,14 @@ async def _on_invalid(_: Request, error: Exception) -> JSONResponse:
         return answer(
             ValidationFailed(f"the body is not valid JSON: {reason}", field="body"), status=400
         )
+    marked = "json" in request.headers.get("Content-Type", "")
+    if first["loc"] == ("body",) and first["type"] != "missing" and not marked:
+        unsaid = ValidationFailed(
+            "the body does not say that it is JSON",
+            field="body",
+            remedy="send it with Content-Type: application/json",
+        )
+        return answer(unsaid, status=422)
     return answer(of_invalid(first), status=422)
 
 
