@@ -76,7 +76,7 @@ class Caller:
             raise VmNotAvailable(
                 f"there is no agent {agent_id[:100]}",
                 field="agent_id",
-                remedy=f"this token is of agent {self.agent_id}: send that, or leave it out",
+                remedy=f"this token is of agent {self.agent_id}: name that one (agent_id, --agent)",
             )
         return self.agent_id
 
