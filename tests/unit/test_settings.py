@@ -419,7 +419,7 @@ def test_hook_commands(write) -> None:
         ("timeout_ms = 0", "timeout_ms", "greater than or equal to 1"),
         ('pass_env = ["MULLIGAN_DATABASE_URL"]', "pass_env", "may hold a secret"),
         ('cwd = "here"', "cwd", "must be an absolute path"),
-        ('shell = "true"', "shell", "not permitted"),
+        ('shell = "true"', "shell", "there is no such setting"),
     ],
 )
 def test_hook_commands_that_are_wrong(write, more: str, field: str, text: str) -> None:

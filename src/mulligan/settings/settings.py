@@ -214,6 +214,8 @@ def load(**overrides: object) -> Settings:
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         name = ".".join(str(part) for part in first["loc"])
-        raise ConfigError(f"setting {name}: {first['msg']}", field=name) from None
+        unknown = first["type"] == "extra_forbidden"
+        reason = "there is no such setting" if unknown else first["msg"]
+        raise ConfigError(f"setting {name}: {reason}", field=name) from None
     settings.vm_type(settings.default_vm_type)
     return settings
