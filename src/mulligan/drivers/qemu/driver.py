@@ -288,6 +288,7 @@ class QemuDriver:
             environment=spec.image.environment() | dict(spec.environment),
             rootfs=spec.image.rootfs,
             agent=spec.image.agent,
+            etc=spec.image.etc,
             layers=spec.layers,
             disk=spec.disk,
             descriptor=DESCRIPTOR,
