@@ -266,18 +266,37 @@ def test_arguments_over_environment_over_file(write, monkeypatch: pytest.MonkeyP
 
 
 def test_the_file_in_force(home: Path, write, monkeypatch: pytest.MonkeyPatch) -> None:
-    """MULLIGAN_CONFIG, else the working directory, else the configuration directory."""
+    """MULLIGAN_CONFIG, else the configuration directory."""
     assert config_file() is None
     at_home = home / ".config" / "mulligan" / "mulligan.toml"
     at_home.parent.mkdir(parents=True)
     at_home.write_text("port = 1")
     assert load().port == 1
-    Path("mulligan.toml").write_text("port = 2")
-    assert load().port == 2
+    monkeypatch.chdir(at_home.parent)
+    assert load().port == 1
     named = write("port = 3")
     assert load().port == 3
     monkeypatch.setenv("MULLIGAN_CONFIG", f"~/{named.name}")
     assert load().port == 3
+
+
+def test_a_file_in_the_working_directory_has_to_be_named(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A program of a VM may have written it, and it could name a hook to run here."""
+    at_home = home / ".config" / "mulligan" / "mulligan.toml"
+    for expected in (DEFAULTS["port"], 1):
+        Path("mulligan.toml").write_text("port = 2")
+        monkeypatch.delenv("MULLIGAN_CONFIG", raising=False)
+        with pytest.raises(ConfigError, match=r"is not read unless it is named") as caught:
+            load()
+        assert caught.value.field == "MULLIGAN_CONFIG"
+        monkeypatch.setenv("MULLIGAN_CONFIG", "mulligan.toml")
+        assert load().port == 2
+        monkeypatch.setenv("MULLIGAN_CONFIG", "")
+        assert load().port == expected
+        at_home.parent.mkdir(parents=True, exist_ok=True)
+        at_home.write_text("port = 1")
 
 
 @pytest.mark.parametrize("name", ["nowhere.toml", "."])

@@ -1,7 +1,8 @@
 """What can be set, from the environment (``MULLIGAN_*``) or a TOML file.
 
-The file is the one named by ``MULLIGAN_CONFIG``, else ``mulligan.toml`` in the working directory,
-else ``~/.config/mulligan/mulligan.toml``. The environment wins over the file.
+The file is the one named by ``MULLIGAN_CONFIG``, else ``~/.config/mulligan/mulligan.toml``. The
+environment wins over the file. One in the working directory has to be named: what lies there may
+come from anywhere, out of a VM for one, and settings name programs that run on this machine.
 """
 
 from __future__ import annotations
@@ -59,7 +60,12 @@ def default_vm_types() -> dict[str, VmType]:
 
 
 def config_file() -> Path | None:
-    """The settings file in force, or none."""
+    """The settings file in force, or none.
+
+    Raises:
+        ConfigError: the one that is named is no file; or none is named, and one lies in the working
+            directory: whose it is nobody has said, and to pass over it might be to pass over walls.
+    """
     named = os.environ.get("MULLIGAN_CONFIG")
     if named:
         path = Path(named).expanduser()
@@ -67,10 +73,16 @@ def config_file() -> Path | None:
             raise ConfigError(f"MULLIGAN_CONFIG names no file: {path}", field="MULLIGAN_CONFIG")
         return path
     home = Path(os.environ.get("XDG_CONFIG_HOME") or "~/.config").expanduser()
-    for path in (Path("mulligan.toml"), home / "mulligan" / "mulligan.toml"):
-        if path.is_file():
-            return path
-    return None
+    own, here = home / "mulligan" / "mulligan.toml", Path("mulligan.toml")
+    known = own.is_file()
+    if named is None and here.is_file() and not (known and own.samefile(here)):
+        raise ConfigError(
+            f"{here} in the working directory is not read unless it is named: settings name "
+            "programs that run on this machine, and secrets that VMs are given",
+            field="MULLIGAN_CONFIG",
+            remedy=f"MULLIGAN_CONFIG={here} if it is yours; empty, it is passed over",
+        )
+    return own if known else None
 
 
 class Settings(BaseSettings):
