@@ -261,7 +261,7 @@ def test_output_to_a_terminal_is_escaped(data_dir: Path) -> None:
 def test_doctor_is_content_here(data_dir: Path) -> None:
     done = mulligan(data_dir, "doctor")
     assert done.returncode == 0, done.stdout
-    assert "ok   a VM: booted and ran Python" in done.stdout
+    assert "ok   a VM: booted by bubblewrap and ran Python" in done.stdout
     assert "ok   system calls: " in done.stdout
     assert "ok   rights of programs: " in done.stdout
     findings = json.loads(mulligan(data_dir, "doctor", "--json").stdout)

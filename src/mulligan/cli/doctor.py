@@ -74,7 +74,14 @@ def _findings(settings: Settings) -> Iterator[Finding]:
         yield _skipped("bubblewrap and namespaces", data)
     yield from _languages(settings)
     if data.state == "ok" and bwrap.state == "ok":
+        yield from _drivers(settings)
         yield from _boot(settings)
+
+
+def _drivers(settings: Settings) -> list[Finding]:
+    from mulligan.cli.drivers import drivers
+
+    return drivers(settings)
 
 
 def _skipped(check: str, missing: Finding) -> Finding:
@@ -190,14 +197,16 @@ async def _try_boot(settings: Settings, directory: Path) -> list[Finding]:
             response = await engine.execute(request)
             probe = request.model_copy(update={"code": walls.PROBE})
             probed = await engine.execute(probe)
+            driver = engine.drivers.of_type(settings.default_vm_type)
     except VmExecutionError as error:
         return [_failed("a VM", error)]
     if response.stdout != "well\n":
         detail = f"exit code {response.exit_code}: {response.stderr[-300:]}"
         return [Finding("a VM", "fail", detail)]
-    booted = Finding("a VM", "ok", f"booted and ran Python in {response.duration_ms} ms")
+    detail = f"booted by {driver.name} and ran Python in {response.duration_ms} ms"
+    booted = Finding("a VM", "ok", detail)
     try:
-        return [booted, *walls.walls(probed.stdout)]
+        return [booted, *walls.walls(probed.stdout, own_kernel=driver.capabilities.own_kernel)]
     except (ValueError, KeyError, TypeError) as error:
         said = probed.stderr[-300:] or str(error)
         return [booted, Finding("walls", "fail", f"they could not be probed: {said}")]

@@ -168,6 +168,9 @@ class Driver(Protocol):
     def close(self) -> None:
         """Lets go of everything; no VM is left. May be repeated."""
 
+    def about(self) -> str:
+        """What it runs, for people: a path and what else tells it from others."""
+
     def stamp(self) -> str:
         """What changes when what it runs does: a trial of it holds for as long as this."""
 

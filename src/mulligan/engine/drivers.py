@@ -65,6 +65,10 @@ class Absent:
         """See ``Driver``."""
         return self._owner
 
+    def about(self) -> str:
+        """See ``Driver``."""
+        return f"no {self.name}"
+
     def stamp(self) -> str:
         """See ``Driver``."""
         return ""
@@ -84,7 +88,7 @@ class Drivers:
         self._made: dict[str, Driver] = {}
         self._of_types: dict[str, str] = {}
         self.reasons: dict[str, ConfigError] = {}
-        self.jobs = self._make(EMBEDDED)
+        self.jobs = self.make(EMBEDDED)
 
     async def open(self) -> None:
         """Ends what a server that was killed has left, and sees to it that nothing outlives us.
@@ -128,12 +132,17 @@ class Drivers:
     def of(self, name: str) -> Driver:
         """The driver of a VM there is."""
         try:
-            return self._make(name)
+            return self.make(name)
         except ConfigError as error:
             log.warning("driver_missing", driver=name, error=str(error))
             return Absent(name, error, self.jobs.disk_owner())
 
-    def _make(self, name: str) -> Driver:
+    def make(self, name: str) -> Driver:
+        """A driver, made if it was not yet.
+
+        Raises:
+            ConfigError: there is none of that name, or this host cannot run it.
+        """
         if name not in self._made:
             if name not in MAKERS:
                 raise ConfigError(f"there is no driver {name!r}", field="driver")
@@ -145,7 +154,7 @@ class Drivers:
         """Makes sure that a driver can be had and does what a type asks for."""
         field = f"vm_types.{vm_type}.driver" if kind.driver is not None else "driver"
         try:
-            made = self._make(driver)
+            made = self.make(driver)
         except ConfigError as error:
             why = f"VMs of type {vm_type} are to be made by {driver}: {error.detail}"
             raise ConfigError(why, field=field, remedy=error.remedy) from None
@@ -171,7 +180,7 @@ class Drivers:
         if name in self.reasons:
             return False
         try:
-            made = self._make(name)
+            made = self.make(name)
             if (reluctant := reluctance(made)) is not None:
                 raise reluctant
             await tried(made, image, self._directory)

@@ -173,6 +173,10 @@ class BubblewrapDriver:
         if sentinel is not None:
             sentinel.dismiss()
 
+    def about(self) -> str:
+        """See ``Driver``."""
+        return str(self._bwrap)
+
     def stamp(self) -> str:
         """See ``Driver``."""
         stat = self._bwrap.stat()

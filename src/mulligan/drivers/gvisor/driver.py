@@ -57,6 +57,10 @@ class GvisorDriver(BubblewrapDriver):
         """See ``Driver``."""
         return holding.holding(asked, self._groups)
 
+    def about(self) -> str:
+        """See ``Driver``."""
+        return f"{self._runsc.path} ({self._runsc.version}), platform {self._runsc.platform}"
+
     def stamp(self) -> str:
         """See ``Driver``."""
         return f"{super().stamp()} {self._runsc.stamp()}"

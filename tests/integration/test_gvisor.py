@@ -1,0 +1,181 @@
+"""Choosing a driver, and an engine whose VMs are gVisor's; the conformance suite has the rest."""
+
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import NoReturn
+
+import pytest
+
+from mulligan.drivers.gvisor import runsc
+from mulligan.engine.engine import Engine
+from mulligan.errors import ConfigError
+from mulligan.models import RollbackTo, VmCreateRequest, VmExecuteRequest
+from mulligan.settings import Settings, VmType
+from support import host
+
+pytestmark = pytest.mark.anyio
+
+try:
+    runsc.find()
+    MISSING = None
+except ConfigError as missing:
+    MISSING = f"{missing.detail}: {missing.remedy}"
+gvisor = pytest.mark.skipif(MISSING is not None, reason=MISSING or "")
+HERE = {"focal-optimized": VmType(disk_mb=0)}
+SERVER = """
+import asyncio, sys
+from pathlib import Path
+from mulligan.engine.engine import Engine
+from mulligan.models import VmExecuteRequest
+from mulligan.settings import Settings
+
+async def main():
+    settings = Settings(data_dir=Path(sys.argv[1]), driver="gvisor", vm_pool_size=0)
+    async with Engine(settings) as engine:
+        request = VmExecuteRequest(
+            agent_id="a", language="bash", code="nohup sleep 600 >&- 2>&- & echo well"
+        )
+        print((await engine.execute(request)).stdout.strip(), flush=True)
+        await asyncio.sleep(600)
+
+asyncio.run(main())
+"""
+
+
+def settings(directory: Path, **changes) -> Settings:
+    return Settings(data_dir=directory, vm_pool_size=0, **changes)
+
+
+def request(code: str, language: str = "bash", **more) -> VmExecuteRequest:
+    return VmExecuteRequest(agent_id="a", language=language, code=code, **more)
+
+
+def gone() -> NoReturn:
+    raise ConfigError("runsc, which is gVisor, is not on PATH", remedy=runsc.REMEDY)
+
+
+@pytest.fixture
+def broken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A runsc that says all is well, and cannot start anything."""
+    program = tmp_path / "runsc"
+    program.write_text(
+        "#!/bin/sh\n"
+        'case "$*" in --version) echo "runsc version 1" ;;\n'
+        '"help platforms") echo systrap ;;\n'
+        '"help run") echo "  -pass-fd value" ;;\n'
+        "flags) ;;\n"
+        '*) echo "this host lets nobody trace" >&2; exit 128 ;;\nesac\n'
+    )
+    program.chmod(0o755)
+    tmp_path.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/local/bin:/usr/bin:/bin")
+
+
+@gvisor
+async def test_an_engine_with_it(data_dir: Path) -> None:
+    """Files and variables are taken back, forks go on; what is chosen is what VMs show."""
+    async with Engine(settings(data_dir, driver="auto")) as engine:
+        assert (await engine.execute(request("uname -r"))).stdout.strip().endswith("-gvisor")
+        (vm,) = engine.list_vms()
+        assert (vm.driver, vm.capabilities.own_kernel, vm.capabilities.network) == (
+            "gvisor",
+            True,
+            ["none"],
+        )
+        first = await engine.execute(request("kept = {'a': 1}", "python", kernel="k"))
+        assert first.exit_code == 0
+        bad = await engine.execute(
+            request("kept.clear(); open('junk', 'w').write('x')", "python", kernel="k")
+        )
+        await engine.past.rollback(vm.id, RollbackTo(execution_id=bad.execution_id))
+        again = await engine.execute(request("kept", "python", kernel="k"))
+        assert again.result == "{'a': 1}"
+        assert (await engine.execute(request("ls"))).stdout == ""
+        late = await engine.execute(request("while :; do :; done", timeout_seconds=1))
+        assert late.outcome == "timeout"
+        assert json.loads((data_dir / "drivers.json").read_text())["gvisor"]
+    assert host.naming(data_dir) == []
+
+
+@gvisor
+async def test_types_of_both_drivers_in_one_engine(data_dir: Path) -> None:
+    types = HERE | {"strong": VmType(driver="gvisor")}
+    async with Engine(settings(data_dir, vm_types=types)) as engine:
+        for vm_type, expected in (("focal-optimized", "bubblewrap"), ("strong", "gvisor")):
+            vm = await engine.create_vm(VmCreateRequest(vm_type=vm_type, agent_id="a"))
+            done = await engine.execute(request("uname -r", vm_id=vm.id))
+            assert vm.driver == expected
+            assert ("gvisor" in done.stdout) == (expected == "gvisor")
+
+
+@gvisor
+async def test_a_type_that_asks_for_what_it_cannot_do_is_refused_at_start(data_dir: Path) -> None:
+    wanted = VmType(driver="gvisor", network="allowlist", allow=["example.org"])
+    with pytest.raises(ConfigError, match='has no network "allowlist"') as caught:
+        await Engine(settings(data_dir, vm_types=HERE | {"n": wanted})).open()
+    assert caught.value.field == "vm_types.n.network"
+    assert "vm_types.n.driver" in caught.value.remedy
+
+
+async def test_auto_takes_what_can_do_what_a_type_asks(data_dir: Path) -> None:
+    wanted = VmType(driver="auto", network="allowlist", allow=["example.org"])
+    async with Engine(settings(data_dir, vm_types=HERE | {"n": wanted})) as engine:
+        assert engine.drivers.of_type("n").name == "bubblewrap"
+
+
+async def test_auto_passes_over_what_does_not_work(data_dir: Path, broken) -> None:
+    async with Engine(settings(data_dir, driver="auto")) as engine:
+        assert engine.drivers.of_type("focal-optimized").name == "bubblewrap"
+        assert "lets nobody trace" in str(engine.drivers.reasons["gvisor"])
+        assert (await engine.execute(request("echo well"))).stdout == "well\n"
+    assert not list(data_dir.glob("trial-*"))
+    assert host.naming(data_dir) == []
+
+
+async def test_one_that_cannot_start_says_what_runsc_said(data_dir: Path, broken) -> None:
+    async with Engine(settings(data_dir, driver="gvisor")) as engine:
+        with pytest.raises(ConfigError, match="this host lets nobody trace"):
+            await engine.execute(request("echo"))
+    assert host.naming(data_dir) == []
+
+
+async def test_without_runsc_a_type_that_names_it_is_refused(data_dir: Path, monkeypatch) -> None:
+    monkeypatch.setattr(runsc, "find", gone)
+    types = HERE | {"strong": VmType(driver="gvisor")}
+    with pytest.raises(ConfigError, match="not on PATH") as caught:
+        await Engine(settings(data_dir, vm_types=types)).open()
+    assert caught.value.field == "vm_types.strong.driver"
+    assert "go install" in caught.value.remedy
+
+
+@gvisor
+async def test_vms_of_a_driver_that_is_gone_do_not_boot(data_dir: Path, monkeypatch) -> None:
+    async with Engine(settings(data_dir, driver="gvisor")) as engine:
+        await engine.execute(request("echo x > kept"))
+    monkeypatch.setattr(runsc, "find", gone)
+    async with Engine(settings(data_dir)) as engine:
+        (vm,) = engine.list_vms()
+        assert vm.driver == "gvisor"
+        with pytest.raises(ConfigError, match="not on PATH"):
+            await engine.execute(request("cat kept"))
+
+
+@gvisor
+def test_nothing_outlives_a_server_that_is_killed(data_dir: Path) -> None:
+    server = subprocess.Popen(
+        [sys.executable, "-c", SERVER, str(data_dir)], stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert server.stdout is not None
+        assert server.stdout.readline() == "well\n"
+        below = host.descendants(server.pid)
+        assert len(below) > 4  # bubblewrap, runsc, its gofer and its sandbox
+    finally:
+        server.send_signal(signal.SIGKILL)
+        server.wait()
+        server.stdout.close()
+    assert host.wait_until(lambda: not host.alive(below))
+    assert host.wait_until(lambda: not host.naming(data_dir))
