@@ -15,13 +15,13 @@ from typing import Any
 
 from qemu.qmp import ConnectError, EventListener, QMPClient
 
-from mulligan.drivers.bubblewrap import orphans, preflight, seccomp
+from mulligan.drivers.bubblewrap import orphans, preflight
 from mulligan.drivers.bubblewrap.arguments import VmPlan
 from mulligan.drivers.bubblewrap.child import child
 from mulligan.drivers.interface import BootSpec, Capabilities
 from mulligan.drivers.limits import Limits, check_held
 from mulligan.drivers.process import OwnedProcess
-from mulligan.drivers.qemu import accel, clock, holding, image, tools
+from mulligan.drivers.qemu import accel, clock, holding, image, tools, walls
 from mulligan.drivers.qemu.arguments import (
     DESCRIPTOR,
     INFO,
@@ -153,11 +153,10 @@ class QemuDriver:
         with ExitStack() as stack:
             listening, connected = self._connected(stack)
             start = stack.enter_context(_memory(start_script(self._tools, guest).encode()))
-            walls = seccomp.descriptor()
-            stack.callback(os.close, walls)
+            filtered = stack.enter_context(_memory(walls.program()))
             _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-            share = ShareSpec(listening.fileno(), start, walls, most)
-            inherited = [listening.fileno(), start, walls]
+            share = ShareSpec(listening.fileno(), start, filtered, most)
+            inherited = [listening.fileno(), start, filtered]
             staged = bool(plan.staged)
             part = await self._launch(share_command(self._tools, plan, share), inherited, staged)
             return part, connected.dup()
