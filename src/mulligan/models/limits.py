@@ -16,6 +16,7 @@ class VmLimit(Struct):
     - "cgroup-v2", "cgroup-v1": the kernel, for the VM as a whole;
     - "rlimit": the kernel, for each process (``max_processes``: for the VM);
     - "mount": the size of a file system;
+    - "machine": the size of the VM's own machine, where it has one;
     - "agent": the VM's agent, which looks again and again and ends what is over;
     - "watched": the same, for want of a cgroup;
     - "none": nothing.
