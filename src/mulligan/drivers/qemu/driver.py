@@ -97,6 +97,11 @@ class QemuDriver:
         if sentinel is not None:
             sentinel.dismiss()
 
+    def about(self) -> str:
+        """See ``Driver``."""
+        how = f"{self.accel.name}: {self.accel.reason}" if self.accel.reason else self.accel.name
+        return f"{self._tools.qemu}, {how}"
+
     def stamp(self) -> str:
         """See ``Driver``."""
         stat = self._tools.qemu.stat()
