@@ -2,8 +2,8 @@
 
 Linux 6.1 looks after an overlay whose upper layer is a remote file system, as virtiofs is, by the
 name each file was first found under (``ovl_revalidate_real`` in fs/overlayfs/super.c). Once a file
-with two names has lost that one the other answers ESTALE. What cannot be had is refused where it is
-asked for: programs such as git, tar and pip then do without, as on other file systems.
+with two names has lost that one the other may answer ESTALE. What cannot be relied on is refused
+where it is asked for: programs such as git then do without, as on other file systems.
 """
 
 from __future__ import annotations
