@@ -66,6 +66,8 @@ bench: install  ## Measure, side by side with what is installed
 	$(BIN)/python -m bench.undo
 	$(BIN)/python -m bench.pool
 	$(BIN)/python -m bench.fairness
+	$(BIN)/python -m bench.http_load
+	$(BIN)/python -m bench.performance --write
 
 bench-policy: install  ## Measure extraction, dangerous patterns and secrets beside the seed's rules
 	$(BIN)/python -m bench.policy_extraction

@@ -13,7 +13,7 @@ import asyncio
 import tempfile
 from pathlib import Path
 
-from bench.load import Connection, closed_loop
+from bench.load import Connection, closed_loop, warm_up
 from bench.measure import pss_kib
 from bench.serving import Served, descendants
 from mulligan.layers.directories import PASS_THROUGH, remove_tree
@@ -39,7 +39,8 @@ async def measure(directory: Path, asked: argparse.Namespace) -> None:
             for number in range(asked.clients)
         ]
         acts = [each.execute for each in clients]
-        await closed_loop(acts, min(5.0, asked.seconds))  # VMs boot, caches fill
+        await warm_up(acts)
+        await closed_loop(acts, min(5.0, asked.seconds))  # caches fill
         before = state(served.pid)
         done = await closed_loop(acts, asked.seconds)
         after = state(served.pid)
