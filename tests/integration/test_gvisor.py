@@ -164,6 +164,22 @@ async def test_vms_of_a_driver_that_is_gone_do_not_boot(data_dir: Path, monkeypa
 
 
 @gvisor
+async def test_a_full_disk_is_met_and_got_over(data_dir: Path) -> None:
+    types = {"focal-optimized": VmType(disk_mb=20)}
+    async with Engine(settings(data_dir, driver="gvisor", vm_types=types)) as engine:
+        fill = (
+            "dd if=/dev/zero of=big bs=1M count=500 2>/dev/null; echo $(($(stat -c %s big) >> 20))"
+        )
+        filled = await engine.execute(request(fill))
+        assert "disk quota of 20 MB exceeded" in filled.notes[0]
+        assert int(filled.stdout) < 500
+        assert (await engine.execute(request("echo x > file"))).exit_code == 1
+        assert (await engine.execute(request("echo x > /dev/null; rm big"))).exit_code == 0
+        await engine.execute(request("sleep 0.5"))
+        assert (await engine.execute(request("echo x > file && cat file"))).stdout == "x\n"
+
+
+@gvisor
 def test_nothing_outlives_a_server_that_is_killed(data_dir: Path) -> None:
     server = subprocess.Popen(
         [sys.executable, "-c", SERVER, str(data_dir)], stdout=subprocess.PIPE, text=True

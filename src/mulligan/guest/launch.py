@@ -11,6 +11,7 @@ from __future__ import annotations
 import _signal
 import os
 import resource
+from errno import EACCES, EFBIG, EPERM
 
 from mulligan.guest import kernel
 from mulligan.guest.confinement import confine
@@ -126,8 +127,11 @@ def ordinary() -> None:
     score = os.open("/proc/self/oom_score_adj", os.O_WRONLY | os.O_CLOEXEC)
     try:
         os.write(score, PROGRAM_SCORE)
-    except PermissionError:
-        pass  # the server's own is higher, and may not be lowered
+    except OSError as error:
+        # The server's own is higher, and may not be lowered; or the disk is full, and gVisor, where
+        # the score means nothing, takes this for a file.
+        if error.errno not in (EACCES, EPERM, EFBIG):
+            raise
     finally:
         os.close(score)
 

@@ -7,6 +7,7 @@ to another in a Unix socket is not to be seen there, but that there is something
 from __future__ import annotations
 
 import os
+from errno import ENOSYS
 from stat import S_ISREG, S_ISSOCK
 
 from mulligan.guest import procfs
@@ -83,9 +84,17 @@ class Removed:
             self._sizes[device, inode] = known or size
 
 
-def _shape(path: str) -> tuple[int, int, int]:
-    """What tells file systems apart, and an overlay not from the one it writes to."""
-    found = os.statvfs(path)
+def _shape(path: str) -> tuple[int, int, int] | None:
+    """What tells file systems apart, and an overlay not from the one it writes to.
+
+    None for what has none of it: in gVisor, files that were handed in from outside.
+    """
+    try:
+        found = os.statvfs(path)
+    except OSError as error:
+        if error.errno != ENOSYS:
+            raise
+        return None
     return found.f_frsize, found.f_blocks, found.f_files
 
 
