@@ -99,8 +99,10 @@ class Machine(Protocol):
         """The driver's part of the BOOT frame.
 
         ``binds``, as ``guest.root.Roots`` takes them; ``limits``, as ``guest.starts.Starter`` takes
-        what it is to hold processes to; ``variables``, which programs have in their environment and
-        the agent has not; and ``foreign``, whether programs see other interpreters than the agent.
+        what it is to hold processes to, and in them ``memory``, the bytes of all programs that the
+        agent is to watch, where nothing else holds them; ``variables``, which programs have in
+        their environment and the agent has not; and ``foreign``, whether programs see other
+        interpreters than the agent.
         """
 
     @property

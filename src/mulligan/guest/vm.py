@@ -90,8 +90,8 @@ class Vm:
             self._roots = Roots(body["binds"])
             own.add(_mounts())
             self.quota.ready(own)
-            if body["limits"]["memory"]:
-                self._watch_memory(body["limits"]["memory"], own)
+            if most := body["limits"].get("memory"):
+                self._watch_memory(most, own)
             if body["generation"] is not None:
                 self._assemble(body)
         except OSError as error:

@@ -18,6 +18,7 @@ from mulligan.engine.requests.validation import (
     MAX_NAME_LENGTH,
 )
 from mulligan.languages import ALIASES, LANGUAGES
+from mulligan.network.injection import MOST_HOSTS
 
 Json = dict[str, Any]
 _AGENT: Json = {"pattern": r"^[A-Za-z0-9][A-Za-z0-9._:@/+-]*$", "maxLength": MAX_ID_LENGTH}
@@ -36,6 +37,7 @@ BOUNDS: dict[str, dict[str, Json]] = {
         "requirements": {"maxItems": 100},
         "env": {"propertyNames": {"pattern": r"^[A-Za-z_][A-Za-z0-9_]*$"}},
     },
+    "SecretReference": {"hosts": {"minItems": 1, "maxItems": MOST_HOSTS}},
     "WarmRequest": {
         "language": {"enum": sorted({*LANGUAGES, *ALIASES})},
         "requirements": {"minItems": 1, "maxItems": 100},
