@@ -85,6 +85,7 @@ async def test_it_reaches_who_it_is_for_and_nobody_else() -> None:
             assert VALUE.encode() not in named.heads[2]
 
 
+@pytest.mark.long
 async def test_it_lasts_with_a_kernel_and_what_runs_in_the_background() -> None:
     server = Upstream()
     async with listening(server.serve) as port:
@@ -106,6 +107,7 @@ async def to_loopback(name: str) -> Sequence[Address]:
     return [ip_address("127.0.0.1")]
 
 
+@pytest.mark.long
 async def test_https(tmp_path: Path) -> None:
     known = Authority()
     ca_file = tmp_path / "ca.pem"
@@ -121,6 +123,7 @@ async def test_https(tmp_path: Path) -> None:
             assert VALUE.encode() not in done.model_dump_json().encode()
 
 
+@pytest.mark.long
 async def test_a_model_s_answer_can_name_it() -> None:
     server = Upstream()
     async with listening(server.serve) as port:
@@ -214,6 +217,7 @@ async def test_what_the_server_does_not_have_and_where_it_looked(
     assert "MADE_UP_KEY" not in str(refused.value)
 
 
+@pytest.mark.long
 async def test_values_are_given_as_before() -> None:
     async with offering(["a.example"], {"hosts": ["a.example"]}) as agent:
         done = await agent.plain("echo ${#PLAIN} $PLAIN", secrets={"PLAIN": "plain-made-up"})

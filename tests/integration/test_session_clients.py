@@ -98,12 +98,12 @@ async def test_a_session_from_its_making_to_its_end(client: VmExecutionClient) -
             await what
 
 
-@pytest.mark.parametrize("name", ["", ".", "..", "a b", "a?b", "a#b", "\xe9", "a\n", "x" * 201])
-async def test_what_no_session_is_called(client: VmExecutionClient, name: str) -> None:
-    with pytest.raises(SessionNotFound):
-        await client.get_session_info(name)
-    with pytest.raises(ValidationFailed, match="name"):
-        await client.create_session(name, agent_id="me")
+async def test_what_no_session_is_called(client: VmExecutionClient) -> None:
+    for name in ("", ".", "..", "a b", "a?b", "a#b", "\xe9", "a\n", "x" * 201):
+        with pytest.raises(SessionNotFound):
+            await client.get_session_info(name)
+        with pytest.raises(ValidationFailed, match="name"):
+            await client.create_session(name, agent_id="me")
 
 
 async def test_with_a_key_it_is_done_once(client: VmExecutionClient) -> None:

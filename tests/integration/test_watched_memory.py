@@ -98,23 +98,27 @@ async def test_one_that_takes_too_much_is_out_of_memory(engine: Engine) -> None:
     assert (again.outcome, again.stdout) == ("success", "on\n")
 
 
+@pytest.mark.long
 async def test_what_is_shared_counts_once(engine: Engine) -> None:
     done = await run(engine, SHARES)
     assert (done.outcome, done.stdout) == ("success", f"{[1] * 8}\n"), done
 
 
+@pytest.mark.long
 async def test_several_are_too_much_together_and_only_the_largest_go(engine: Engine) -> None:
     done = await run(engine, TOGETHER)
     assert (done.outcome, done.stdout) == ("success", "9\n"), done
     assert any("the VM's agent ended" in note for note in done.notes)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("code", [IN_FILES, IN_MEMFDS], ids=["shm", "memfd"])
 async def test_files_in_memory_count(engine: Engine, code: str) -> None:
     done = await run(engine, code)
     assert done.outcome == "out_of_memory", done
 
 
+@pytest.mark.long
 async def test_kernels_and_what_is_left_in_the_background_are_watched(engine: Engine) -> None:
     cell = await run(engine, TAKES.format(pieces=40, seconds=20), kernel="k")
     assert cell.outcome == "out_of_memory", cell

@@ -251,6 +251,38 @@ def test_names_of_secrets_stay_as_they_were_written(write, monkeypatch: pytest.M
     assert of_type.warm == 2
 
 
+def test_secrets_that_requests_may_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MULLIGAN_OFFERED_SECRETS__GITHUB__VALUE_FROM", "env:TOKEN")
+    monkeypatch.setenv("MULLIGAN_OFFERED_SECRETS__GITHUB__HOSTS", '["API.github.com"]')
+    monkeypatch.setenv("MULLIGAN_OFFERED_SECRETS__GITHUB__AGENTS", '["ada"]')
+    offered = load().offered_secrets
+    assert offered["github"].value_from == "env:TOKEN"
+    assert offered["github"].hosts == ["api.github.com"]
+    assert offered["github"].is_for("ada")
+    assert not offered["github"].is_for("eve")
+
+
+@pytest.mark.parametrize(
+    ("name", "offer", "field"),
+    [
+        ("a b", {}, "offered_secrets"),
+        ("", {}, "offered_secrets"),
+        ("x" * 65, {}, "offered_secrets"),
+        ("k", {"hosts": ["*"]}, "offered_secrets.k.hosts"),
+        ("k", {"hosts": []}, "offered_secrets.k.hosts"),
+        ("k", {"hosts": ["http://a.example"]}, "offered_secrets.k.hosts"),
+        ("k", {"value_from": "TOKEN"}, "offered_secrets.k.value_from"),
+        ("k", {"value_from": "file:relative"}, "offered_secrets.k.value_from"),
+        ("k", {"agent": "a"}, "offered_secrets.k.agent"),
+    ],
+)
+def test_offers_that_are_wrong(name: str, offer: dict[str, object], field: str) -> None:
+    good = {"value_from": "env:TOKEN", "hosts": ["a.example"]}
+    with pytest.raises(ConfigError) as caught:
+        load(offered_secrets={name: good | offer})
+    assert caught.value.field == field
+
+
 def test_data_dir_becomes_absolute(home: Path) -> None:
     assert load(data_dir="x").data_dir == home / "x"
     assert load(data_dir="~/y").data_dir == home / "y"
