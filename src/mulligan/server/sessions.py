@@ -40,8 +40,8 @@ def _add_lives(app: FastAPI) -> None:
         """A session is a VM with a name, unique among its agent's, and a Bash that goes on.
 
         The agent is `agent_id`, else the token's, else the one in a name of the form
-        `agent-<id>-<number>`, else one of the session's own name. `memory_mb` and `vcpus` are taken
-        and not honoured yet: `notes` say so.
+        `agent-<id>-<number>`, else one of the session's own name. `memory_mb` and `vcpus` are what
+        its VM is held to, no more than its type has; `notes` say what is not held.
         """
         agent_id = key.caller.agent(request.agent_id)
         wanted = request.model_copy(update={"agent_id": agent_id})
