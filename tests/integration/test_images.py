@@ -104,6 +104,8 @@ async def test_vms_of_different_images_side_by_side(ready: Path) -> None:
         with pytest.raises(UnsupportedLanguage, match="python") as refused:
             await vms.run(small, "pass", language="python")
         assert refused.value.remedy == "its VM is of an image without it, which has: bash"
+        known = ImageStore(ready / "images").names()["small"]
+        assert [engine.get_vm(each).image for each in (small, plain)] == [known, None]
         for vm_id in (small, plain):
             await engine.delete_vm(vm_id)
 

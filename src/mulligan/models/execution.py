@@ -307,7 +307,8 @@ class VmInstance(Struct):
     ``kept_bytes`` that and its snapshots; ``own_bytes`` what of it nobody else needs, and removing
     the VM would free. ``limits`` says what the VM may take and what holds it to that, by the names
     the settings have for it; ``capabilities`` what its ``driver`` can do. ``network`` is "none" or
-    "allowlist", ``allow`` then who may be reached.
+    "allowlist", ``allow`` then who may be reached. ``image`` is the digest of the image it is of,
+    null where that is the host's own.
     """
 
     id: StrictStr
@@ -320,6 +321,7 @@ class VmInstance(Struct):
     # Additions
     agent_id: StrictStr | None = None
     driver: StrictStr | None = None
+    image: StrictStr | None = None
     disk_mb: U64 | None = None
     network: StrictStr | None = None
     allow: list[StrictStr] | None = None

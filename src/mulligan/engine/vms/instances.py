@@ -22,6 +22,7 @@ def instance_of(vm: Vm) -> VmInstance:
         last_activity=vm.last_activity,
         agent_id=vm.record.agent_id,
         driver=vm.record.driver,
+        image=vm.record.image,
         disk_mb=vm.bounds.limit_mb if vm.bounds is not None else None,
         network="none" if vm.network is None else "allowlist",
         allow=None if vm.network is None else vm.network.policy.shown(),
