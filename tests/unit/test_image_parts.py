@@ -1,6 +1,9 @@
 """Images on disk, what VMs get of them, and where Debian's packages come from."""
 
 import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -262,7 +265,10 @@ def program(directory: Path, text: str) -> None:
 def tools(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "tools").mkdir()
     (tmp_path / "made").mkdir()
+    (tmp_path / "tmp").mkdir()
     monkeypatch.setenv("PATH", f"{tmp_path / 'tools'}:/usr/bin:/bin")
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
+    monkeypatch.setattr("tempfile.tempdir", None)
     return tmp_path / "tools"
 
 
@@ -289,10 +295,38 @@ def test_a_build_that_fails(tools: Path) -> None:
 
 
 def test_a_build_that_takes_too_long_is_asked_to_end(tools: Path) -> None:
-    program(tools, "trap 'echo tidied; exit 1' TERM; echo up; while :; do sleep 0.05; done")
+    program(
+        tools, "trap 'sleep 0.3; echo tidied; exit 1' TERM; echo up; while :; do sleep 0.05; done"
+    )
     with pytest.raises(ExecutionFailed, match="took longer than"):
         build(tools, timeout_s=0.5)
     assert "tidied" in (tools.parent / "made/build.log").read_text()
+
+
+_BUILDS = """
+import os, signal, sys
+from pathlib import Path
+from mulligan.images import debian
+
+def killed(_):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+debian.build("bookworm", [], "root", Path(sys.argv[1]), killed, timeout_s=60)
+"""
+
+
+def test_a_build_whose_builder_is_killed_tidies_up(tools: Path) -> None:
+    tidied = tools.parent / "tidied"
+    program(
+        tools, f"trap 'touch {tidied}; exit 1' TERM; echo 'I: up'; while :; do sleep 0.05; done"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", _BUILDS, str(tools.parent / "made")], check=False, timeout=60
+    )
+    assert done.returncode == -signal.SIGKILL
+    assert host.wait_until(tidied.exists)
+    assert host.wait_until(lambda: not host.naming(tools))
+    assert not list((tools.parent / "tmp").iterdir())
 
 
 def test_an_interrupted_build_ends(tools: Path) -> None:

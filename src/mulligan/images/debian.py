@@ -12,9 +12,12 @@ import re
 import shutil
 import signal
 import subprocess
+import tempfile
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TextIO
 
 from mulligan.errors import ConfigError, ExecutionFailed, ValidationFailed
 
@@ -24,9 +27,27 @@ FORGET = (
     'cd "$1" && rm -rf etc/apt/sources.list etc/apt/sources.list.d etc/apt/auth.conf* '
     "etc/apt/apt.conf.d/99mmdebstrap etc/resolv.conf var/log/apt var/log/bootstrap.log"
 )
+# mmdebstrap tidies up on a signal to all of its group. One comes also when our end of the shell's
+# stdin closes, because we were killed.
+SUPERVISED = """
+place=$1
+shift
+trap : TERM
+exec 3<&0 </dev/null
+"$@" 3<&- &
+own=$!
+{ trap - TERM; read -r _ <&3; kill -TERM 0; } &
+watcher=$!
+wait "$own"; code=$?
+while kill -0 "$own" 2>/dev/null; do wait "$own"; code=$?; done
+kill -KILL "$watcher" 2>/dev/null
+rm -rf -- "$place"
+exit "$code"
+"""
 MODES = ("unshare", "root", "fakechroot")
 MOST_PACKAGES = 500
 GRACE_S = 60
+LOOK_S = 0.2
 SAID = 300
 SUITE = re.compile(r"[a-z][a-z0-9.-]{0,40}")
 PACKAGE = re.compile(r"[a-z0-9][a-z0-9+.-]{1,100}(?:=[A-Za-z0-9.+:~-]{1,100})?")
@@ -228,10 +249,10 @@ def build(
         listed = directory / "build.sources"
         listed.write_text("\n".join(each.text() for each in found))
         command.append(str(listed))
-    if setpriv := shutil.which("setpriv"):  # it ends, and tidies up, when we are killed
-        command = [setpriv, "--pdeathsig", "TERM", "--", *command]
-    with (directory / "build.log").open("w", encoding="utf-8") as log:
-        last = _run(command, log.write, progress, timeout_s)
+    # Whoever is root in its namespaces has to get there.
+    with tempfile.TemporaryDirectory(prefix="mulligan-image-", ignore_cleanup_errors=True) as place:
+        Path(place).chmod(0o755)
+        last = _run(command, Path(place), directory / "build.log", progress, timeout_s)
     if last is not None:
         raise ExecutionFailed(
             f"mmdebstrap failed: {last[:SAID]}",
@@ -243,71 +264,65 @@ def build(
 
 def _run(
     command: list[str],
-    keep: Callable[[str], object],
+    place: Path,
+    log: Path,
     progress: Callable[[str], None],
     timeout_s: float,
 ) -> str | None:
-    """Runs mmdebstrap; what it said last where it failed."""
-    process = subprocess.Popen(
-        command,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        errors="replace",
-        start_new_session=True,
-        env=os.environ | {"LC_ALL": "C.UTF-8"},
-    )
-    assert process.stdout is not None
-    said = "it said nothing"
-    alarm = _Alarm(process, timeout_s)
+    """Runs mmdebstrap; what it said last where it failed.
+
+    It writes to a file, which is followed: a pipe would break under it when we are killed, and it
+    could not tidy up.
+    """
+    with log.open("w", encoding="utf-8") as writing:
+        process = subprocess.Popen(
+            ["/bin/sh", "-c", SUPERVISED, "mmdebstrap", str(place), *command],
+            stdin=subprocess.PIPE,
+            stdout=writing,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            env=os.environ | {"LC_ALL": "C.UTF-8", "TMPDIR": str(place)},
+        )
+    deadline = time.monotonic() + timeout_s
+    said, code = "it said nothing", None
     try:
-        with alarm:
-            for line in process.stdout:
-                keep(line)
-                text = line.strip()
-                if text.startswith(("I: ", "E: ")):
-                    progress(text[3:])
-                if text.startswith("E: ") or not said.startswith("E: "):
-                    said = text or said
-            code = process.wait()
+        with log.open(encoding="utf-8", errors="replace") as reading:
+            while code is None:
+                if time.monotonic() > deadline:
+                    return f"it took longer than {timeout_s:g} s (images.timeout_seconds)"
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    code = process.wait(LOOK_S)
+                said = _follow(reading, said, progress)
     finally:
-        process.stdout.close()
         _end(process)
-    if alarm.rang:
-        return f"it took longer than {timeout_s:g} s (images.timeout_seconds)"
     return said if code else None
 
 
-class _Alarm:
-    """Asks a process to end after some time."""
-
-    def __init__(self, process: subprocess.Popen[str], seconds: float) -> None:
-        import threading  # noqa: PLC0415
-
-        self.rang = False
-        self._process = process
-        self._timer = threading.Timer(seconds, self._ring)
-        self._timer.daemon = True
-
-    def __enter__(self) -> None:
-        self._timer.start()
-
-    def __exit__(self, *_: object) -> None:
-        self._timer.cancel()
-
-    def _ring(self) -> None:
-        self.rang = True
-        self._process.send_signal(signal.SIGTERM)
+def _follow(reading: TextIO, said: str, progress: Callable[[str], None]) -> str:
+    """Tells of what is new in the log; the line that says most of a failure, so far."""
+    for line in reading:
+        text = line.strip()
+        if text.startswith(("I: ", "E: ")):
+            progress(text[3:])
+        if text.startswith("E: ") or not said.startswith("E: "):
+            said = text or said
+    return said
 
 
-def _end(process: subprocess.Popen[str]) -> None:
-    """Ends mmdebstrap, which takes away what it made; where it does not, all of its session."""
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """Ends mmdebstrap, which takes away what it made; where it does not, all of its group."""
+    assert process.stdin is not None
     if process.poll() is None:
-        process.send_signal(signal.SIGTERM)
+        _signal(process, signal.SIGTERM)
         try:
             process.wait(GRACE_S)
         except subprocess.TimeoutExpired:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
+            _signal(process, signal.SIGKILL)
             process.wait()
+    process.stdin.close()
+
+
+def _signal(process: subprocess.Popen[bytes], number: int) -> None:
+    """Sends a signal to a process and all of its group."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, number)
