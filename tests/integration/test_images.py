@@ -144,6 +144,7 @@ async def test_kernels_terminals_and_forks(ready: Path) -> None:
             await engine.delete_vm(each)
 
 
+@pytest.mark.long
 async def test_spare_vms_are_of_their_types_image(ready: Path) -> None:
     types = {"small": {"image": "small", "warm": 1}, "plain": {}}
     async with Engine(settings_of(ready, vm_types=types)) as engine:
@@ -302,6 +303,7 @@ with Importer(settings.load(data_dir=Path(sys.argv[1])), progress) as importer:
 """
 
 
+@pytest.mark.long
 def test_a_killed_import_leaves_nothing(data_dir: Path, tmp_path: Path) -> None:
     archive = tmp_path / "root.tar"
     archive.write_bytes(small_root(MARK))

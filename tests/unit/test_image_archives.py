@@ -1,16 +1,19 @@
 """Archives of images: what is made of honest ones, and how all others are refused."""
 
 import bz2
+import contextlib
 import gzip
 import io
 import lzma
 import os
 import stat
 import tarfile
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings, strategies
 
 from mulligan.guest.imports.bounds import RefusedError
 from mulligan.guest.imports.unpack import steps
@@ -398,3 +401,31 @@ def test_bounds(unpack: Unpacker, bounds: dict, why: str) -> None:
         many = [entry("large", os.urandom(1 << 20) * 65)]
     with pytest.raises(RefusedError, match=why):
         unpack(tar(bash(), *many), **bounds)
+
+
+SAMPLES = {
+    "oci": Oci(*LAYERS).tar(),
+    "docker": docker(*LAYERS),
+    "tar": tar(
+        bash(), entry("a/b", b"x"), link("l", "a"), hard("h", "a/b"), _pax(comment="c" * 600)
+    ),
+    "gnu": tar(bash(), entry("n" * 150, b"x"), form=tarfile.GNU_FORMAT),
+    "gzip": gzip.compress(LAYERS[0]),
+}
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=strategies.data(), sample=strategies.sampled_from(sorted(SAMPLES)))
+def test_damaged_archives_are_refused_or_taken_but_never_more(
+    data: strategies.DataObject, sample: str
+) -> None:
+    archive = bytearray(SAMPLES[sample])
+    for _ in range(data.draw(strategies.integers(1, 6))):
+        place = data.draw(strategies.integers(0, len(archive) - 1))
+        piece = data.draw(strategies.binary(min_size=1, max_size=12))
+        archive[place : place + len(piece)] = piece
+    with tempfile.TemporaryDirectory() as name:
+        with contextlib.suppress(RefusedError, OSError):
+            Unpacker(Path(name))(bytes(archive), most_bytes=1 << 20)
+        assert {path.name for path in Path(name).iterdir()} == {"archive", "to"}
+        assert {path.name for path in (Path(name) / "to").iterdir()} <= {"archive", "tree"}
