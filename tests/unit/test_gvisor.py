@@ -26,6 +26,7 @@ PLAIN = VmPlan(
     environment={"PATH": "/usr/bin", "ODD": "a=b\n--network=host"},
     rootfs=Path("/data/images/host-1/rootfs"),
     agent=Path("/data/images/host-1/agent"),
+    etc=Path("/image/etc"),
     layers=Path("/data/layers/f"),
     disk=Path("/data/vms/vm-1/disk"),
     descriptor=17,

@@ -23,7 +23,10 @@ def holding(asked: Limits, groups: Cgroups) -> dict[str, VmLimit]:
     """What holds each limit, by the names of the fields of ``Limits``."""
     found = outer.holding(asked, groups)
     held = found["memory_mb"]
-    if held.held_by != "none":
+    if held.held_by == "watched":  # by what the kernel tells, which gVisor's does not
+        why = groups.missing[outer.CONTROLLER["memory_mb"]]
+        found["memory_mb"] = VmLimit(value=held.value, held_by="none", reason=why)
+    elif held.held_by != "none":
         why = f"of the whole VM, with {OWN_MB} MiB more for its own kernel"
         found["memory_mb"] = held.model_copy(update={"reason": why})
     processes = unasked(asked.max_processes)
