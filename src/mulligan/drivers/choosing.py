@@ -41,3 +41,29 @@ def reluctance(driver: Driver) -> ConfigError | None:
             remedy='to have them all the same: driver = "qemu"',
         )
     return None
+
+
+def table() -> str:
+    """What each driver can do, as a table of Markdown; docs/drivers.md has it."""
+    names = [f"`{name}`" for name in CAPABILITIES]
+    lines = [_row("", names), _row("---", ["---" for _ in names])]
+    cells = [_cells(each) for each in CAPABILITIES.values()]
+    lines += [_row(title, [each[title] for each in cells]) for title in cells[0]]
+    return "\n".join(lines) + "\n"
+
+
+def _row(title: str, cells: list[str]) -> str:
+    return f"| {' | '.join([title, *cells])} |"
+
+
+def _cells(can: Capabilities) -> dict[str, str]:
+    return {
+        "kernel": "its own" if can.own_kernel else "the host's",
+        "network": ", ".join(f"`{mode}`" for mode in can.network),
+        "images beside the host's own": "yes" if can.images else "no",
+        "memory a snapshot keeps": can.memory,
+        "memory in forks": "yes" if can.memory_across_fork else "no",
+        "memory outlives the server": "yes" if can.memory_across_restart else "no",
+        "boot takes": can.boot_cost,
+        "a snapshot takes": can.snapshot_cost,
+    }

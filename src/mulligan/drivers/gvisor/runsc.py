@@ -15,7 +15,7 @@ from pathlib import Path
 from mulligan.errors import ConfigError
 
 ASK_TIMEOUT_S = 20
-PLATFORMS = ("systrap", "ptrace")  # the better one first; see docs/decisions/0012-gvisor.md
+PLATFORMS = ("systrap", "ptrace")  # the better one first; see docs/decisions/0014-gvisor.md
 KVM = Path("/dev/kvm")
 REMEDY = (
     "install a current one where PATH leads: go install gvisor.dev/gvisor/runsc@latest "
