@@ -88,6 +88,8 @@ async def test_programs_run_on_a_kernel_of_their_own(microvms: Engine) -> None:
 async def test_hard_links_are_refused_and_git_does_without(microvms: Engine) -> None:
     refused = await run(microvms, "touch a; ln a b", "bash")
     assert "Operation not permitted" in refused.stderr
+    locked = "import multiprocessing as m; lock = m.Lock(); lock.acquire(); print('locked')"
+    assert await printed(microvms, locked) == "locked\n"  # semaphores are linked, in /dev/shm
     if shutil.which("git") is None:
         pytest.skip("this host has no git")
     commit = "git -c user.name=x -c user.email=x@example.com commit -qm first"

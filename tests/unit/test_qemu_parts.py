@@ -236,7 +236,7 @@ def test_a_trial_has_no_device_and_ends_by_itself() -> None:
 
 
 def test_the_guest_is_shown_what_a_bubblewrap_vm_is_and_may_write_to_its_disk_alone() -> None:
-    share = ShareSpec(listening=5, start=6, seccomp=7, files=1000)
+    share = ShareSpec(listening=5, start=6, seccomp=7, walls=8, files=1000)
     command = share_command(PROGRAMS, STAGED, share)
     assert command[0] == str(STAGED.bwrap)  # which shows what the other cannot reach
     inner = command[command.index(str(PROGRAMS.bwrap)) :]

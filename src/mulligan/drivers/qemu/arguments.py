@@ -62,12 +62,14 @@ class ShareSpec:
     Attributes:
         listening: number of the inherited socket it takes one connection on.
         start, seccomp: numbers of inherited descriptors with the content of files in ``OWN``.
+        walls: number of an inherited descriptor with virtiofsd's own filter of system calls.
         files: as many descriptors as it may have.
     """
 
     listening: int
     start: int
     seccomp: int
+    walls: int
     files: int
 
 
@@ -127,6 +129,7 @@ def share_command(tools: Tools, plan: VmPlan, spec: ShareSpec) -> list[str]:
         *arguments,
         "--remount-ro", "/",
         "--chdir", "/",
+        "--seccomp", str(spec.walls),
         "--",
         str(tools.virtiofsd),
         f"--fd={spec.listening}",

@@ -15,7 +15,7 @@ from typing import Any
 
 from qemu.qmp import ConnectError, EventListener, QMPClient
 
-from mulligan.drivers.bubblewrap import orphans, preflight
+from mulligan.drivers.bubblewrap import orphans, preflight, seccomp
 from mulligan.drivers.bubblewrap.arguments import VmPlan
 from mulligan.drivers.bubblewrap.child import child
 from mulligan.drivers.interface import BootSpec, Capabilities
@@ -158,10 +158,12 @@ class QemuDriver:
         with ExitStack() as stack:
             listening, connected = self._connected(stack)
             start = stack.enter_context(_memory(start_script(self._tools, guest).encode()))
-            filtered = stack.enter_context(_memory(walls.program()))
+            filtered = seccomp.descriptor()
+            stack.callback(os.close, filtered)
+            links = stack.enter_context(_memory(walls.program()))
             _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-            share = ShareSpec(listening.fileno(), start, filtered, most)
-            inherited = [listening.fileno(), start, filtered]
+            share = ShareSpec(listening.fileno(), start, filtered, links, most)
+            inherited = [listening.fileno(), start, filtered, links]
             staged = bool(plan.staged)
             part = await self._launch(share_command(self._tools, plan, share), inherited, staged)
             return part, connected.dup()
