@@ -252,7 +252,14 @@ TABLE: dict[tuple[str, str], dict[str, Case]] = {
     ("GET", "/sessions"): {"query.agent_id": narrowed("/sessions")},
     ("GET", f"{SESSION}/info"): of_session("/info"),
     ("DELETE", SESSION): of_session(""),
-    ("POST", f"{SESSION}/execute"): of_session("/execute", body={"command": "true"}),
+    ("POST", f"{SESSION}/execute"): of_session("/execute", body={"command": "true"})
+    | {
+        "body.approval": lambda m, o: Ask(
+            f"/sessions/{m.session}/execute",
+            body={"command": ASKING, "approval": o.approval},
+            owner=409,
+        )
+    },
     ("POST", f"{SESSION}/snapshots"): of_session("/snapshots"),
     ("POST", f"{SESSION}/rollback"): {
         "path.name": lambda _, o: Ask(

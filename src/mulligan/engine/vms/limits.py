@@ -116,9 +116,11 @@ def strained(result: ProgramResult, strain: Strain, limits: dict[str, VmLimit]) 
     """
     notes = list(result.notes)
     memory = processes = 0.0
-    by = "the VM's agent" if limits["memory_mb"].held_by == WATCHED_BY else "the kernel"
+    by = "the kernel"
     if strain.memory > 0:
         memory = limits["memory_mb"].value
+        if limits["memory_mb"].held_by == WATCHED_BY:
+            by = "the VM's agent"
         notes.append(
             f"the VM's memory ({memory:.15g} MB) was used up, and {by} ended "
             f"{strain.memory} of its processes"
