@@ -7,6 +7,7 @@ of a root file system.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import posixpath
@@ -107,7 +108,9 @@ class Files:
         return part
 
 
-def look(path: str, spare: str, budget: Budget, reference: str | None) -> Found:
+def look(
+    path: str, spare: str, budget: Budget, reference: str | None, stack: contextlib.ExitStack
+) -> Found:
     """Finds out what an archive or a layout's directory is.
 
     Args:
@@ -115,17 +118,19 @@ def look(path: str, spare: str, budget: Budget, reference: str | None) -> Found:
         spare: a file to uncompress the archive to, where it is compressed as a whole.
         budget: what that may take.
         reference: which of several images is meant: a name as its archive has it.
+        stack: closes what was opened; not before the layers were read.
 
     Raises:
         RefusedError: it is none of the formats, or does not hold what it says.
         OSError: it cannot be read.
     """
     if os.path.isdir(path):
-        return _layout(_directory(path), reference)
+        return _layout(_directory(path, stack), reference)
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    stack.callback(os.close, descriptor)
     part = Part(descriptor, 0, os.fstat(descriptor).st_size)
     if compression(part):
-        part = _uncompressed(part, spare, budget)
+        part = _uncompressed(part, spare, budget, stack)
     files = _listed(part, budget)
     if files.get("oci-layout") and files.get("index.json"):
         return _layout(files, reference)
@@ -135,9 +140,10 @@ def look(path: str, spare: str, budget: Budget, reference: str | None) -> Found:
     return Found("tar", [Layer(part)])
 
 
-def _uncompressed(part: Part, spare: str, budget: Budget) -> Part:
+def _uncompressed(part: Part, spare: str, budget: Budget, stack: contextlib.ExitStack) -> Part:
     plain = Plain(part, budget)
     descriptor = os.open(spare, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    stack.callback(os.close, descriptor)
     while data := plain.read(CHUNK):
         budget.writes(len(data))
         view = memoryview(data)
@@ -168,13 +174,14 @@ def _may_be_of_a_layout(path: str) -> bool:
     return path.startswith("blobs/") or path.endswith((".json", ".tar")) or path == "oci-layout"
 
 
-def _directory(path: str) -> Files:
+def _directory(path: str, stack: contextlib.ExitStack) -> Files:
     """The files of a layout that is a directory; the host has laid there only what is one."""
     files = Files()
     for above, _, names in os.walk(path):
         for name in names:
             whole = os.path.join(above, name)
             descriptor = os.open(whole, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            stack.callback(os.close, descriptor)
             status = os.fstat(descriptor)
             if stat.S_ISREG(status.st_mode):
                 relative = os.path.relpath(whole, path)
@@ -186,7 +193,7 @@ def _document(part: Part) -> Any:
     if part.size > MOST_DOCUMENT:
         raise RefusedError(f"a document of it has more than {MOST_DOCUMENT} bytes")
     try:
-        return json.loads(part.again().read(MOST_DOCUMENT + 1) or b"")
+        return json.loads(part.again().read(MOST_DOCUMENT + 1))
     except (ValueError, RecursionError) as error:
         raise RefusedError(f"a document of it is no JSON: {str(error)[:200]}") from None
 

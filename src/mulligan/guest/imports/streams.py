@@ -3,57 +3,55 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import os
 
 from mulligan.guest.imports.bounds import Budget, RefusedError
 
 TYPE_CHECKING = False  # the guest does without typing
 if TYPE_CHECKING:
-    from typing import Any, BinaryIO
+    from typing import Any
 
 CHUNK = 1024 * 1024
 GZIP, BZIP2, XZ, ZSTD = b"\x1f\x8b", b"BZh", b"\xfd7zXZ\x00", b"\x28\xb5\x2f\xfd"
 _HASHES = {"sha256": 64, "sha512": 128}
 
 
-class Part(io.RawIOBase):
-    """A part of an open file, read from its beginning; others may read it meanwhile."""
+class Part:
+    """A part of an open file, read from its beginning; others may read it meanwhile.
+
+    As much of a file as tarfile and the decompressors of the standard library ask for.
+    """
 
     def __init__(self, descriptor: int, start: int, size: int) -> None:
-        super().__init__()
         self._descriptor = descriptor
         self._start = start
         self.size = size
         self._at = 0
 
-    def readable(self) -> bool:
-        """See ``io.RawIOBase``."""
-        return True
-
     def seekable(self) -> bool:
-        """See ``io.RawIOBase``."""
+        """Whether ``seek`` works."""
         return True
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        """See ``io.RawIOBase``."""
+        """See ``io.IOBase``."""
         base = {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self.size}[whence]
         self._at = max(0, base + offset)
         return self._at
 
     def tell(self) -> int:
-        """See ``io.RawIOBase``."""
+        """See ``io.IOBase``."""
         return self._at
 
-    def readinto(self, buffer: Any) -> int:
-        """See ``io.RawIOBase``."""
-        view = memoryview(buffer)[: max(0, self.size - self._at)]
-        if not view:
-            return 0
-        data = os.pread(self._descriptor, len(view), self._start + self._at)
-        view[: len(data)] = data
-        self._at += len(data)
-        return len(data)
+    def read(self, size: int = -1) -> bytes:
+        """Up to ``size`` bytes, less only at the end."""
+        left = max(0, self.size - self._at)
+        left = left if size < 0 else min(size, left)
+        parts = []
+        while left and (data := os.pread(self._descriptor, left, self._start + self._at)):
+            parts.append(data)
+            self._at += len(data)
+            left -= len(data)
+        return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def part(self, start: int, size: int) -> Part:
         """A part of this part."""
@@ -66,12 +64,12 @@ class Part(io.RawIOBase):
 
 def compression(part: Part) -> bytes:
     """The magic number of what a part is compressed by; nothing where it is not."""
-    start = part.again().read(len(XZ)) or b""
+    start = part.again().read(len(XZ))
     return next((each for each in (GZIP, BZIP2, XZ, ZSTD) if start.startswith(each)), b"")
 
 
-class Plain(io.RawIOBase):
-    """What a part holds, uncompressed. Only ``read`` is for users.
+class Plain:
+    """What a part holds, uncompressed.
 
     Args:
         part: of an archive.
@@ -80,7 +78,6 @@ class Plain(io.RawIOBase):
     """
 
     def __init__(self, part: Part, budget: Budget, name: str | None = None) -> None:
-        super().__init__()
         self._size = part.size
         self._budget = budget
         self._file = _decompressor(part.again())
@@ -121,27 +118,24 @@ class Plain(io.RawIOBase):
         return f"{self._hash.name}:{self._hash.hexdigest()}"
 
 
-def _decompressor(part: Part) -> BinaryIO | io.BufferedIOBase:
+def _decompressor(part: Part) -> Any:
     kind = compression(part)
-    buffered = io.BufferedReader(part, CHUNK)
     if kind == GZIP:
         import gzip
 
-        return gzip.GzipFile(fileobj=buffered)
+        return gzip.GzipFile(fileobj=part)
     if kind == BZIP2:
         import bz2
 
-        return bz2.BZ2File(buffered)
+        return bz2.BZ2File(part)
     if kind == XZ:
         import lzma
 
-        return lzma.LZMAFile(buffered)
-    if kind == ZSTD:
-        return _zstd(buffered)
-    return buffered
+        return lzma.LZMAFile(part)  # type: ignore[arg-type]
+    return _zstd(part) if kind == ZSTD else part
 
 
-def _zstd(file: Any) -> BinaryIO | io.BufferedIOBase:
+def _zstd(part: Part) -> Any:
     try:
         from compression import zstd  # type: ignore[import-not-found]  # since Python 3.14
     except ImportError:
@@ -149,8 +143,7 @@ def _zstd(file: Any) -> BinaryIO | io.BufferedIOBase:
             "it is compressed by zstd, which Python can read from version 3.14 on: write it with "
             "gzip, or decompress it first (zstd -d)"
         ) from None
-    found: io.BufferedIOBase = zstd.ZstdFile(file)
-    return found
+    return zstd.ZstdFile(part)
 
 
 def check_digest(part: Part, digest: str) -> None:

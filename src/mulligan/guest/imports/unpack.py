@@ -9,6 +9,7 @@ one user VMs have.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import resource
 import stat
@@ -70,15 +71,21 @@ def steps(arguments: dict[str, Any]) -> Iterator[dict[str, object]]:
         RefusedError: the archive is not taken in.
         OSError: something could not be read or made.
     """
+    with contextlib.ExitStack() as stack:
+        yield from _steps(arguments, stack)
+
+
+def _steps(arguments: dict[str, Any], stack: contextlib.ExitStack) -> Iterator[dict[str, object]]:
     from mulligan.guest.imports.finish import finish
 
     target = arguments["target"]
     place = os.open(target, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    stack.callback(os.close, place)
     bounds = {name: arguments[name] for name in BOUNDS}
     budget = Budget(place=place, **bounds)
     spare = f"{target}/archive"
     yield {"progress": "looking at the archive"}
-    found = look(arguments["source"], spare, budget, arguments["reference"])
+    found = look(arguments["source"], spare, budget, arguments["reference"], stack)
     os.mkdir(f"{target}/tree", 0o755)
     left_out: dict[str, int] = {}
     with Tree(f"{target}/tree") as tree:
