@@ -101,7 +101,9 @@ def test_what_vms_need_is_there_whatever_the_archive_has(unpack: Unpacker) -> No
 
 
 @pytest.mark.parametrize(
-    "pack", [gzip.compress, bz2.compress, lzma.compress, lambda data: data], ids=str
+    "pack",
+    [gzip.compress, bz2.compress, lzma.compress, bytes],
+    ids=["gzip", "bzip2", "xz", "plain"],
 )
 @pytest.mark.parametrize("form", [tarfile.PAX_FORMAT, tarfile.GNU_FORMAT, tarfile.USTAR_FORMAT])
 def test_formats_and_compressions_make_the_same(tmp_path: Path, pack, form: int) -> None:
