@@ -44,7 +44,9 @@ def test_run_and_what_it_leaves(data_dir: Path) -> None:
     assert mulligan(data_dir, "vm", "rm", vm_id).returncode == 0
     assert mulligan(data_dir, "vm", "ls").stdout == "no VMs\n"
     again = mulligan(data_dir, "vm", "rm", vm_id)
-    assert one_line(again.stderr) == f"error: VM not available: {vm_id}\n"
+    assert one_line(again.stderr) == (
+        f"error: VM not available: {vm_id} (mulligan vm ls shows those there are)\n"
+    )
 
 
 def test_run_takes_files_stdin_environment_and_directory(data_dir: Path, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 pytest.register_assert_rewrite("support.approvals", "support.history")
-pytest.importorskip("psycopg", reason="the driver is an extra: pip install 'mulligan[postgres]'")
+pytest.importorskip("psycopg", reason="the driver is an extra: pip install '.[postgres]'")
 
 from alembic.autogenerate import compare_metadata  # noqa: E402
 from alembic.migration import MigrationContext  # noqa: E402

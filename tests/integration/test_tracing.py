@@ -162,7 +162,7 @@ def test_configured_and_not_installed(data_dir: Path, tmp_path: Path) -> None:
     )
     assert done.returncode == 125, done.stderr
     assert "OpenTelemetry is not installed" in done.stderr
-    assert "mulligan[otel]" in done.stderr
+    assert ".[otel]" in done.stderr
     assert done.stderr.count("\n") == 1
 
 

@@ -93,7 +93,7 @@ async def test_without_the_extra_it_says_how_to_get_it(monkeypatch: pytest.Monke
     async with httpx.AsyncClient(transport=transport, base_url="http://test") as http:
         answer = await http.post("/mcp")
     assert answer.status_code == 501
-    assert "mulligan[mcp]" in answer.json()["remedy"]
+    assert ".[mcp]" in answer.json()["remedy"]
     await mcp.close(app)
 
 
@@ -103,4 +103,4 @@ def test_the_command_says_so_too(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(command, "find_spec", lambda _: None)
     with pytest.raises(VmExecutionError) as caught:
         command.mcp()
-    assert caught.value.remedy == "pip install 'mulligan[mcp]'"
+    assert caught.value.remedy == "pip install '.[mcp]' where Mulligan's source is"

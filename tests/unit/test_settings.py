@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
+from mulligan import settings as settings_module
 from mulligan.errors import ConfigError
 from mulligan.settings import (
     FileSettings,
@@ -17,6 +18,7 @@ from mulligan.settings import (
     is_loopback,
     load,
 )
+from mulligan.settings.settings import default_vm_types, unknown_variables
 
 
 @pytest.fixture(autouse=True)
@@ -524,3 +526,22 @@ def test_what_is_no_origin_is_refused(origin: str) -> None:
 )
 def test_which_addresses_only_this_machine_reaches(host: str, expected: bool) -> None:
     assert is_loopback(host) is expected
+
+
+def test_types_are_beside_the_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MULLIGAN_VM_TYPES__SMALL__MEMORY_MB", "256")
+    types = settings_module.load().vm_types
+    assert {"small", *default_vm_types()} == set(types)
+    assert types["small"].memory_mb == 256
+
+
+def test_variables_that_are_no_settings_are_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("MULLIGAN_POOL__SPARE", "MULLIGAN_CONFIG", "MULLIGAN_TOKEN", "mulligan_port"):
+        monkeypatch.setenv(name, "1")
+    assert unknown_variables() == {}
+    monkeypatch.setenv("MULLIGAN_MAX_CODE_LENGHT", "5")
+    monkeypatch.setenv("MULLIGAN_QQQQ__Z", "5")
+    assert unknown_variables() == {
+        "MULLIGAN_MAX_CODE_LENGHT": "MULLIGAN_MAX_CODE_LENGTH",
+        "MULLIGAN_QQQQ__Z": None,
+    }

@@ -29,8 +29,9 @@ from mulligan.cli import (
     vm,
 )
 from mulligan.cli import token as token_commands
-from mulligan.cli.console import INTERRUPTED, fail
+from mulligan.cli.console import INTERRUPTED, err, fail, within
 from mulligan.errors import VmExecutionError
+from mulligan.settings.settings import unknown_variables
 from mulligan.version import __version__
 
 app = typer.Typer(
@@ -85,6 +86,9 @@ def _root(
     ] = False,
 ) -> None:
     session.token_file.set(token)
+    for name, meant in unknown_variables().items():
+        perhaps = f"; perhaps {meant} was meant" if meant else ""
+        err.print(f"[yellow]{within(name)} is no setting, and does nothing{perhaps}[/yellow]")
 
 
 def main() -> None:

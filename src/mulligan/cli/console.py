@@ -15,7 +15,7 @@ import typer
 from pydantic import BaseModel
 from rich.console import Console
 
-from mulligan.errors import ValidationFailed, VmExecutionError
+from mulligan.errors import ValidationFailed, VmExecutionError, VmNotAvailable
 from mulligan.printable import one_line as one_line  # noqa: PLC0414
 from mulligan.printable import printable as printable  # noqa: PLC0414
 
@@ -50,7 +50,10 @@ class NotCancelledError(Exception):
 
 def fail(error: VmExecutionError) -> NoReturn:
     """Ends the command with one line that says what was wrong and, if known, what to do."""
-    remedy = f" [dim]({within(error.remedy)})[/dim]" if error.remedy else ""
+    todo = error.remedy
+    if todo is None and isinstance(error, VmNotAvailable) and error.field == "vm_id":
+        todo = "mulligan vm ls shows those there are"
+    remedy = f" [dim]({within(todo)})[/dim]" if todo else ""
     err.print(f"[red]error:[/red] {within(str(error))}{remedy}")
     raise typer.Exit(OWN_FAILURE)
 

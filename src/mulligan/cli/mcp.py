@@ -39,7 +39,7 @@ def mcp(
     if find_spec("mcp") is None:
         raise ConfigError(
             "the Model Context Protocol is not installed",
-            remedy="pip install 'mulligan[mcp]'",
+            remedy="pip install '.[mcp]' where Mulligan's source is",
         )
     run_async(_mcp(agent, server, data_dir))
 

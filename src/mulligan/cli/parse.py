@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.table import Table
 
-from mulligan.cli.console import UsageError, err, out, print_json, printable, within
+from mulligan.cli.console import err, out, print_json, printable, within
 from mulligan.cli.options import DEFAULT_AGENT, DataDirOption, JsonOption, ServerOption
+from mulligan.cli.reading import read_text
 from mulligan.cli.session import with_backend
 from mulligan.models import CodeBlock, ParseExecuteRequest, ParseExecuteResponse
 
@@ -39,7 +39,7 @@ def parse(
     """
     request = ParseExecuteRequest(
         agent_id=agent,
-        llm_response=_read(file),
+        llm_response=read_text(file, "file"),
         auto_execute=execute,
         auto_execute_threshold=threshold,
         vm_config={"vm_id": vm} if vm is not None else None,
@@ -87,13 +87,3 @@ def _row(block: CodeBlock) -> tuple[str, ...]:
         code = code[: CODE_WIDTH - 1] + "…"
     sure = f"{block.execution_confidence:.2f}"
     return block.language, sure, f"{block.start_pos}-{block.end_pos}", code
-
-
-def _read(file: Path) -> str:
-    try:
-        data = sys.stdin.buffer.read() if str(file) == "-" else file.read_bytes()
-        return data.decode()
-    except OSError as error:
-        raise UsageError(f"cannot read {file}: {error.strerror}", field="file") from None
-    except UnicodeDecodeError as error:
-        raise UsageError(f"{file} is not UTF-8: byte {error.start}", field="file") from None

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from mulligan.cli.console import UsageError, err, out, print_json, printable, run_async, within
+from mulligan.cli.hints import hints
 from mulligan.cli.options import DEFAULT_AGENT, DataDirOption, JsonOption, ServerOption
+from mulligan.cli.reading import read_text
 from mulligan.cli.session import open_session
 from mulligan.languages import EXTENSIONS
 from mulligan.models import SecretReference, VmExecuteRequest, VmExecuteResponse
@@ -134,7 +135,7 @@ def _report(response: VmExecuteResponse, *, stays: bool) -> None:
             f"[yellow]output cut: the program wrote {total} bytes, more than is kept of a stream "
             "(MULLIGAN_OUTPUT_LIMIT_BYTES)[/yellow]"
         )
-    for note in response.notes:
+    for note in (*response.notes, *(hints(response) if err.is_terminal else ())):
         err.print(f"[dim]{within(note)}[/dim]")
     for kind in (each.mime_type for each in response.results):
         err.print(f"[dim]a {within(kind)} came back; --json has it[/dim]")
@@ -163,16 +164,7 @@ def _code(file: Path | None, code: str | None) -> str:
     if code is not None:
         return code
     assert file is not None
-    try:
-        data = sys.stdin.buffer.read() if str(file) == "-" else file.read_bytes()
-        return data.decode()
-    except OSError as error:
-        raise UsageError(f"cannot read {file}: {error.strerror}", field="file") from None
-    except UnicodeDecodeError as error:
-        raise UsageError(
-            f"{file} is not UTF-8: byte {error.object[error.start]:#04x} at {error.start}",
-            field="file",
-        ) from None
+    return read_text(file, "file")
 
 
 def _language_of(file: Path | None) -> str:
@@ -211,10 +203,4 @@ def _stdin(source: Path | None, file: Path | None) -> str | None:
         return None
     if str(source) == "-" and file is not None and str(file) == "-":
         raise UsageError("stdin cannot be the program and its input too", field="stdin")
-    try:
-        data = sys.stdin.buffer.read() if str(source) == "-" else source.read_bytes()
-        return data.decode()
-    except OSError as error:
-        raise UsageError(f"cannot read {source}: {error.strerror}", field="stdin") from None
-    except UnicodeDecodeError:
-        raise UsageError(f"{source} is not UTF-8", field="stdin") from None
+    return read_text(source, "stdin")

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
 
+from pydantic import ValidationError
+
 from mulligan.client.client import VmExecutionClient
 from mulligan.client.terminals import Terminal
-from mulligan.errors import ConfigError
+from mulligan.errors import ConfigError, ValidationFailed
 from mulligan.models import (
     CommandHistoryEntry,
     ExecutionEvent,
@@ -112,19 +114,24 @@ class VmRunning:
         requirements: Sequence[str],
         secrets: Mapping[str, str | SecretReference] | None,
     ) -> VmExecuteRequest:
-        return VmExecuteRequest(
-            agent_id=self._agent_id,
-            vm_id=await self._vm_id(),
-            language=language,
-            code=code,
-            kernel=kernel,
-            timeout_seconds=timeout_seconds,
-            working_dir=working_dir,
-            env=dict(env) if env is not None else None,
-            stdin=stdin,
-            requirements=list(requirements),
-            secrets=dict(secrets) if secrets is not None else None,
-        )
+        try:
+            return VmExecuteRequest(
+                agent_id=self._agent_id,
+                vm_id=await self._vm_id(),
+                language=language,
+                code=code,
+                kernel=kernel,
+                timeout_seconds=timeout_seconds,
+                working_dir=working_dir,
+                env=dict(env) if env is not None else None,
+                stdin=stdin,
+                requirements=list(requirements),
+                secrets=dict(secrets) if secrets is not None else None,
+            )
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_input=False)[0]
+            field = ".".join(map(str, first["loc"]))
+            raise ValidationFailed(f"{field}: {first['msg']}", field=field) from None
 
     async def command(
         self,

@@ -194,7 +194,7 @@ def open_url(url: str, *, power: bool) -> Database:
         raise ConfigError(
             f"PostgreSQL needs the driver psycopg: {error}",
             field="database_url",
-            remedy="pip install 'mulligan[postgres]'",
+            remedy="pip install '.[postgres]' where Mulligan's source is",
         ) from None
     if power:
 

@@ -173,7 +173,7 @@ class Download(StreamingResponse):
 
 def _add_writing(app: FastAPI) -> None:
     body = {
-        "required": True,
+        "required": False,  # an empty file has none
         "content": {BYTES: {"schema": {"type": "string", "format": "binary"}}},
     }
 

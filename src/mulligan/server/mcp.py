@@ -96,7 +96,7 @@ class Missing:
         """See ASGI."""
         error = ConfigError(
             "the Model Context Protocol is not installed here",
-            remedy="pip install 'mulligan[mcp]', and start the server again",
+            remedy="pip install '.[mcp]' where Mulligan's source is, and start the server again",
         )
         await answer(error, status=NOT_IMPLEMENTED)(scope, receive, send)
 

@@ -22,9 +22,10 @@ from mulligan.server.access import CallerDependency
 from mulligan.server.engines import EngineDependency
 from mulligan.server.once import Key, KeyDependency
 
+U64_MAX = 2**64 - 1
 Text = Annotated[str | None, Query()]
 Time = Annotated[UtcTime | None, Query()]
-Count = Annotated[int | None, Query(ge=0)]
+Count = Annotated[int | None, Query(ge=0, le=U64_MAX)]
 Owner = Annotated[str | None, Query(alias="agent_id", description="If given, the VM is its.")]
 
 
@@ -48,7 +49,7 @@ def _add_history(app: FastAPI) -> None:
         caller: CallerDependency,
         agent_id: Text = None,
         limit: Count = None,
-        offset: Annotated[int, Query(ge=0)] = 0,
+        offset: Annotated[int, Query(ge=0, le=U64_MAX)] = 0,
         failures_only: Annotated[bool, Query()] = False,
         start_date: Time = None,
         end_date: Time = None,

@@ -51,7 +51,8 @@ def of_settings(settings: TracingSettings) -> Tracing | None:
         raise ConfigError(
             "traces are configured, and OpenTelemetry is not installed",
             field="tracing.endpoint",
-            remedy="pip install 'mulligan[otel]', or unset MULLIGAN_TRACING__ENDPOINT",
+            remedy="pip install '.[otel]' where Mulligan's source is, or unset "
+            "MULLIGAN_TRACING__ENDPOINT",
         ) from None
     headers = {name: value.get_secret_value() for name, value in settings.headers.items()}
     return Tracing(settings, OTLPSpanExporter(endpoint=settings.endpoint, headers=headers))

@@ -6,8 +6,9 @@ name is that of a variable its programs are to find: ``MULLIGAN_SECRETS__API_KEY
 
 from __future__ import annotations
 
+import difflib
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from pydantic.fields import FieldInfo
@@ -15,6 +16,9 @@ from pydantic_settings import EnvSettingsSource
 
 SECRETS = "secrets"
 VM_TYPES = "vm_types"
+PREFIX = "MULLIGAN_"
+# What is read from the environment beside settings, and what hook commands find there.
+NO_SETTINGS = ("config", "hook_call", "server", "token", "token_file", "test_microvm")
 
 
 class Environment(EnvSettingsSource):
@@ -50,3 +54,20 @@ def _of_type(name: str) -> str:
             lowered = [part.lower() for part in (table, vm_type, word)]
             return "__".join([*lowered, secret, *(part.lower() for part in rest)])
     return name.lower()
+
+
+def unknown(known: Iterable[str]) -> dict[str, str | None]:
+    """Variables that look like settings and are none, and which each may have been meant to be.
+
+    Args:
+        known: names of settings; of those in sections only the section's is looked at here, the
+            rest is refused when settings are read.
+    """
+    names = [each.upper() for each in (*known, *NO_SETTINGS)]
+    found: dict[str, str | None] = {}
+    for variable in os.environ:
+        name = variable.upper().split("__")[0].removeprefix(PREFIX)
+        if variable.upper().startswith(PREFIX) and name not in names:
+            close = difflib.get_close_matches(name, names, n=1)
+            found[variable] = f"{PREFIX}{close[0]}" if close else None
+    return found

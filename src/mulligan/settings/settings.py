@@ -25,7 +25,7 @@ from mulligan.errors import ConfigError
 from mulligan.models import DEFAULT_LANGUAGES, DEFAULT_VM_TYPE, SESSION_VM_TYPE
 from mulligan.settings.access import AuditSettings, LimitSettings, checked_origin
 from mulligan.settings.admission import AdmissionSettings
-from mulligan.settings.environment import Environment
+from mulligan.settings.environment import Environment, unknown
 from mulligan.settings.files import FileSettings
 from mulligan.settings.hooks import ApprovalSettings, HookSettings, known_languages
 from mulligan.settings.idempotency import IdempotencySettings
@@ -166,6 +166,12 @@ class Settings(BaseSettings):
 
     _offers = field_validator("offered_secrets")(checked_offers)
 
+    @field_validator("vm_types")
+    @classmethod
+    def _beside_the_defaults(cls, value: dict[str, VmType]) -> dict[str, VmType]:
+        """One that is added, or set by one variable, does not take the others away."""
+        return default_vm_types() | value
+
     @field_validator("cors_origins")
     @classmethod
     def _origins(cls, value: list[str]) -> list[str]:
@@ -231,3 +237,8 @@ def load(**overrides: object) -> Settings:
         raise ConfigError(f"setting {name}: {reason}", field=name) from None
     settings.vm_type(settings.default_vm_type)
     return settings
+
+
+def unknown_variables() -> dict[str, str | None]:
+    """Variables ``MULLIGAN_*`` that are no settings, and which each may have been meant to be."""
+    return unknown(Settings.model_fields)

@@ -11,7 +11,7 @@ from mulligan.engine.past.sizes import Sizes
 from mulligan.engine.past.timemachine import MANUAL, TimeMachine
 from mulligan.engine.requests.allowance import Allowance
 from mulligan.engine.vms.vm import Vm
-from mulligan.errors import HistoryError, ValidationFailed, VmExecutionError
+from mulligan.errors import HistoryError, SnapshotNotFound, ValidationFailed, VmExecutionError
 from mulligan.history import HistoryStore
 from mulligan.log import get_logger
 from mulligan.models import (
@@ -258,7 +258,7 @@ class Past:
         if old is None:
             last = await asyncio.to_thread(self._history.last, vm.record.id)
             if last is None or last.snapshot_before is None:
-                raise HistoryError(
+                raise SnapshotNotFound(
                     "there is no state before the last execution to compare with",
                     field="from",
                     remedy="name a snapshot",
