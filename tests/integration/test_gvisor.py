@@ -11,7 +11,7 @@ import pytest
 
 from mulligan.drivers.gvisor import runsc
 from mulligan.engine.engine import Engine
-from mulligan.errors import ConfigError
+from mulligan.errors import ConfigError, ExecutionFailed
 from mulligan.models import RollbackTo, VmCreateRequest, VmExecuteRequest
 from mulligan.settings import Settings, VmType
 from support import host
@@ -177,6 +177,20 @@ async def test_a_full_disk_is_met_and_got_over(data_dir: Path) -> None:
         assert (await engine.execute(request("echo x > /dev/null; rm big"))).exit_code == 0
         await engine.execute(request("sleep 0.5"))
         assert (await engine.execute(request("echo x > file && cat file"))).stdout == "x\n"
+
+
+@gvisor
+async def test_a_program_that_takes_all_memory_ends_the_vm_which_says_so(data_dir: Path) -> None:
+    types = {"focal-optimized": VmType(memory_mb=64)}
+    async with Engine(settings(data_dir, driver="gvisor", vm_types=types)) as engine:
+        await engine.execute(request("echo x > kept"))
+        (vm,) = engine.list_vms()
+        if vm.limits["memory_mb"].held_by == "none":
+            pytest.skip(f"nothing holds VMs to their memory here: {vm.limits['memory_mb'].reason}")
+        take = "held = bytearray(1 << 30)\nfor at in range(0, 1 << 30, 4096): held[at] = 1"
+        with pytest.raises(ExecutionFailed, match="its memory was used up"):
+            await engine.execute(request(take, "python"))
+        assert (await engine.execute(request("cat kept"))).stdout == "x\n"
 
 
 @gvisor

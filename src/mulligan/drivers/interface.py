@@ -122,6 +122,9 @@ class Machine(Protocol):
     async def wait(self) -> int:
         """Waits for the end of the VM and returns its exit status."""
 
+    def cause(self) -> str | None:
+        """Why the VM ended by itself, where the host knows."""
+
     def diagnostics(self) -> str:
         """The last of what the VM's own processes said when something was wrong."""
 

@@ -76,6 +76,10 @@ class BubblewrapMachine:
         """See ``Machine``."""
         return await self._process.wait()
 
+    def cause(self) -> str | None:
+        """See ``Machine``. The host's kernel ends programs, not the VM."""
+        return None
+
     def diagnostics(self) -> str:
         """See ``Machine``."""
         return self._said if self._said is not None else self._process.stderr()

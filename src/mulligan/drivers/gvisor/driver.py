@@ -26,6 +26,12 @@ from mulligan.models import VmLimit
 class GvisorMachine(BubblewrapMachine):
     """A VM made by runsc in bubblewrap's namespaces."""
 
+    def cause(self) -> str | None:
+        """See ``Machine``. The limit is around gVisor's own kernel, too, which has no victims."""
+        if self.strain().memory:
+            return "its memory was used up, and the host's kernel ended it"
+        return None
+
     def check_limits(self) -> None:
         """See ``Machine``. All of the VM is held to them, gVisor's kernel too."""
         if self._groups is not None and not self._groups.holds(self._init_pid, PROGRAMS):

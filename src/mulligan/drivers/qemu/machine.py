@@ -97,6 +97,10 @@ class QemuMachine:
         """See ``Machine``."""
         return await self._qemu.process.wait()
 
+    def cause(self) -> str | None:
+        """See ``Machine``. The guest's kernel ends programs, not the VM."""
+        return None
+
     def diagnostics(self) -> str:
         """See ``Machine``."""
         return self._said if self._said is not None else self._last_words()

@@ -34,11 +34,19 @@ STREAM_NAMES = {frames.STDOUT: "stdout", frames.STDERR: "stderr"}
 
 
 class AgentConnection(Questions, asyncio.Protocol):
-    """Speaks with one agent, about any number of executions at a time."""
+    """Speaks with one agent, about any number of executions at a time.
 
-    def __init__(self, on_lost: Callable[[str], None]) -> None:
+    Args:
+        on_lost: called once, with the reason, when there is nobody to speak with any more.
+        known: why the VM ended, where that is known.
+    """
+
+    def __init__(
+        self, on_lost: Callable[[str], None], known: Callable[[], str | None] = lambda: None
+    ) -> None:
         loop = asyncio.get_running_loop()
         self._on_lost = on_lost
+        self._known = known
         self._decoder = frames.Decoder(frames.FROM_AGENT, AGENT_MAX_PAYLOAD)
         self._transport: asyncio.Transport | None = None
         self._ready: asyncio.Future[None] = loop.create_future()
@@ -74,7 +82,8 @@ class AgentConnection(Questions, asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """See ``asyncio.Protocol``."""
-        self.give_up(f"the connection to its agent broke: {exc}" if exc else "its agent is gone")
+        broke = f"the connection to its agent broke: {exc}" if exc else "its agent is gone"
+        self.give_up(self._known() or broke)
 
     def pause_writing(self) -> None:
         """See ``asyncio.Protocol``."""

@@ -325,7 +325,7 @@ class Vm:
                 raise ExecutionFailed(f"the VM could not boot: {error.strerror}") from None
             raise
         loop = asyncio.get_running_loop()
-        connection = AgentConnection(lambda why: self._on_lost(machine, why))
+        connection = AgentConnection(lambda why: self._on_lost(machine, why), machine.cause)
         try:
             await loop.create_connection(lambda: connection, sock=machine.connection)
             await connection.boot(machine.boot_frame | disk, self._boot_timeout)
