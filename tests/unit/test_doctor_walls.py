@@ -71,3 +71,10 @@ def test_a_kernel_without_landlock(monkeypatch: pytest.MonkeyPatch, version: int
 def test_no_answer(said: str) -> None:
     with pytest.raises((ValueError, KeyError, TypeError)):
         list(walls(said))
+
+
+@pytest.mark.parametrize(("device", "state"), [("EACCES", "ok"), ("EPERM", "note")])
+def test_another_kernel_is_asked_by_what_it_answers(device: str, state: str) -> None:
+    said = json.dumps(GOOD | {"device": device})
+    found = {finding.check: finding.state for finding in walls(said, own_kernel=True)}
+    assert found["Landlock"] == state
