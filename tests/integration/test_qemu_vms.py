@@ -11,9 +11,9 @@ import httpx
 import pytest
 
 from mulligan import settings as settings_module
-from mulligan.drivers.qemu import image
+from mulligan.drivers.qemu import driver, image
 from mulligan.engine.engine import Engine
-from mulligan.errors import ConfigError
+from mulligan.errors import ConfigError, ExecutionFailed
 from mulligan.models import RollbackTo, VmExecuteRequest, VmExecuteResponse
 from support import host, microvm
 from support.server import Server
@@ -112,6 +112,20 @@ async def test_qemu_runs_without_rights_and_without_a_network(microvms: Engine) 
         assert os.stat(f"/proc/{pid}/ns/net").st_ino != os.stat("/proc/self/ns/net").st_ino
         assert os.stat(f"/proc/{pid}/ns/user").st_ino != os.stat("/proc/self/ns/user").st_ino
     assert int(host.status(qemu, "CapEff")[0], 16) == 0
+
+
+@pytest.mark.long
+async def test_a_kernel_that_does_not_come_up_is_told_and_leaves_nothing(
+    microvms: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As one that hangs: what it has said by then is in the error."""
+    monkeypatch.setitem(driver.GUEST_UP_S, driver.accel.EMULATED, 0.2)
+    with pytest.raises(ExecutionFailed, match=r"did not come up within 0\.2 s"):
+        await run(microvms, "print(1)")
+    told = [host.command_line(pid) for pid in host.descendants(os.getpid())]
+    assert not any(b"qemu-system" in each or b"virtiofsd" in each for each in told)
+    monkeypatch.undo()
+    assert await printed(microvms, "print(1)") == "1\n"
 
 
 @pytest.mark.long
