@@ -16,6 +16,7 @@ from mulligan.engine.vms.store import Stores, VmRecord, VmStore, new_id
 from mulligan.engine.vms.vm import Vm
 from mulligan.errors import ConfigError, VmExecutionError
 from mulligan.images.host import WORKSPACE, HostImage
+from mulligan.images.store import HOST
 from mulligan.layers.directories import make_directory, remove_tree
 from mulligan.layers.store import LayerStore
 from mulligan.log import get_logger
@@ -159,6 +160,12 @@ class Drivers:
             why = f"VMs of type {vm_type} are to be made by {driver}: {error.detail}"
             raise ConfigError(why, field=field, remedy=error.remedy) from None
         missing = lacking(made.capabilities, kind)
+        if missing is not None and kind.image != HOST and not made.capabilities.images:
+            raise ConfigError(
+                f"VMs of type {vm_type} are to be made by {driver}, {missing}",
+                field=f"vm_types.{vm_type}.image",
+                remedy=f'set it to "{HOST}", or {field} to "{EMBEDDED}"',
+            )
         if missing is not None:
             raise ConfigError(
                 f"VMs of type {vm_type} are to be made by {driver}, {missing}",
@@ -196,6 +203,8 @@ def lacking(capabilities: Capabilities, kind: VmType) -> str | None:
     """What a VM type asks for and a driver cannot do, in words; None where it can do all."""
     if kind.network not in capabilities.network:
         return f'which has no network "{kind.network}"'
+    if kind.image != HOST and not capabilities.images:
+        return "which makes VMs of the host's image alone"
     return None
 
 

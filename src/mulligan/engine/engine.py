@@ -120,9 +120,8 @@ class Engine:
             await drivers.choose(image)
             stores, found = await load_stores(self.settings, driver)
             recorded = [each.record.image for each in found]
-            images = self._images = await asyncio.to_thread(
-                open_images, self.settings, image, recorded, others=driver.capabilities.images
-            )
+            images = await asyncio.to_thread(open_images, self.settings, image, recorded)
+            self._images = images
             history = self._history = history_of(self.settings)
             await open_history(history, stores)
             self.once = Once(history, self.settings.idempotency, self._owned)

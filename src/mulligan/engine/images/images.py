@@ -91,31 +91,20 @@ class Images:
             os.close(self._held.pop())
 
 
-def open_images(
-    settings: Settings, host: HostImage, recorded: Iterable[str | None], *, others: bool
-) -> Images:
+def open_images(settings: Settings, host: HostImage, recorded: Iterable[str | None]) -> Images:
     """The images of an engine; see ``Images``.
 
     Args:
         settings: say which image each type has.
         host: the host's own.
         recorded: digests of images that VMs were made of.
-        others: whether the driver can make VMs of others than the host's.
 
     Raises:
-        ConfigError: a type names an image that cannot be used; the text names the key.
+        ConfigError: a type names an image there is none of; the text names the key.
     """
-    types = {name: each.image for name, each in settings.vm_types.items()}
-    for vm_type, name in types.items():
-        if name != HOST and not others:
-            raise ConfigError(
-                f"the driver of VM type {vm_type} makes VMs of the host's image alone",
-                field=f"vm_types.{vm_type}.image",
-                remedy=f"set it to {HOST!r}, or use the bubblewrap driver",
-            )
     images = Images(host, store_of(settings))
     try:
-        images.load(types, recorded)
+        images.load({name: each.image for name, each in settings.vm_types.items()}, recorded)
     except BaseException:
         images.close()
         raise

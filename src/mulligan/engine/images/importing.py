@@ -24,6 +24,7 @@ from pydantic import ValidationError
 
 from mulligan.drivers.bubblewrap.driver import BubblewrapDriver
 from mulligan.drivers.interface import BootSpec, Driver
+from mulligan.drivers.limits import Limits
 from mulligan.engine.vms.program import Program
 from mulligan.engine.vms.replies import ProgramResult
 from mulligan.engine.vms.store import Stores, VmRecord, VmState, VmStore, new_id
@@ -44,6 +45,7 @@ log = get_logger()
 MIB = 1024 * 1024
 PLACE = "/import"  # where a VM is shown what it unpacks
 BOOT_TIMEOUT_S = 30.0
+LIMITS = Limits(memory_mb=1024, vcpus=2, cpu_weight=100, max_processes=256, max_open_files=4096)
 MOST_RATIO = 200
 MOST_SAID = 4 * MIB
 MOST_TEXT = 500
@@ -230,8 +232,10 @@ class Importer:
             image=stored_image(record, tree, self._host),
             layers=self._stores.layers.family(NOBODY),
             disk=self._stores.vms.disk(own.id),
+            limits=LIMITS,
         )
-        vm = Vm(own, state, self._driver, spec, self._stores, BOOT_TIMEOUT_S)
+        held = self._driver.limits(LIMITS)
+        vm = Vm(own, state, self._driver, spec, self._stores, BOOT_TIMEOUT_S, limits=held)
         programs, mute, said = {}, dict(record.left_out), ""
         try:
             for language, program in record.programs.items():
