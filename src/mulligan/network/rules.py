@@ -1,4 +1,4 @@
-"""Allow-lists: entries such as ``pypi.org``, ``*.example.org:443`` and ``10.0.0.5:8000``."""
+"""Allow-lists: entries such as ``example.com``, ``*.example.org:443`` and ``10.0.0.5:8000``."""
 
 from __future__ import annotations
 
