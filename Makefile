@@ -35,8 +35,8 @@ test: install  ## Run the tests
 	@$(BIN)/python -m compileall -q src
 	$(BIN)/pytest -m "not long" -n 3 --dist loadfile --no-loadscope-reorder
 
-test-long: install  ## Run the tests that take minutes, too
-	$(BIN)/pytest
+test-long: install  ## Run the tests that take minutes, too; DRIVER=gvisor: the suite of one driver
+	$(BIN)/pytest $(if $(DRIVER),tests/conformance -k $(DRIVER) -rs)
 
 soak: install  ## Ten minutes of everything mixed, with faults; each answer is checked
 	$(BIN)/pytest tests/integration/test_soak.py -k ten_minutes

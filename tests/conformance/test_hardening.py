@@ -192,7 +192,7 @@ async def test_nothing_gains_rights_by_being_run(machine) -> None:
 
 async def test_mounts_say_nothing_of_where_the_server_keeps_things(machine) -> None:
     shown = await machine.text("cat /proc/self/mountinfo /proc/mounts")
-    assert str(machine.vm._spec.layers.parent.parent) not in shown
+    assert str(machine.vm.spec.layers.parent.parent) not in shown
 
 
 async def test_there_is_no_sys(machine) -> None:

@@ -42,7 +42,7 @@ async def test_programs_have_no_rights(machine) -> None:
 async def test_programs_are_not_root_on_the_host(machine) -> None:
     """A file made inside belongs, outside, to the user VMs run as."""
     await machine.text("touch /workspace/mine")
-    path = machine.vm._spec.disk / "0" / "upper" / "workspace" / "mine"
+    path = machine.vm.spec.disk / "0" / "upper" / "workspace" / "mine"
     assert path.stat().st_uid == machine.driver.disk_owner()[0] != 0 or os.geteuid() != 0
 
 

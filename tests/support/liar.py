@@ -85,7 +85,7 @@ def lying(engine: Engine, vm_id: str, lie: str) -> Iterator[None]:
     """
     assert engine._fleet is not None
     vm = engine._fleet.find(vm_id, None)
-    honest = vm._spec
+    honest = vm.spec
     directory = honest.image.agent.with_name(f"liar-{vm_id}")
     guest = directory / "mulligan" / "guest"
     guest.mkdir(parents=True)
@@ -95,9 +95,9 @@ def lying(engine: Engine, vm_id: str, lie: str) -> Iterator[None]:
     (guest / "start.py").write_text(_START + body)
     for each in (directory, *directory.rglob("*")):
         each.chmod(0o755 if each.is_dir() else 0o644)
-    vm._spec = replace(honest, image=replace(honest.image, agent=Path(directory)))
+    vm.spec = replace(honest, image=replace(honest.image, agent=Path(directory)))
     try:
         yield
     finally:
-        vm._spec = honest
+        vm.spec = honest
         shutil.rmtree(directory)
