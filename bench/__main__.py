@@ -104,7 +104,7 @@ async def measure(directory: Path) -> list[str]:
     """The lines of the table."""
     settings = settings_module.load(data_dir=directory / "data")
     async with Engine(settings) as engine:
-        image = engine.fleet.image
+        image = engine.fleet.images.host
         python, bash = str(image.python), str(image.toolchains["bash"].program)
         rows = [("what", "median", "beside it", "ratio")]
 

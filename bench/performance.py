@@ -75,7 +75,7 @@ class Ways:
         self._engine = await self._stack.enter_async_context(Engine(quiet))
         self._served = await self._stack.enter_async_context(Served(self._directory / "served"))
         self._pool = self._stack.enter_context(ThreadPoolExecutor(max_workers=256))
-        self.python = str(self._engine.fleet.image.python)
+        self.python = str(self._engine.fleet.images.host.python)
         self._bwrap = str(preflight.find_bwrap())
         return self
 

@@ -27,7 +27,7 @@ def ungated(data_dir: Path) -> Iterator[Server]:
 
 
 async def test_eight_clients(ungated: Server, shared_engine: Engine) -> None:
-    image = shared_engine.fleet.image
+    image = shared_engine.fleet.images.host
     work = [
         (language, name, code)
         for language, table in TABLES.items()

@@ -104,12 +104,12 @@ PROGRAMS = {
 
 def check_has(program: str, agent: Agent) -> None:
     if program == "requests":
-        python = agent.engine.fleet.image.python
+        python = agent.engine.fleet.images.host.python
         if os.system(f"{python} -c 'import requests' 2>/dev/null"):
             pytest.skip("the VMs' Python has no requests")
     if program.startswith("curl") and shutil.which("curl", path="/usr/bin:/bin") is None:
         pytest.skip("this host has no curl")
-    if program.startswith("node") and "javascript" not in agent.engine.fleet.image.toolchains:
+    if program.startswith("node") and "javascript" not in agent.engine.fleet.images.host.toolchains:
         pytest.skip("this host has no Node.js")
 
 

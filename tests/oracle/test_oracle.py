@@ -67,7 +67,7 @@ def normal(text: str) -> str:
 
 
 async def compare(shared_run, language: str, code: str) -> None:
-    image = shared_run.engine.fleet.image
+    image = shared_run.engine.fleet.images.host
     if language not in image.toolchains:
         pytest.skip(f"this host has no {language}")
     expected = on_host(image, language, code)
