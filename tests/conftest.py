@@ -82,9 +82,15 @@ SLOW_FILES = {
     "test_cli_terminal.py",
     "test_concurrency.py",
     "test_examples.py",
+    "test_mcp_http.py",
+    "test_mcp_stdio.py",
+    "test_mcp_tools.py",
     "test_openapi_fuzz.py",
+    "test_packages.py",
+    "test_reaper.py",
     "test_selfcheck.py",
     "test_soak.py",
+    "test_terminal_socket.py",
 }
 
 

@@ -220,7 +220,9 @@ def test_a_server_streams_and_an_interrupt_cancels_there() -> None:
         assert host.wait_until(lambda: mulligan(path, *begun).returncode == 0, 60)
         process.kill()  # it cannot say anything any more, and its execution ends all the same
         process.communicate(timeout=30)
-        assert host.wait_until(lambda: not host.alive(host.descendants(server.pid) - idle))
+        assert host.wait_until(lambda: not host.alive(host.descendants(server.pid) - idle), 60), [
+            host.command_line(pid) for pid in host.descendants(server.pid) - idle
+        ]
 
 
 def test_commands_use_the_server_that_has_the_directory() -> None:

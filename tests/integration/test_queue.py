@@ -25,7 +25,13 @@ from mulligan.errors import (
     Unavailable,
     VmNotAvailable,
 )
-from mulligan.models import ForkRequest, HistoryQueryRequest, VmExecuteRequest, VmExecuteResponse
+from mulligan.models import (
+    ForkRequest,
+    HistoryQueryRequest,
+    VmCreateRequest,
+    VmExecuteRequest,
+    VmExecuteResponse,
+)
 from support import host
 from support.server import Server
 
@@ -194,7 +200,7 @@ async def test_an_engine_that_drains_finishes_what_runs_and_turns_away_the_rest(
         for refused in (
             lambda: engine.execute(ask("a", "true")),
             lambda: engine.executions.start(ask("a", "true")),
-            lambda: asyncio.to_thread(engine.list_vms),
+            lambda: engine.create_vm(VmCreateRequest(vm_type="focal-optimized", agent_id="a")),
         ):
             with pytest.raises(Unavailable, match="shutting down"):
                 await refused()

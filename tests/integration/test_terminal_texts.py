@@ -98,7 +98,7 @@ COMMANDS = {
 def test_a_terminal_is_sent_nothing_it_would_obey(server, arguments: tuple[str, ...]) -> None:
     _, vm, path = server
     words = [each.format(vm=vm) if "{vm}" in each else each for each in arguments]
-    with Terminal(path, words[0], *words[1:]) as terminal:
+    with Terminal(path, words[0], *words[1:], COLUMNS="300") as terminal:  # tables are not cut
         terminal.end()
     text = harmless(terminal.shown)
     assert "Traceback" not in text
