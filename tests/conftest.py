@@ -82,6 +82,9 @@ SLOW_FILES = {
     "test_cli_terminal.py",
     "test_concurrency.py",
     "test_examples.py",
+    "test_lying_vm.py",
+    "test_mcp_asking.py",
+    "test_mcp_docs.py",
     "test_mcp_http.py",
     "test_mcp_stdio.py",
     "test_mcp_tools.py",
@@ -89,8 +92,11 @@ SLOW_FILES = {
     "test_packages.py",
     "test_reaper.py",
     "test_selfcheck.py",
+    "test_shell.py",
     "test_soak.py",
+    "test_terminal.py",
     "test_terminal_socket.py",
+    "test_terminal_texts.py",
 }
 
 
