@@ -240,7 +240,7 @@ def test_depth_needs_neither_paths_nor_descriptors() -> None:
         *entries, end = diff([], [str(merged)], LIMITS)
         assert end["truncated"]  # the paths alone are longer than an answer may be
         assert sum(len(str(entry["path"])) for entry in entries) < 64 << 20
-        assert len(os.listdir("/proc/self/fd")) == open_before
+        assert len(os.listdir("/proc/self/fd")) <= open_before  # earlier tests' may be collected
         assert sys.getrecursionlimit() <= DEPTH
 
     inside(work)
