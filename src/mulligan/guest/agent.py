@@ -112,8 +112,7 @@ class Agent:
         elif (execution := self._executions.get(frame.channel)) is not None:
             self._on_frame(execution, frame)
         elif frame.kind == frames.ROOT:
-            spared, busy = self._starter.spared(), bool(self._executions)
-            self._vm.move(frame.channel, frame.body(), spared, self._kernels, busy=busy)
+            self._move(frame.channel, frame.body())
         elif frame.kind == frames.RESUME:
             for postponed in self._vm.resume():
                 self._handle(postponed)
@@ -121,6 +120,12 @@ class Agent:
             self._answer_owner(frame)
         elif frame.kind == frames.KERNELS or self._kernels is not None:
             self._all_kernels().handle(frame)
+
+    def _move(self, channel: int, body: dict[str, Any]) -> None:
+        if body["end"]:
+            self._starter.drop_spare()  # it is ended with the programs that could reach it
+        spared, busy = self._starter.spared(), bool(self._executions)
+        self._vm.move(channel, body, spared, self._kernels, busy=busy)
 
     def _on_frame(self, execution: Execution, frame: frames.Frame) -> None:
         """A frame for an execution that has not ended."""
@@ -175,6 +180,7 @@ class Agent:
         streams = (stdin_inner, stdout_inner, stderr_inner)
         try:
             if body["runtime"] == "job":
+                execution.is_job = True
                 pid = launch.fork_job(body["job"], streams)
             else:
                 full, waits = self._vm.quota.full, execution.waits
@@ -244,7 +250,7 @@ class Agent:
             if pid == 0:
                 return
             if os.WIFSTOPPED(status):
-                if pid in self._starter.spared() and not self._vm.stands():
+                if self._starter.is_zygote(pid) and not self._vm.stands():
                     self._starter.go_on()  # a program did that
                 continue
             execution = self._by_pid.pop(pid, None)
@@ -261,10 +267,13 @@ class Agent:
         try:
             while (reply := zygote.reply()) is not None:
                 kind, channel, number, user, system, rss = reply
-                execution = self._executions.get(channel)
+                known = self._starter.channel_of(kind, channel, number)
+                execution = self._executions.get(known) if known is not None else None
                 if execution is None:
                     kernels = self._kernels
-                    if kernels is not None and kernels.from_zygote(kind, channel, number):
+                    if known is None or (
+                        kernels is not None and kernels.from_zygote(kind, known, number)
+                    ):
                         continue
                     if kind == FORKED:  # nobody's: an execution given up meanwhile
                         processes.send([number], SIGKILL)
@@ -286,7 +295,9 @@ class Agent:
             self._on_report(execution)
         if execution.channel not in self._executions:
             return
-        if execution.reason == "exit" and execution.left_behind():
+        if execution.reason == "exit" and not (execution.namespace or execution.is_job):
+            self._lost(execution)  # by whatever it was ended, no program of it ever ran
+        elif execution.reason == "exit" and execution.left_behind():
             execution.linger_until = time.monotonic() + execution.LINGER_S
         else:
             if execution.reason != "exit":
@@ -337,3 +348,5 @@ class Agent:
         if self._owners is not None:
             self._owners.leaves(execution)
         self._send(frames.EXIT, execution.channel, execution.result() | self._vm.written())
+        if not self._vm.paused:
+            self._starter.keep_spare()

@@ -35,6 +35,7 @@ class Execution:
         self.terminal: Terminal | None = None
         self.report: int | None = None
         self.report_data = b""
+        self.is_job = False  # it does work of the agent's own
         self.pid = 0
         self.namespace = 0
         self.mounts = -1  # a descriptor of that namespace, where it is held

@@ -1,5 +1,8 @@
 """The zygote's loop: one datagram is one job, one fork is one program.
 
+Forking takes as long as starting a short program, so the agent may have a spare forked ahead of
+time: a child that waits on a connection of its own for the one job it will do.
+
 Only built-in and extension modules are imported here: whatever the zygote has imported, every
 program starts with.
 """
@@ -9,6 +12,7 @@ from __future__ import annotations
 import fcntl  # noqa: F401  (``launch.become`` needs it, and a child would have to load it)
 import marshal
 import os
+import resource
 import select
 import struct
 from _signal import SIG_DFL, SIGCHLD, set_wakeup_fd
@@ -28,6 +32,8 @@ FORKED = b"F"
 ENDED = b"E"
 FAILED = b"X"
 SERVES = b"S"
+SPARE = 3 << 30  # a channel from here on asks for a spare, and comes with its connection alone
+LIMITS = range(16)  # RLIM_NLIMITS of asm-generic/resource.h
 
 
 def serve(descriptor: int, groups: list[int]) -> dict[str, Any]:
@@ -58,7 +64,8 @@ def serve(descriptor: int, groups: list[int]) -> dict[str, Any]:
         try:
             pid = os.fork()
         except OSError as error:
-            os.write(descriptors[-2], f"error fork: {error.strerror}".encode())
+            if channel < SPARE:
+                os.write(descriptors[-2], f"error fork: {error.strerror}".encode())
             control.send(REPLY.pack(FAILED, channel, 0, 0, 0, 0))
             pid = -1
         if pid == 0:
@@ -66,7 +73,7 @@ def serve(descriptor: int, groups: list[int]) -> dict[str, Any]:
             set_handler(SIGCHLD, SIG_DFL)
             for unused in (control.detach(), wake_read, wake_write):
                 os.close(unused)
-            return _become(descriptors)
+            return _become(descriptors if channel < SPARE else _wait(*descriptors))
         for received in descriptors:
             os.close(received)
         if pid > 0:
@@ -95,6 +102,26 @@ def _receive(control: socket) -> tuple[int, list[int]]:
             descriptors += memoryview(content).cast("i").tolist()
     (channel,) = REQUEST.unpack(data)
     return channel, descriptors
+
+
+def _wait(descriptor: int) -> list[int]:
+    """In a spare: the descriptors of its job, when it has come; ends where none will."""
+    connection = socket(AF_UNIX, SOCK_SEQPACKET, 0, descriptor)
+    before = _limits()
+    _, descriptors = _receive(connection)
+    connection.close()
+    if _limits() != before:
+        why = OSError("a program changed what this one was to be held to; it can be run again")
+        launch.refuse(descriptors[-2], why)
+    return descriptors
+
+
+def _limits() -> list[tuple[int, int]]:
+    """What a program of the same user can change of a process that waits, and nobody undo.
+
+    Signals end it or are undone; of scheduling Linux keeps away who has fewer rights.
+    """
+    return [resource.getrlimit(each) for each in LIMITS]
 
 
 def _reap(control: socket, running: dict[int, int]) -> None:

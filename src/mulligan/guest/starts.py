@@ -3,16 +3,22 @@
 Whatever has the zygote as its parent is in the control groups of programs from its first
 instruction, at no cost: it was born there. A child of the agent has to move first, which can take
 the kernel tens of milliseconds.
+
+When an execution has ended, a spare child of the zygote is forked for the next one, which then
+begins without the fork: that takes as long as a short program runs. It stands in the mount
+namespace of the zygote, where no program can get, until it has its job.
 """
 
 from __future__ import annotations
 
 import os
 import resource
+import select
 import sys
+import time
 from _signal import SIGCONT, SIGKILL
 
-from mulligan.guest import launch, processes, spawn, zygotes
+from mulligan.guest import forkserver, launch, processes, spawn, zygotes
 from mulligan.guest.confinement import Confinement
 
 TYPE_CHECKING = False  # importing typing for it would cost every VM milliseconds
@@ -21,6 +27,9 @@ if TYPE_CHECKING:
     from typing import Any
 
     from mulligan.guest.loop import Loop
+
+FORK_S = 0.25  # a fork takes no longer
+MOST_SPARES = 1 << 29  # before their channels come round again
 
 
 class Starter:
@@ -46,6 +55,9 @@ class Starter:
         self.env = env
         self.nofile = resource.getrlimit(resource.RLIMIT_NOFILE)
         self.limits: dict[str, tuple[int, int]] = {}
+        self._spare: zygotes.Spare | None = None
+        self._spares = 0
+        self._taken: dict[int, int] = {}  # what the zygote calls a spare: its execution's channel
         self._groups = groups
         self._loop = loop
         self._on_reply = on_reply
@@ -97,6 +109,8 @@ class Starter:
                 self._renew()
                 job["walls"] = self._walls(job)
             assert self.zygote is not None
+            if pid := self._start_spare(channel, job, descriptors):
+                return pid
             if job["zygote"] or self.zygote.serves:
                 self.zygote.request(channel, job, descriptors)
                 return 0  # else it would be waited for
@@ -107,6 +121,53 @@ class Starter:
             launch.become(job, descriptors, self._groups)
         return pid
 
+    def _start_spare(self, channel: int, job: dict[str, Any], descriptors: list[int]) -> int:
+        """Has the spare do a job; its number, or 0 where there is none that can."""
+        self._await_spare()  # the zygote forks one after the other
+        spare, self._spare = self._spare, None
+        if spare is None:
+            return 0
+        try:
+            spare.request(job, descriptors)
+        except OSError:
+            spare.close()  # it was ended
+            return 0
+        self._taken[spare.channel] = channel
+        return spare.pid
+
+    def keep_spare(self) -> None:
+        """Has a spare forked, if there is none: a program has ended, and another may come."""
+        if self._spare is not None or self.zygote is None or not self.zygote.serves:
+            return
+        self._spares = (self._spares + 1) % MOST_SPARES
+        try:
+            self._spare = self.zygote.spare(forkserver.SPARE + self._spares)
+        except OSError:
+            return  # the next one is forked when it comes
+
+    def channel_of(self, kind: bytes, channel: int, number: int) -> int | None:
+        """Whom a reply of the zygote is about; None where it was a spare nobody has taken.
+
+        Args:
+            kind, channel, number: see ``forkserver.REPLY``.
+        """
+        if channel < forkserver.SPARE:
+            return channel
+        spare = self._spare
+        if kind == forkserver.FORKED:
+            if spare is not None and spare.channel == channel:
+                spare.pid = number
+            return None
+        if spare is not None and spare.channel == channel:
+            self.drop_spare()
+        return self._taken.pop(channel, None)
+
+    def drop_spare(self) -> None:
+        """Lets go of the spare, which ends: nothing done to it lasts."""
+        if self._spare is not None:
+            self._spare.close()
+            self._spare = None
+
     def _walls(self, job: dict[str, Any]) -> dict[str, Any]:
         return self._confinement.of(self.zygote, moves=job["moves"])
 
@@ -116,19 +177,52 @@ class Starter:
 
     def spared(self) -> set[int]:
         """Processes that are no programs."""
-        return {self.zygote.pid} if self.zygote is not None else set()
+        self._await_spare()
+        spared = {self.zygote.pid} if self.zygote is not None else set()
+        spare = self._spare
+        if spare is not None and self._stands_beside(spare.pid):
+            spared.add(spare.pid)
+        return spared
+
+    def _await_spare(self) -> None:
+        """Waits until it is known which process the spare is, for as long as a fork may take."""
+        until = time.monotonic() + FORK_S
+        while self._spare is not None and not self._spare.pid:
+            assert self.zygote is not None
+            poll = select.poll()
+            poll.register(self.zygote.control.fileno(), select.POLLIN)
+            if not poll.poll(max(0.0, until - time.monotonic()) * 1000):
+                self.drop_spare()
+                return
+            self._on_reply()
+
+    def _stands_beside(self, pid: int) -> bool:
+        """Whether a process is where the zygote is; a number may have become a program's."""
+        assert self.zygote is not None
+        place = processes.mounts_of(self.zygote.pid)
+        return place not in (None, -1) and processes.mounts_of(pid) == place
 
     def lost(self) -> None:
         """The zygote is gone: the next start makes another."""
         if self.zygote is not None:
+            self.drop_spare()
+            self._taken.clear()
             self._loop.forget(self.zygote.control.fileno())
             self.zygote.close()
             self.zygote = None
 
     def go_on(self) -> None:
         """Has a zygote that a program stopped go on."""
-        processes.send(list(self.spared()), SIGCONT)
+        self._signal_zygote(SIGCONT)
 
     def give_up(self) -> None:
         """Ends a zygote that hangs: its children become ours."""
-        processes.send(list(self.spared()), SIGKILL)
+        self._signal_zygote(SIGKILL)
+
+    def _signal_zygote(self, number: int) -> None:
+        if self.zygote is not None:
+            processes.send([self.zygote.pid], number)
+
+    def is_zygote(self, pid: int) -> bool:
+        """Whether that process is the zygote."""
+        return self.zygote is not None and self.zygote.pid == pid

@@ -1,0 +1,70 @@
+"""The process that waits for the next program, and what a program that still runs can do to it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+
+import pytest
+
+from support.spares import END, LOWER, Heard, meddler
+
+pytestmark = pytest.mark.anyio
+
+
+@asynccontextmanager
+async def beside(machine, what: str) -> AsyncIterator[None]:
+    """A program that did something to the spare and goes on."""
+    heard = Heard()
+    task = asyncio.create_task(
+        machine.run(meddler(what), "python", on_output=heard, timeout_ms=60_000)
+    )
+    try:
+        await heard.until(b"looks")
+        assert await machine.text("touch go; echo short") == "short\n"  # and a spare is made
+        done = asyncio.ensure_future(heard.until(b"done"))
+        await asyncio.wait({task, done}, return_when=asyncio.FIRST_COMPLETED)
+        assert done.done(), task.result().stderr
+        await done
+        yield
+    finally:
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+        assert await machine.text("rm -f go; echo gone") == "gone\n"
+
+
+async def test_a_limit_set_for_it_is_no_limit_of_a_program(machine) -> None:
+    async with beside(machine, LOWER):
+        refused = await machine.run("ulimit -Hn")
+        assert refused.reason == "setup", refused
+        assert "changed what this one was to be held to" in refused.message
+        assert int(await machine.text("ulimit -Hn")) > 32
+
+
+async def test_nobody_says_where_and_when_it_runs(machine) -> None:
+    what = """for do in (
+    lambda: os.sched_setaffinity(spare, {min(os.sched_getaffinity(0))}),
+    lambda: os.setpriority(os.PRIO_PROCESS, spare, 19),
+    lambda: os.sched_setscheduler(spare, os.SCHED_IDLE, os.sched_param(0)),
+):
+    try:
+        do()
+    except PermissionError:
+        continue
+    raise SystemExit('allowed')"""
+    async with beside(machine, what):
+        assert await machine.text("echo next") == "next\n"
+
+
+async def test_programs_start_where_it_was_stopped(machine) -> None:
+    async with beside(machine, "os.kill(spare, signal.SIGSTOP)"):
+        assert await machine.text("echo next") == "next\n"
+        assert await machine.text("print(1)", "python") == "1\n"
+
+
+async def test_programs_start_where_it_was_ended(machine) -> None:
+    async with beside(machine, END):
+        assert await machine.text("echo next") == "next\n"
+        assert await machine.text("print(1)", "python") == "1\n"
