@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from sqlalchemy import create_engine, event
+from sqlalchemy import create_engine
 
 from mulligan.errors import ConfigError, HistoryError
 from mulligan.history import HistoryStore, schema
@@ -185,18 +185,14 @@ def test_a_full_database_keeps_what_it_has_and_goes_on(directory: Path) -> None:
     with HistoryStore(directory) as store:
         done = ended(entry("vm"))
         store.finish(done)
-        engine = store._disk._engine
 
         def limit(pages: int) -> None:
-            engine.dispose()
-            event.listen(
-                engine,
-                "connect",
-                lambda connection, _: connection.execute(f"PRAGMA max_page_count = {pages}"),
-            )
+            with store._disk.write() as connection:  # the one connection that writes
+                connection.exec_driver_sql(f"PRAGMA max_page_count = {pages}")
 
         with store._disk.read() as connection:
-            limit(connection.exec_driver_sql("PRAGMA page_count").scalar() + 4)
+            pages = connection.exec_driver_sql("PRAGMA page_count").scalar()
+        limit(pages + 4)
         big = ended(entry("vm"), stdout="x y " * 10_000)
 
         def fill() -> None:

@@ -57,6 +57,10 @@ class Database:
             **(one_state if engine.dialect.name == "postgresql" else {})
         )
         self._turn = threading.Lock()
+        # SQLite's writer keeps its connection: getting one and giving it back takes as long as a
+        # statement of a transaction. A server's connection may be lost, and is looked at each time.
+        self._keeps_writer = engine.dialect.name == "sqlite"
+        self._held: Connection | None = None
         self._one_connection = isinstance(engine.pool, StaticPool)
 
     @contextmanager
@@ -80,11 +84,26 @@ class Database:
         Raises:
             HistoryError: from the block too, where the database was at fault.
         """
-        with self._turn, guarded(self.where), self._writer.begin() as connection:
-            yield connection
+        with self._turn, guarded(self.where):
+            if not self._keeps_writer:
+                with self._writer.begin() as connection:
+                    yield connection
+                return
+            held, self._held = self._held or self._writer.connect(), None
+            try:
+                with held.begin():
+                    yield held
+            except BaseException:
+                held.close()
+                raise
+            self._held = held
 
     def close(self) -> None:
         """Closes all connections; calling it again does nothing."""
+        with self._turn:
+            if self._held is not None:
+                self._held.close()
+                self._held = None
         self._engine.dispose()
         if self._released is not None:
             self._released()

@@ -57,6 +57,14 @@ class _Row(NamedTuple):
     snapshot_after: str | None
 
 
+class _Made(NamedTuple):
+    """A snapshot, and the execution it was made for."""
+
+    id: str
+    execution_id: str | None
+    kind: str
+
+
 # Built once, as they run with every execution.
 _c = executions.c
 _COLUMNS = (_c.seq, _c.id, _c.block_id, _c.stdout_in_file, _c.stderr_in_file, *SNAPSHOT_COLUMNS)
@@ -75,11 +83,25 @@ _REFERENCES = [
     select(reference.label("id")).where(reference.in_(_IDS)) for reference in SNAPSHOT_COLUMNS
 ]
 _REFERRED = union_all(*_REFERENCES)
+# An execution that begins where there are as many as may be drops one, and with it a snapshot or
+# two: a statement for each takes a fraction of what one for a list of them does.
+_FEW = 4
+_REFERRED_ONE = [
+    Hot(select(_c.seq).where(reference == bindparam("snapshot")).limit(1))
+    for reference in SNAPSHOT_COLUMNS
+]
+_LIVING_ONE = Hot(select(_c.seq).where(_c.id == bindparam("execution")))
+_DELETE_ONE = Hot(delete(snapshots).where(snapshots.c.id == bindparam("snapshot")))
 _LIVING = select(_c.id).where(_c.id.in_(_IDS))
 _AUTOMATIC_OF = (
     select(snapshots.c.id, snapshots.c.execution_id)
     .where(snapshots.c.kind.in_(AUTOMATIC), snapshots.c.id.in_(_IDS))
     .order_by(snapshots.c.seq)
+)
+_AUTOMATIC_ONE = Hot(
+    select(snapshots.c.id, snapshots.c.execution_id, snapshots.c.kind).where(
+        snapshots.c.id == bindparam("snapshot")
+    )
 )
 _DELETE_UNREFERENCED = delete(snapshots).where(
     snapshots.c.kind.in_(AUTOMATIC),
@@ -171,6 +193,8 @@ def referenced(connection: Connection, candidates: Sequence[Any]) -> set[str]:
         connection: to the database with the executions.
         candidates: rows with ``id`` and ``execution_id``.
     """
+    if len(candidates) <= _FEW:
+        return {row.id for row in candidates if _is_referenced(connection, row)}
     found: set[str] = set()
     for batch in _batches(candidates):
         ids = [row.id for row in batch]
@@ -181,6 +205,14 @@ def referenced(connection: Connection, candidates: Sequence[Any]) -> set[str]:
     return found
 
 
+def _is_referenced(connection: Connection, row: Any) -> bool:
+    if row.execution_id is not None and _LIVING_ONE.run(
+        connection, {"execution": row.execution_id}
+    ):
+        return True
+    return any(each.run(connection, {"snapshot": row.id}) for each in _REFERRED_ONE)
+
+
 def automatic(connection: Connection, ids: Sequence[str]) -> list[Any]:
     """Rows with ``id`` and ``execution_id`` of those of some snapshots nobody asked for by hand.
 
@@ -189,6 +221,10 @@ def automatic(connection: Connection, ids: Sequence[str]) -> list[Any]:
         ids: those to choose from.
     """
     rows: list[Any] = []
+    if len(ids) <= _FEW:
+        for each in ids:
+            rows += [_Made(*row) for row in _AUTOMATIC_ONE.run(connection, {"snapshot": each})]
+        return [row for row in rows if row.kind in AUTOMATIC]
     for batch in _batches(ids):
         rows += connection.execute(_AUTOMATIC_OF, {"ids": batch})
     return rows
@@ -201,6 +237,10 @@ def remove_unreferenced(connection: Connection) -> None:
 
 def remove_snapshots(connection: Connection, ids: Sequence[str]) -> None:
     """Removes rows of ``snapshots``."""
+    if len(ids) <= _FEW:
+        for each in ids:
+            _DELETE_ONE.run(connection, {"snapshot": each})
+        return
     for batch in _batches(ids):
         connection.execute(delete(snapshots).where(snapshots.c.id.in_(batch)))
 
