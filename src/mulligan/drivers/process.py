@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import fcntl
+import functools
 import os
+import shutil
 import signal
 import subprocess
 from collections.abc import Sequence
@@ -15,15 +17,41 @@ DIAGNOSTICS_LIMIT = 8192
 STDERR_LIMIT = 256 * 1024
 
 
+@functools.cache
+def _setpriv() -> str | None:
+    return shutil.which("setpriv", path="/usr/bin:/bin:/usr/sbin:/sbin")
+
+
+def _of_user(
+    uid: int, gid: int, arguments: Sequence[str], options: dict[str, Any]
+) -> tuple[Sequence[str], dict[str, Any]]:
+    """Arguments and options that start a program as another user.
+
+    Python changes the user in a child that it has forked, a copy of all the server's pages: 10 ms
+    for 200 MiB of them, and 32 for 600. Where another program does it, Python starts that without
+    a copy (vfork) in 0.2 ms, and it takes 1.3 itself.
+    """
+    setpriv = _setpriv()
+    if setpriv is None:
+        return arguments, options | {"user": uid, "group": gid, "extra_groups": []}
+    user = [setpriv, "--reuid", str(uid), "--regid", str(gid), "--clear-groups"]
+    return [*user, *arguments], options
+
+
 class OwnedProcess:
     """A process that is ended and reaped by its number, by whoever made it.
 
     Args:
         arguments: argument vector.
+        run_as: user and group it is of, and of no other group; None: the server's.
         options: passed to ``subprocess.Popen``. It gets a session of its own.
     """
 
-    def __init__(self, arguments: Sequence[str], **options: Any) -> None:
+    def __init__(
+        self, arguments: Sequence[str], *, run_as: tuple[int, int] | None = None, **options: Any
+    ) -> None:
+        if run_as is not None:
+            arguments, options = _of_user(*run_as, arguments, options)
         # Sealed to a size: whoever writes it in a VM cannot fill the server's memory.
         self._stderr = os.memfd_create("stderr", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         os.ftruncate(self._stderr, STDERR_LIMIT)

@@ -9,7 +9,6 @@ import shutil
 import signal
 import socket
 from pathlib import Path
-from typing import Any
 
 from mulligan.drivers.bubblewrap import orphans, preflight, seccomp
 from mulligan.drivers.bubblewrap.arguments import VmPlan, command
@@ -260,17 +259,13 @@ class BubblewrapDriver:
             groups.entered()
 
     def _spawn(self, plan: VmPlan, arguments: list[str], handed: list[int]) -> OwnedProcess:
-        identity: dict[str, Any] = {}
-        if self._run_as is not None and not plan.staged:
-            uid, gid = self._run_as
-            identity = {"user": uid, "group": gid, "extra_groups": []}
         network = [] if plan.network is None else [plan.network]
         return OwnedProcess(
             arguments,
             pass_fds=[plan.descriptor, plan.info, *handed, *network],
+            run_as=None if plan.staged else self._run_as,
             env={},
             cwd="/",
-            **identity,
         )
 
     def _plan(

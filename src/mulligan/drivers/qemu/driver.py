@@ -11,7 +11,6 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
 
 from qemu.qmp import ConnectError, EventListener, QMPClient
 
@@ -245,16 +244,16 @@ class QemuDriver:
         return False
 
     async def _launch(self, command: list[str], inherited: list[int], staged: bool = False) -> Part:
-        identity: dict[str, Any] = {}
-        if self._run_as is not None and not staged:
-            uid, gid = self._run_as
-            identity = {"user": uid, "group": gid, "extra_groups": []}
         with _pair() as (info, theirs):
             info.setblocking(False)
             where = command.index("--unshare-user")
             command = [*command[:where], "--info-fd", str(theirs.fileno()), *command[where:]]
             process = OwnedProcess(
-                command, pass_fds=[*inherited, theirs.fileno()], env={}, cwd="/", **identity
+                command,
+                run_as=None if staged else self._run_as,
+                pass_fds=[*inherited, theirs.fileno()],
+                env={},
+                cwd="/",
             )
             theirs.close()
             try:
