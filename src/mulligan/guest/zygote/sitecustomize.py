@@ -24,15 +24,23 @@ _PACKAGE_DIR = os.path.dirname(os.path.dirname(os.path.dirname(_HOOK_DIR)))
 
 def _serve() -> dict[str, Any]:
     """Runs the zygote; returns, in a child only, the job to become."""
-    from mulligan.guest import forkserver
-
     control, *groups = map(int, os.environ.pop("MULLIGAN_ZYGOTE").split())
     return forkserver.serve(control, groups)
 
 
+def _ours() -> list[str]:
+    """The modules that are here for our sake, and no program is to find."""
+    helpers = ("atexit", "fcntl", "gc", "resource", "select")
+    return [
+        name
+        for name in set(sys.modules) - _BEFORE
+        if name.startswith(("_", "mulligan.")) or name in (*helpers, "mulligan")
+    ]
+
+
 def _become(job: dict[str, Any]) -> None:
     """Wipes the traces of the zygote off this child."""
-    for name in [name for name in sys.modules if name.partition(".")[0] == "mulligan"]:
+    for name in _OURS if len(sys.modules) == _MODULES else _ours():
         del sys.modules[name]
     gc.freeze()  # what serving made is no more to be touched than the rest
     main = sys.modules["__main__"] = type(sys)("__main__")
@@ -56,17 +64,17 @@ else:
 _BEFORE = set(sys.modules)
 _MAIN = sys.modules["__main__"]
 sys.path.insert(0, _PACKAGE_DIR)
+from mulligan.guest import forkserver  # noqa: E402
 from mulligan.guest.kernels.packages import follow as _follow  # noqa: E402
 from mulligan.guest.leaving import Leaving  # noqa: E402
 
 _LEAVING = Leaving()
+# Found out once: to look at the name of every module is to copy a page for most of them.
+_OURS, _MODULES = _ours(), len(sys.modules)
 gc.freeze()  # a program that ends does not touch, and so copy, what it never made
 _JOB = _serve()
 sys.path.remove(_PACKAGE_DIR)
 sys.path_importer_cache.pop(_PACKAGE_DIR, None)
-for _name in set(sys.modules) - _BEFORE:
-    if _name.startswith("_") or _name in ("atexit", "fcntl", "gc", "resource", "select"):
-        del sys.modules[_name]
 _become(_JOB)
 if _ERROR is not None:
     raise _ERROR
