@@ -10,11 +10,10 @@ from typing import Any, Final, Self
 from mulligan.policy.dangerous.events import Call, Command, Effect
 from mulligan.policy.dangerous.findings import Decision
 from mulligan.policy.dangerous.paths import Classes, canonical
-from mulligan.policy.dangerous.patterns import LONGEST, compiled, plain
+from mulligan.policy.dangerous.patterns import LONGEST, Globs, compiled, plain
 from mulligan.policy.dangerous.values import NO_TAGS, UNKNOWN, Text
 
 Event = Command | Call | Effect
-Pattern = re.Pattern[str]
 MOST_ARGUMENTS: Final = 256
 
 _PATH_IN_ARGUMENT = re.compile(r"^(?:--?[\w-]+=|[a-z]+=|@|[\w.-]+=@)(?=.)")
@@ -33,11 +32,11 @@ class Matcher:
     unknown_command: bool
     flags: list[frozenset[str]]
     not_flags: frozenset[str]
-    arguments: list[Pattern]
-    not_arguments: Pattern | None
-    operands: list[Pattern]
-    environment: list[Pattern]
-    keywords: list[Pattern]
+    arguments: list[Globs]
+    not_arguments: Globs | None
+    operands: list[Globs]
+    environment: list[Globs]
+    keywords: list[Globs]
     paths: frozenset[str]
     tags: frozenset[str]
     stdin: frozenset[str]

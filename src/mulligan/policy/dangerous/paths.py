@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import Final
 
-from mulligan.policy.dangerous.patterns import LONGEST, compiled
+from mulligan.policy.dangerous.patterns import LONGEST, Globs, compiled
 from mulligan.policy.dangerous.values import HOME, UNKNOWN
 
 WORKSPACE: Final = "/workspace"
@@ -38,7 +38,7 @@ def spelled_out(word: str) -> str:
 
 
 @lru_cache(maxsize=256)
-def _wildcards(word: str) -> re.Pattern[str] | None:
+def _wildcards(word: str) -> Globs | None:
     try:
         return compiled([word.replace("|", "")], of_paths=True)
     except ValueError:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -64,13 +64,27 @@ class Pattern:
         return not self.check or checks.CHECKSUMS[self.check](found)
 
 
-@dataclass(frozen=True)
 class Compiled:
-    """A pattern and its expression; ``group`` is what goes."""
+    """A pattern and its expression, compiled when a text first has one of its keywords.
 
-    pattern: Pattern
-    expression: Expression
-    group: int
+    Args:
+        pattern: see the class.
+        source: the expression in full; the group "secret" is what goes.
+    """
+
+    def __init__(self, pattern: Pattern, source: bytes) -> None:
+        self.pattern = pattern
+        self._source = source
+
+    @cached_property
+    def expression(self) -> Expression:
+        """It; raises ``error`` where it is none."""
+        return compile_bytes(self._source, within_lines=True, any_case=self.pattern.any_case)
+
+    @cached_property
+    def group(self) -> int:
+        """The number of the group that goes."""
+        return self.expression.groupindex[b"secret"]
 
 
 _FIELDS = {field.name: field.type for field in fields(Pattern)}
@@ -85,8 +99,11 @@ _KINDS: dict[str, type | tuple[type, ...]] = {
 class PatternSet:
     """Patterns and rules, ready to be used by any number of sanitizers and threads."""
 
-    def __init__(self, table: Mapping[str, Any]) -> None:
-        """From a mapping of the form of patterns.toml; raises ConfigError naming what is wrong."""
+    def __init__(self, table: Mapping[str, Any], *, checked: bool = False) -> None:
+        """From a mapping of the form of patterns.toml; raises ConfigError naming what is wrong.
+
+        With ``checked`` its expressions are known to be some: those packaged are tested.
+        """
         rows = _list(table, "pattern")
         self.patterns: dict[str, Pattern] = {}
         for row in rows:
@@ -95,14 +112,17 @@ class PatternSet:
         self.placeholders = values.Placeholders.of(_lists(table, "placeholders"))
         self.assignments = Assignments(_lists(table, "assignment"), self.placeholders)
         self.rules = _rules(table.get("rules", {}))
-        self.compiled = [_compile(p) for p in self.patterns.values() if p.enabled]
+        self.compiled = [_compiled(p) for p in self.patterns.values() if p.enabled]
+        if not checked:
+            for each in self.compiled:
+                _check_expression(each)
         self._keywords, self._users = _keyword_sets(self.compiled)
 
     @classmethod
     @lru_cache(maxsize=1)
     def default(cls) -> PatternSet:
         """The packaged patterns."""
-        return cls(_packaged())
+        return cls(_packaged(), checked=True)
 
     @classmethod
     def of(cls, changes: Mapping[str, Any]) -> PatternSet:
@@ -202,20 +222,23 @@ def _check_fields(name: str, row: Mapping[str, Any]) -> None:
             raise _wrong(name, f"{key} must be a list of texts")
 
 
-def _compile(pattern: Pattern) -> Compiled:
+def _compiled(pattern: Pattern) -> Compiled:
     source = pattern.regex.encode()
     named = b"(?P<secret>" in source
     if not named:
         source = b"(?P<secret>" + source + b")"
     if pattern.bounded:
         source = _BEFORE + b"(?:" + source + b")"
+    return Compiled(pattern, source)
+
+
+def _check_expression(compiled: Compiled) -> None:
     try:
-        expression = compile_bytes(source, within_lines=True, any_case=pattern.any_case)
+        expression = compiled.expression
     except error as problem:
-        raise _wrong(pattern.id, f"regex: {_text(problem)}") from None
+        raise _wrong(compiled.pattern.id, f"regex: {_text(problem)}") from None
     if expression.match(b"") is not None:
-        raise _wrong(pattern.id, "regex matches an empty text")
-    return Compiled(pattern, expression, expression.groupindex[b"secret"])
+        raise _wrong(compiled.pattern.id, "regex matches an empty text")
 
 
 def _text(problem: Exception) -> str:
