@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import re
 
-from packaging.requirements import InvalidRequirement, Requirement
-from packaging.utils import canonicalize_name
-
 from mulligan.errors import ValidationFailed
 
 MOST_LENGTH = 200
@@ -60,6 +57,10 @@ def _python(text: str) -> str:
         raise _refused(text, "names an address", "give a name that the index knows")
     if looks.startswith((".", "/", "~", "\\")) or looks.lower().endswith(_ARCHIVE):
         raise _refused(text, "is a path", "give a name that the index knows")
+    # Loading it takes 40 ms, and most executions ask for nothing.
+    from packaging.requirements import InvalidRequirement, Requirement  # noqa: PLC0415
+    from packaging.utils import canonicalize_name  # noqa: PLC0415
+
     try:
         found = Requirement(looks)
     except InvalidRequirement as error:
