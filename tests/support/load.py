@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import threading
 from dataclasses import dataclass, field
+from typing import Any
 
 import httpx
 
@@ -99,11 +100,10 @@ class Client:
         if not self.promises.vm:
             return
         vm = f"/api/vms/{self.promises.vm}"
-        rows = self.call("GET", f"{vm}/history", params={"limit": 100_000}).json()["entries"]
-        known = [row["id"] for row in rows]
-        assert [each for each in reversed(known) if each in set(self.promises.executions)] == (
-            self.promises.executions
-        )
+        rows = self.rows()
+        promised = set(self.promises.executions)
+        known = [row["id"] for row in reversed(rows)]
+        assert [each for each in known if each in promised] == self.promises.executions, len(rows)
         assert not [row["id"] for row in rows if row["outcome"] == "running"]
         listed = {each["id"] for each in self.call("GET", f"{vm}/snapshots").json()}
         assert self.promises.snapshots.keys() <= listed
@@ -114,6 +114,16 @@ class Client:
         for snapshot in list(self.promises.snapshots)[:-MOST_SNAPSHOTS]:
             del self.promises.snapshots[snapshot]
             assert self.call("DELETE", f"{vm}/snapshots/{snapshot}").status_code == 204
+
+    def rows(self) -> list[dict[str, Any]]:
+        """All the history has of its VM, newest first; a page has 1,000 at most."""
+        rows: list[dict[str, Any]] = []
+        while True:
+            params = {"limit": 1000, "offset": len(rows)}
+            page = self.call("GET", f"/api/vms/{self.promises.vm}/history", params=params).json()
+            rows += page["entries"]
+            if len(rows) >= page["total"] or not page["entries"]:
+                return rows
 
     def restore(self, snapshot: str) -> None:
         vm = f"/api/vms/{self.promises.vm}"
