@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import socket
 from typing import Annotated
 
@@ -44,7 +45,12 @@ def _serve(settings: Settings, listener: socket.socket) -> None:
     url = f"http://{f'[{address}]' if ':' in address else address}:{port}"
     app = create_app(settings, DirectoryLock(settings.data_dir, url))
     where = f"Mulligan serves {url} (data in {settings.data_dir}); Ctrl-C stops it"
-    server = Server(app, lambda: err.print(where))
+
+    def started() -> None:
+        gc.freeze()  # what is loaded stays: looking through it again stops every request meanwhile
+        err.print(where)
+
+    server = Server(app, started)
     # uvicorn's ways to end after an interrupt and after a failed start
     with contextlib.suppress(KeyboardInterrupt, SystemExit):
         server.run(sockets=[listener])
