@@ -74,6 +74,20 @@ class PackagesNotFound(ValidationFailed):
     http_status = 404
 
 
+class ImageNotFound(ValidationFailed):
+    """No image, or none that is being made, goes by that; "ValidationFailed" on the wire."""
+
+    template = "Image not found: {}"
+    http_status = 404
+
+
+class ImageInUse(ValidationFailed):
+    """VMs or VM types are of the image; "ValidationFailed" on the wire."""
+
+    template = "Image in use: {}"
+    http_status = 409
+
+
 class ExecutionTimeout(VmExecutionError):  # noqa: N818
     """The deadline passed; ``detail`` is the limit in milliseconds."""
 

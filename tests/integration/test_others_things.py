@@ -237,6 +237,12 @@ TABLE: dict[tuple[str, str], dict[str, Case]] = {
     ("DELETE", "/api/packages/{set_id}"): {  # shared by all: not for agents
         "path.set_id": lambda _, o: Ask(f"/api/packages/{'0' * 32}", status=403, owner=403)
     },
+    ("GET", "/api/image-jobs/{job_id}"): {
+        "path.job_id": lambda _, o: Ask("/api/image-jobs/image-0", status=403, owner=403)
+    },
+    ("POST", "/api/image-jobs/{job_id}/cancel"): {
+        "path.job_id": lambda _, o: Ask("/api/image-jobs/image-0/cancel", status=403, owner=403)
+    },
     ("GET", "/api/approvals"): {"query.agent_id": narrowed("/api/approvals")},
     ("GET", "/api/approvals/{approval_id}"): {
         "path.approval_id": lambda _, o: Ask(f"/api/approvals/{o.approval}")
@@ -282,6 +288,12 @@ OF_NOBODY = {  # they show nothing that belongs to an agent
     ("GET", "/health"),
     ("GET", "/api/packages"),  # shared by all: for administrators alone
     ("POST", "/api/packages"),
+    ("GET", "/api/images"),  # shared by all: for administrators alone
+    ("POST", "/api/images"),
+    ("GET", "/api/images/{image}"),
+    ("PUT", "/api/images/{image}"),
+    ("DELETE", "/api/images/{image}"),
+    ("GET", "/api/image-jobs"),
     ("GET", "/metrics"),  # of all agents together: for administrators alone
     ("GET", "/openapi.json"),
 }

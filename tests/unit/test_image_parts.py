@@ -14,10 +14,10 @@ from mulligan.engine.executions.programs import program_of, rehearsal, steps_for
 from mulligan.errors import ConfigError, ExecutionFailed, ValidationFailed
 from mulligan.images import debian
 from mulligan.images.host import HostImage
-from mulligan.images.store import ImageProgram, ImageRecord, ImageStore
+from mulligan.images.store import ImageRecord, ImageStore
 from mulligan.images.stored import StoredImage, stored_image
 from mulligan.images.toolchains import Toolchain, numbers
-from mulligan.models import VmExecuteRequest, utc_now
+from mulligan.models import ImageProgram, VmExecuteRequest, utc_now
 from mulligan.settings import Settings, VmType
 from support import host
 

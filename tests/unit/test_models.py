@@ -55,6 +55,10 @@ ENTRY = f"""{{"id": "h-1", "vm_id": "vm-1", "agent_id": "a", "command": "ls", "l
     "truncated": true, "stdout_bytes": 1, "stderr_bytes": 2, "completed_at": "{TIME}",
     "cpu_ms": 3, "max_rss_kb": 4, "snapshot_before": "s-0", "snapshot_after": "s-1",
     "change_bytes": 5, "packages": ["numpy==2.0"], "network": [{CONNECTION}]}}"""
+IMAGE = f"""{{"name": "n", "digest": "sha256:0a", "kind": "tar", "source": "s", "created_at": "{TIME}",
+    "programs": {{"bash": {{"path": "/bin/bash", "version": "5"}}}}, "search": ["/bin"],
+    "env": {{"A": "b"}}, "shell": "/bin/bash", "machine": "x86_64", "entries": 1, "bytes": 2,
+    "left_out": {{"device": 3}}, "vms": ["v"], "vm_types": ["t"]}}"""
 KERNEL = '{"name": "main", "language": "python", "memory": "kept", "notes": ["threads"]}'
 DIFF = """{"path": "/a", "change": "changed", "kind": "file", "old_size": 1, "new_size": 2,
     "old_mode": "0644", "new_mode": "0600", "text_diff": "-a"}"""
@@ -141,6 +145,12 @@ FILLED: dict[type[BaseModel], str] = {
         "size_bytes": 1, "created_at": "{TIME}", "last_used_at": "{TIME}",
         "interpreter": "python 3.11", "index": "ab", "builds": true, "key": "k",
         "requests": ["r"]}}""",
+    models.ImageProgram: '{"path": "/bin/bash", "version": "5"}',
+    models.Image: IMAGE,
+    models.ImageBuildRequest: '{"name": "n", "debian": "trixie", "packages": ["jq"]}',
+    models.ImageJob: f"""{{"id": "i", "name": "n", "kind": "build", "source": "s", "state": "done",
+        "started_at": "{TIME}", "ended_at": "{TIME}", "said": 1, "lines": ["l"],
+        "image": {IMAGE}, "error": {ERROR}}}""",
     models.WarmRequest: '{"requirements": ["numpy"], "language": "bash", "refresh": true}',
     models.BatchRequest: '{"requests": [{"agent_id": "a"}, 5]}',
     models.BatchResult: f'{{"result": {RESPONSE}, "error": {ERROR}}}',
@@ -232,6 +242,7 @@ OPTIONS: dict[type[BaseModel], list[str]] = {
         *("vm_id", "text", "progress", "dropped_bytes", "queue_ms", "ahead", "result", "error"),
     ],
     models.PackageSet: ["last_used_at"],
+    models.ImageJob: ["ended_at", "image", "error"],
     models.ExecutionStatus: ["completed_at", "last_event", "result", "error"],
     models.BatchResult: ["result", "error"],
     models.DiffEntry: ["old_size", "new_size", "old_mode", "new_mode", "text_diff"],
@@ -320,6 +331,10 @@ DEFAULTS: dict[type[BaseModel], dict[str, object]] = {
     models.Verdict: {"duration_ms": 0.0, "stage": "pre_tool"},
     models.Approval: {"env_names": []},
     models.PackageSet: {"builds": False, "requests": []},
+    models.Image: {"search": [], "env": {}, "shell": "", "machine": ""}
+    | {"left_out": {}, "vms": [], "vm_types": []},
+    models.ImageBuildRequest: {"debian": "bookworm", "packages": []},
+    models.ImageJob: {"said": 0, "lines": []},
     models.WarmRequest: {"language": "python", "refresh": False},
     models.KernelState: {"notes": []},
     models.RollbackTo: {"last_success": False, "create_pre_rollback_snapshot": False},
@@ -353,6 +368,7 @@ REQUESTS = [
     models.ExecutionHistory,
     models.BatchRequest,
     models.WarmRequest,
+    models.ImageBuildRequest,
     models.SessionCreateRequest,
     models.SessionCommand,
     models.SessionSnapshotRequest,

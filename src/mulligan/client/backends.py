@@ -21,6 +21,9 @@ from mulligan.models import (
     ForkResponse,
     HistoryQueryRequest,
     HistoryQueryResponse,
+    Image,
+    ImageBuildRequest,
+    ImageJob,
     MakeDirectoryRequest,
     MoveFileRequest,
     PackageSet,
@@ -103,6 +106,33 @@ class SessionsBackend(Protocol):
     async def delete(self, name: str, agent_id: str | None) -> None: ...
 
 
+class ImagesBackend(Protocol):
+    """Operations on images, as ``mulligan.engine.images.jobs.ImageJobs`` has them."""
+
+    async def images(self) -> list[Image]: ...
+
+    async def image(self, name: str) -> Image: ...
+
+    async def remove(self, name: str) -> None: ...
+
+    async def build(self, request: ImageBuildRequest) -> ImageJob: ...
+
+    async def take(
+        self,
+        name: str,
+        content: AsyncIterator[bytes],
+        size: int | None,
+        reference: str | None,
+        source: str,
+    ) -> ImageJob: ...
+
+    async def jobs(self) -> list[ImageJob]: ...
+
+    async def follow(self, job_id: str, after: int, wait_s: float) -> ImageJob: ...
+
+    async def cancel(self, job_id: str) -> ImageJob: ...
+
+
 class Incoming(NamedTuple):
     """A file that is being read: how many bytes will come, and they."""
 
@@ -140,6 +170,9 @@ class Backend(Doing, Protocol):
 
     @property
     def files(self) -> FilesBackend: ...
+
+    @property
+    def images(self) -> ImagesBackend: ...
 
     def use_token(self, token: str) -> None: ...
 

@@ -10,6 +10,7 @@ from typing import Self
 from mulligan import settings as settings_module
 from mulligan.client.backends import Backend
 from mulligan.client.files import Files
+from mulligan.client.images import Images
 from mulligan.client.options import Options
 from mulligan.client.past import Past
 from mulligan.client.sessions import Sessions
@@ -39,7 +40,7 @@ WAIT_STEP_S = 0.1
 DEFAULT_TIMEOUT_S = 30
 
 
-class VmExecutionClient(Sessions, Past, Files, Terminals):
+class VmExecutionClient(Sessions, Past, Files, Terminals, Images):
     """Runs code in VMs, through a server or, in direct mode, in this process.
 
     Use as an async context manager, or call ``close``.

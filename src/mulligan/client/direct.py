@@ -8,6 +8,7 @@ from contextlib import aclosing, asynccontextmanager
 
 from mulligan.client import embedded
 from mulligan.client.direct_files import DirectFiles
+from mulligan.client.direct_images import DirectImages
 from mulligan.client.direct_once import KeyedDirect
 from mulligan.client.direct_sessions import DirectSessions
 from mulligan.client.terminals import DirectTerminal, Terminal
@@ -73,6 +74,10 @@ class DirectBackend:
     @property
     def files(self) -> DirectFiles:
         return DirectFiles(self.open)
+
+    @property
+    def images(self) -> DirectImages:
+        return DirectImages(self.open)
 
     @property
     def sessions(self) -> DirectSessions:

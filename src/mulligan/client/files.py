@@ -188,11 +188,11 @@ class Files:
         try:
             file = await asyncio.to_thread(Path(local).open, "rb")
         except OSError as error:
-            raise _local(error, local) from None
+            raise local_error(error, local) from None
         try:
             status = os.fstat(file.fileno())
             size = status.st_size if stat.S_ISREG(status.st_mode) else None
-            content = _read(file, size, progress, local)
+            content = read_local(file, size, progress, local)
             return await self._backend.files.write(
                 vm_id, path, content, size, mode=mode, parents=parents, escaped=escaped
             )
@@ -232,7 +232,7 @@ class Files:
                             progress(done, size)
                 part.replace(target)
             except OSError as error:
-                raise _local(error, local) from None
+                raise local_error(error, local) from None
             finally:
                 with contextlib.suppress(OSError):
                     part.unlink(missing_ok=True)
@@ -260,7 +260,7 @@ async def _pieces(data: bytes) -> AsyncIterator[bytes]:
         yield data[start : start + CHUNK]
 
 
-async def _read(
+async def read_local(
     file: BinaryIO, size: int | None, progress: Progress | None, local: str | Path
 ) -> AsyncIterator[bytes]:
     sent = 0
@@ -269,7 +269,7 @@ async def _read(
         try:
             chunk = await asyncio.to_thread(file.read, most)
         except OSError as error:
-            raise _local(error, local) from None
+            raise local_error(error, local) from None
         if not chunk:
             if size is not None:
                 raise FileError(f"{local} became shorter while it was sent", field="local")
@@ -280,5 +280,5 @@ async def _read(
             progress(sent, size)
 
 
-def _local(error: OSError, local: str | Path) -> FileError:
+def local_error(error: OSError, local: str | Path) -> FileError:
     return FileError(f"{local} on this machine: {error.strerror or error}", field="local")

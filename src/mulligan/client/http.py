@@ -14,6 +14,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from mulligan.client import streaming
 from mulligan.client.http_files import HttpFiles
+from mulligan.client.http_images import HttpImages
 from mulligan.client.http_sessions import HttpSessions
 from mulligan.client.repeats import key_header, knows_keys
 from mulligan.client.terminals import Opened
@@ -112,6 +113,10 @@ class HttpBackend:
     @property
     def files(self) -> HttpFiles:
         return HttpFiles(self._transport)
+
+    @property
+    def images(self) -> HttpImages:
+        return HttpImages(self._transport)
 
     @property
     def sessions(self) -> HttpSessions:

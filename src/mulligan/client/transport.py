@@ -28,6 +28,9 @@ from mulligan.errors import (
     FileError,
     Forbidden,
     HistoryError,
+    ImageInUse,
+    ImageNotFound,
+    PackagesNotFound,
     TooManyRequests,
     Unauthorized,
     Unavailable,
@@ -55,9 +58,15 @@ UNKNOWN_FIELD = "Extra inputs are not permitted"
 # Errors that have no name of their own on the wire, by that they go by and their status
 _KINDS: dict[tuple[type[VmExecutionError], int], type[VmExecutionError]] = {
     (HistoryError, ExecutionNotFound.http_status): ExecutionNotFound,
+    (ValidationFailed, ImageInUse.http_status): ImageInUse,
     **{(ApiError, kind.http_status): kind for kind in (Unauthorized, Forbidden, TooManyRequests)},
     (ExecutionFailed, Unavailable.http_status): Unavailable,
     **{(FileError, kind.http_status): kind for kind in FileError.__subclasses__()},
+}
+# What was not found, where the path tells more than the error.
+_MISSING: dict[str, type[VmExecutionError]] = {
+    "/api/image": ImageNotFound,
+    "/api/packages": PackagesNotFound,
 }
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -320,6 +329,9 @@ def wire_error(response: httpx.Response) -> VmExecutionError | None:
         body = response.json()
         error = from_wire(body["error"])
         kind = _KINDS.get((type(error), response.status_code), type(error))
+        if kind is ValidationFailed and response.status_code == httpx.codes.NOT_FOUND:
+            path = response.request.url.path
+            kind = next((each for at, each in _MISSING.items() if path.startswith(at)), kind)
         return kind(error.detail, field=body.get("field"), remedy=body.get("remedy"))
     except (ValueError, KeyError, TypeError, AttributeError):
         return None

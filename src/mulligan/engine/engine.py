@@ -22,6 +22,7 @@ from mulligan.engine.files.files import Files
 from mulligan.engine.files.undo import FileUndo
 from mulligan.engine.fleet import Fleet
 from mulligan.engine.images.images import Images, open_images
+from mulligan.engine.images.jobs import ImageJobs
 from mulligan.engine.loading import history_of, load_stores, open_history
 from mulligan.engine.lock import DirectoryLock
 from mulligan.engine.packages.packages import open_packages
@@ -128,6 +129,8 @@ class Engine:
             await self.once.open()
             fleet = Fleet(self.settings, images, drivers, stores, self._owned, self._allowance)
             self.packages = await open_packages(self.settings, image, driver, stores, fleet.of)
+            self.image_jobs = ImageJobs(self.settings, images.let_go)
+            await self.image_jobs.open()
             self._serve(fleet, driver, history)
             fleet.load(found)
             fleet.keep(self.delete_vm)
@@ -212,6 +215,7 @@ class Engine:
         if self._fleet is not None:
             await self._fleet.close()
             await self.packages.close()
+            await self.image_jobs.close()
         if self._executions is not None:
             await self._executions.close()
             await self.terminals.close()

@@ -224,6 +224,7 @@ def build(
     progress: Callable[[str], None],
     *,
     timeout_s: float,
+    stopped: Callable[[], bool] = lambda: False,
 ) -> Path:
     """Makes a tar of a root file system.
 
@@ -232,6 +233,7 @@ def build(
         directory: existing; ``root.tar`` and ``build.log`` are made in it.
         progress: told what mmdebstrap is at.
         timeout_s: it is ended then.
+        stopped: asked now and then; it is ended where this says so.
 
     Raises:
         ConfigError: this host has no mmdebstrap.
@@ -252,7 +254,7 @@ def build(
     # Whoever is root in its namespaces has to get there.
     with tempfile.TemporaryDirectory(prefix="mulligan-image-", ignore_cleanup_errors=True) as place:
         Path(place).chmod(0o755)
-        last = _run(command, Path(place), directory / "build.log", progress, timeout_s)
+        last = _run(command, Path(place), directory / "build.log", progress, stopped, timeout_s)
     if last is not None:
         raise ExecutionFailed(
             f"mmdebstrap failed: {last[:SAID]}",
@@ -267,6 +269,7 @@ def _run(
     place: Path,
     log: Path,
     progress: Callable[[str], None],
+    stopped: Callable[[], bool],
     timeout_s: float,
 ) -> str | None:
     """Runs mmdebstrap; what it said last where it failed.
@@ -290,6 +293,8 @@ def _run(
             while code is None:
                 if time.monotonic() > deadline:
                     return f"it took longer than {timeout_s:g} s (images.timeout_seconds)"
+                if stopped():
+                    return "it was stopped"
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     code = process.wait(LOOK_S)
                 said = _follow(reading, said, progress)

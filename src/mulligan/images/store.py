@@ -23,8 +23,8 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, StrictInt, StrictStr, ValidationError
 
-from mulligan.errors import ConfigError, ValidationFailed
-from mulligan.models import UtcTime
+from mulligan.errors import ConfigError, ImageInUse, ImageNotFound, ValidationFailed
+from mulligan.models import ImageProgram, UtcTime
 from mulligan.settings import Settings
 
 FORMAT = 1
@@ -32,16 +32,6 @@ HOST = "host"
 GONE = ".gone-"
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
 DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
-_SHORT = 12
-
-
-class ImageProgram(BaseModel):
-    """An interpreter or compiler of an image: its path there, and what it says its version is."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    path: StrictStr = Field(pattern=r"^/")
-    version: StrictStr
 
 
 class ImageRecord(BaseModel):
@@ -75,11 +65,6 @@ class ImageRecord(BaseModel):
     entries: StrictInt = Field(ge=0)
     bytes: StrictInt = Field(ge=0)
     left_out: dict[StrictStr, StrictInt] = Field(default_factory=dict)
-
-    @property
-    def short(self) -> str:
-        """The digest as people are told it."""
-        return self.digest.partition(":")[2][:_SHORT]
 
 
 def check_name(name: str) -> str:
@@ -153,6 +138,12 @@ class ImageStore:
         """The names there are, in words."""
         return ", ".join([HOST, *self.names()])
 
+    def missing(self, name: str) -> ImageNotFound:
+        """The error for a name no image has."""
+        return ImageNotFound(
+            f"no image {name[:100]!r}", field="name", remedy=f"there are: {self.known()}"
+        )
+
     def rootfs(self, digest: str) -> Path:
         """The tree of an image."""
         return self._place(digest) / "rootfs"
@@ -209,21 +200,20 @@ class ImageStore:
             for it, or nothing was there.
 
         Raises:
-            ValidationFailed: there is none of that name, or somebody uses it.
+            ImageNotFound: there is none of that name.
+            ImageInUse: somebody uses it.
         """
         names = self.names()
         digest = names.pop(name, None)
         if digest is None:
-            raise ValidationFailed(
-                f"no image {name[:100]!r}", field="name", remedy=f"there are: {self.known()}"
-            )
+            raise self.missing(name)
         if digest in names.values():
             (self._names / name).unlink()
             return None
         try:
             return self._discard(digest, (self._names / name).unlink)
         except BlockingIOError:
-            raise ValidationFailed(
+            raise ImageInUse(
                 f"image {name} is used by a server that runs", field="name", remedy="stop it first"
             ) from None
 

@@ -43,6 +43,7 @@ from mulligan.models.files import (
     MoveFileRequest,
 )
 from mulligan.models.hooks import HookDescription
+from mulligan.models.images import Image, ImageBuildRequest, ImageJob, ImageProgram
 from mulligan.models.limits import VmLimit
 from mulligan.models.network import NetworkConnection, SecretReference
 from mulligan.models.packages import PackageSet, WarmRequest
@@ -106,6 +107,10 @@ __all__ = [
     "HistoryQueryRequest",
     "HistoryQueryResponse",
     "HookDescription",
+    "Image",
+    "ImageBuildRequest",
+    "ImageJob",
+    "ImageProgram",
     "KernelState",
     "LanguageConfig",
     "MakeDirectoryRequest",

@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager, asynccontextmanager
 
 from fastapi import FastAPI, Response
 from fastapi.middleware.cors import CORSMiddleware
+from starlette.types import Scope
 
 from mulligan.engine.engine import Engine
 from mulligan.engine.lock import DirectoryLock
@@ -26,6 +27,7 @@ from mulligan.server import (
     directories,
     executions,
     files,
+    images,
     mcp,
     openapi,
     packages,
@@ -131,6 +133,10 @@ def create_app(
     return app
 
 
+def _is_upload(scope: Scope) -> bool:
+    return files.is_upload(scope) or images.is_upload(scope)
+
+
 def _tokens(settings: Settings) -> AbstractContextManager[TokenStore]:
     return open_tokens(
         settings.data_dir / "history", url=settings.database_url, durability=settings.durability
@@ -139,7 +145,7 @@ def _tokens(settings: Settings) -> AbstractContextManager[TokenStore]:
 
 def _guard(app: FastAPI, settings: Settings, watch: Watch) -> None:
     """What a request goes through on its way to a route; the last one added is the first."""
-    app.add_middleware(BodyLimit, most=settings.max_request_bytes, spared=files.is_upload)
+    app.add_middleware(BodyLimit, most=settings.max_request_bytes, spared=_is_upload)
     app.add_middleware(RateLimit, limits=settings.limits)
     app.add_middleware(Authentication)
     if settings.cors_origins:
@@ -179,6 +185,7 @@ def _add_routes(app: FastAPI) -> None:
         directories,
         terminals,
         packages,
+        images,
     ):
         module.add_routes(app)
     openapi.install(app)

@@ -57,6 +57,10 @@ PARAMETERS = {
     "mode": "0644",
     "parents": True,
     "recursive": True,
+    "image": "node",
+    "job_id": "image-4f1d0b9a7c62e853",
+    "reference": "node:22-slim",
+    "source": "node.tar",
 }
 _RESULT: Json = {
     "execution_id": _EXECUTION,
@@ -253,12 +257,48 @@ EXAMPLES |= {
     "MoveFileRequest": {"source": "a.txt", "target": "data/a.txt", "overwrite": True},
     "FileChange": {"path": "/workspace/a.txt", "snapshot_before": _SNAPSHOT},
 }
+_IMAGE: Json = {
+    "name": "debian",
+    "digest": "sha256:" + "7e1c" * 16,
+    "kind": "tar",
+    "source": "Debian bookworm with python3, jq",
+    "created_at": _END,
+    "programs": {"python": {"path": "/usr/bin/python3", "version": "Python 3.11.2"}},
+    "search": ["/usr/local/bin", "/usr/bin", "/bin"],
+    "shell": "/bin/bash",
+    "machine": "x86_64",
+    "entries": 11090,
+    "bytes": 236978176,
+    "left_out": {"device": 8},
+    "vm_types": ["debian"],
+}
+EXAMPLES |= {
+    "Image": _IMAGE,
+    "ImageBuildRequest": {
+        "name": "debian",
+        "debian": "bookworm",
+        "packages": ["python3", "jq"],
+    },
+    "ImageJob": {
+        "id": PARAMETERS["job_id"],
+        "name": "debian",
+        "kind": "build",
+        "source": _IMAGE["source"],
+        "state": "done",
+        "started_at": _BEGIN,
+        "ended_at": _END,
+        "said": 14,
+        "lines": ["asking its programs what they are", "keeping it"],
+        "image": _IMAGE,
+    },
+}
 
 # Texts and bytes, by operation: what is taken or answered.
 ANSWERS: dict[str, Any] = {
     "metrics": 'mulligan_vms{state="ready"} 1.0\n',
     "read_file": "hi\n",
     "write_file": "hi\n",
+    "import_image": "the bytes of node.tar",
 }
 
 _ERRORS: dict[int, VmExecutionError] = {

@@ -24,13 +24,13 @@ from mulligan.models import (
 from mulligan.server import ranges
 from mulligan.server.access import CallerDependency
 from mulligan.server.answers import answer
+from mulligan.server.bodies import BYTES, REQUEST_TIMEOUT, chunks, declared_size, too_slow
 from mulligan.server.engines import EngineDependency
 from mulligan.server.filequery import Escaped, Owner, Path, errors, noted
 
 log = get_logger()
 
-BYTES = "application/octet-stream"
-REQUEST_TIMEOUT, RANGE_NOT_SATISFIABLE = 408, 416
+RANGE_NOT_SATISFIABLE = 416
 _UPLOAD = re.compile(r"/api/vms/[^/]+/files/?")
 # Whatever a file holds, a browser is to save it and not to run it.
 GUARDS = {
@@ -197,50 +197,22 @@ def _add_writing(app: FastAPI) -> None:
     ) -> FileInfo | Response:
         """It appears when all of it has come. `snapshot_before` undoes it."""
         agent_id = noted(caller, engine, vm_id, owner, path=path)
-        declared = request.headers.get("content-length", "")
-        size = int(declared) if declared.isascii() and declared.isdigit() else None
+        size = declared_size(request)
         files = engine.files
-        chunks = _chunks(request, files.settings.idle_seconds)
+        pieces = chunks(request, files.settings.idle_seconds)
         try:
             if size is not None and size <= AT_ONCE:
-                data = b"".join([chunk async for chunk in chunks])
+                data = b"".join([chunk async for chunk in pieces])
                 return await files.write(
                     vm_id, path, data, agent_id, mode=mode, parents=parents, escaped=escaped
                 )
             async with files.open_write(
                 vm_id, path, agent_id, mode=mode, parents=parents, escaped=escaped, size=size
             ) as writer:
-                async for chunk in chunks:
+                async for chunk in pieces:
                     await writer.write(chunk)
                 return await writer.commit()
         except ClientDisconnect:
             return Response(status_code=400)  # nobody reads it
         except TimeoutError:
-            return _too_slow(files.settings.idle_seconds)
-
-
-async def _chunks(request: Request, idle_s: float) -> AsyncGenerator[bytes, None]:
-    """A body as it comes.
-
-    Raises:
-        ClientDisconnect: it ended too early.
-        TimeoutError: nothing came for too long.
-    """
-    body = aiter(request.stream())
-    while True:
-        async with asyncio.timeout(idle_s):
-            chunk = await anext(body, None)
-        if chunk is None:
-            return
-        yield chunk
-
-
-def _too_slow(idle_s: float) -> Response:
-    error = FileError(
-        f"nothing of the body came for {idle_s:g} s; nothing of it was kept",
-        field="body",
-        remedy="send it again, or raise files.idle_seconds",
-    )
-    response = answer(error, status=REQUEST_TIMEOUT)
-    response.headers["connection"] = "close"
-    return response
+            return too_slow(FileError, files.settings.idle_seconds)

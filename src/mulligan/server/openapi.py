@@ -26,6 +26,7 @@ TAGS = (
     (r"/sessions", "sessions"),
     (r"/api/approvals", "approvals"),
     (r"/api/packages", "packages"),
+    (r"/api/image", "images"),
     (r"/api/(llm/vm-pool|vms(/\{vm_id\})?$)", "VMs"),
     (r"/api/(llm|executions)", "executions"),
     (r"/api/vms/\{vm_id\}/(history|snapshots|rollback|fork|diff)", "time machine"),
@@ -39,6 +40,7 @@ DESCRIPTIONS = {
     "sessions": "VMs with a name and a shell that goes on from command to command.",
     "files": "Files of VMs.",
     "approvals": "What people are asked before something runs.",
+    "images": "What VMs' disks start from, beside the host's own.",
     "packages": "Sets of packages that executions asked for.",
     "server": "The server itself.",
 }

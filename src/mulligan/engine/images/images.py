@@ -13,7 +13,7 @@ from mulligan.settings import Settings
 
 
 class Images:
-    """The images of an engine. None of them can be removed until it is closed.
+    """The images of an engine. None of them can be removed while it has hold of them.
 
     Args:
         host: the host's own.
@@ -25,7 +25,7 @@ class Images:
         self._store = store
         self._by_type: dict[str, HostImage] = {}
         self._stored: dict[str, HostImage] = {}
-        self._held: list[int] = []
+        self._held: dict[str, int] = {}
 
     def load(self, types: dict[str, str], recorded: Iterable[str | None]) -> None:
         """Finds the images that VM types name, and those VMs were made of.
@@ -57,7 +57,7 @@ class Images:
             held = self._store.hold(digest)
             if held is None:
                 return None
-            self._held.append(held)
+            self._held[digest] = held
             record = self._store.get(digest)
             if record is None:
                 return None
@@ -85,10 +85,18 @@ class Images:
             )
         return found
 
+    def let_go(self, digest: str) -> None:
+        """Lets go of an image no VM is of, so that it can be removed; not of one of a VM type."""
+        if all(each.digest != digest for each in self._by_type.values()):
+            self._stored.pop(digest, None)
+            held = self._held.pop(digest, None)
+            if held is not None:
+                os.close(held)
+
     def close(self) -> None:
         """Lets go of them. May be repeated."""
         while self._held:
-            os.close(self._held.pop())
+            os.close(self._held.popitem()[1])
 
 
 def open_images(settings: Settings, host: HostImage, recorded: Iterable[str | None]) -> Images:

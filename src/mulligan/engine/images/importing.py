@@ -9,14 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
 import json
 import os
 import re
 import shutil
 import stat
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +23,7 @@ from pydantic import ValidationError
 from mulligan.drivers.bubblewrap.driver import BubblewrapDriver
 from mulligan.drivers.interface import BootSpec, Driver
 from mulligan.drivers.limits import Limits
+from mulligan.engine.images.turns import alone, finished
 from mulligan.engine.vms.program import Program
 from mulligan.engine.vms.replies import ProgramResult
 from mulligan.engine.vms.store import Stores, VmRecord, VmState, VmStore, new_id
@@ -32,12 +31,12 @@ from mulligan.engine.vms.vm import Vm
 from mulligan.errors import ConfigError, ExecutionFailed, ValidationFailed
 from mulligan.guest.root import LAYERS
 from mulligan.images.host import HostImage, prepare
-from mulligan.images.store import ImageProgram, ImageRecord, store_of
+from mulligan.images.store import ImageRecord, store_of
 from mulligan.images.stored import stored_image
 from mulligan.layers.directories import make_directory, remove_tree
 from mulligan.layers.store import LayerStore
 from mulligan.log import get_logger
-from mulligan.models import utc_now
+from mulligan.models import ImageProgram, utc_now
 from mulligan.settings import Settings
 
 log = get_logger()
@@ -64,12 +63,19 @@ class Importer:
     Args:
         settings: of the data directory.
         progress: told in a few words what is under way.
+        stopped: asked while this waits for others, who may take long; where it says so, no more.
 
     Raises:
         ConfigError: this host makes no VMs, or the data directory takes nothing.
+        ExecutionFailed: it was stopped.
     """
 
-    def __init__(self, settings: Settings, progress: Progress = lambda _: None) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        progress: Progress = lambda _: None,
+        stopped: Callable[[], bool] = lambda: False,
+    ) -> None:
         self._settings = settings
         self._progress = progress
         self.store = store_of(settings)
@@ -77,7 +83,7 @@ class Importer:
             make_directory(path)
         self._exit = contextlib.ExitStack()
         try:
-            self._exit.enter_context(_alone(self.store.work, progress))
+            self._exit.enter_context(alone(self.store.work, progress, stopped))
             self._clear()
             self._exit.callback(self._clear)
             guest = (settings.guest_uid, settings.guest_gid)
@@ -133,14 +139,14 @@ class Importer:
         """
         given = self.directory()
         self._progress("copying the archive")
-        await asyncio.to_thread(self._lay, archive, given / "it")
-        staging = await asyncio.to_thread(self._stores.layers.prepare, f".new-{new_id('image')}")
+        await finished(self._lay, archive, given / "it")
+        staging = await finished(self._stores.layers.prepare, f".new-{new_id('image')}")
         fields = await self._unpack(given, staging, reference)
-        await asyncio.to_thread(remove_tree, given)
+        await finished(remove_tree, given)
         record = _record(fields, source)
         record = await self._ask(record, staging / TREE)
         self._progress("keeping it")
-        kept = await asyncio.to_thread(self.store.add, name, record, staging / TREE)
+        kept = await finished(self.store.add, name, record, staging / TREE)
         log.info("image_made", name=name, digest=kept.digest, entries=kept.entries)
         return kept
 
@@ -361,18 +367,3 @@ def _copy_layout(source: Path, target: Path, room: Callable[[int], None]) -> Non
             with path.open("wb") as copy:
                 shutil.copyfileobj(file, copy, MIB)
             path.chmod(0o644)
-
-
-@contextmanager
-def _alone(directory: Path, progress: Progress) -> Iterator[None]:
-    """Waits until nobody else makes an image in a data directory, and keeps others waiting."""
-    descriptor = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            progress("waiting for another image to be made")
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)

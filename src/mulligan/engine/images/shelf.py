@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 import json
 
-from mulligan.errors import ValidationFailed
+from mulligan.errors import ImageInUse
 from mulligan.images.store import ImageRecord, store_of
 from mulligan.layers.directories import remove_tree
+from mulligan.models import Image
 from mulligan.settings import Settings
 
 
@@ -22,36 +23,41 @@ class Shelf:
         self._settings = settings
         self.store = store_of(settings)
 
-    def all(self) -> list[tuple[str, ImageRecord]]:
-        """Images with their names, by name.
+    def all(self) -> list[Image]:
+        """The images, by name.
 
         Raises:
             ConfigError: one is damaged.
         """
         found = ((name, self.store.get(digest)) for name, digest in self.store.names().items())
-        return [(name, record) for name, record in found if record is not None]
+        users = self._users()
+        return [self._shown(name, record, users) for name, record in found if record is not None]
 
-    def get(self, name: str) -> ImageRecord:
+    def get(self, name: str) -> Image:
         """An image by its name.
 
         Raises:
-            ValidationFailed: there is none.
+            ImageNotFound: there is none.
             ConfigError: it is damaged.
         """
         record = self.store.find(name)
         if record is None:
-            raise ValidationFailed(
-                f"no image {name[:100]!r}", field="name", remedy=f"there are: {self.store.known()}"
-            )
-        return record
+            raise self.store.missing(name)
+        return self._shown(name, record, self._users())
 
-    def vms(self, digest: str) -> list[str]:
-        """The ids of VMs that were made of an image."""
-        found = []
+    def _shown(self, name: str, record: ImageRecord, users: dict[str, list[str]]) -> Image:
+        fields = record.model_dump(exclude={"format"})
+        vms = users.get(record.digest, [])
+        return Image(name=name, **fields, vms=vms, vm_types=self.types(name))
+
+    def _users(self) -> dict[str, list[str]]:
+        """The ids of VMs, by the digests of images they were made of."""
+        found: dict[str, list[str]] = {}
         for path in sorted((self._settings.data_dir / "vms").glob("vm-*/vm.json")):
             with contextlib.suppress(OSError, ValueError):  # it is being removed, or damaged
-                if json.loads(path.read_bytes()).get("image") == digest:
-                    found.append(path.parent.name)
+                digest = json.loads(path.read_bytes()).get("image")
+                if isinstance(digest, str):
+                    found.setdefault(digest, []).append(path.parent.name)
         return found
 
     def types(self, name: str) -> list[str]:
@@ -62,23 +68,22 @@ class Shelf:
         """Removes an image that nothing uses.
 
         Raises:
-            ValidationFailed: there is none of that name, or something uses it; the text says what.
+            ImageNotFound: there is none of that name.
+            ImageInUse: something uses it; the text says what.
             OSError: it could not be removed.
         """
-        record = self.get(name)
-        others = [each for each, digest in self.store.names().items() if digest == record.digest]
-        users = self.vms(record.digest)
-        if users and others == [name]:
-            raise ValidationFailed(
-                f"{len(users)} VMs are of image {name}, such as {users[0]}",
+        image = self.get(name)
+        others = [each for each, digest in self.store.names().items() if digest == image.digest]
+        if image.vms and others == [name]:
+            raise ImageInUse(
+                f"{len(image.vms)} VMs are of image {name}, such as {image.vms[0]}",
                 field="name",
                 remedy="remove them first (mulligan vm rm)",
             )
-        types = self.types(name)
-        if types:
-            raise ValidationFailed(
-                f"VM type {types[0]} has image {name}",
-                field=f"vm_types.{types[0]}.image",
+        if image.vm_types:
+            raise ImageInUse(
+                f"VM type {image.vm_types[0]} has image {name}",
+                field=f"vm_types.{image.vm_types[0]}.image",
                 remedy="give it another image in the settings first",
             )
         gone = self.store.remove(name)
@@ -88,8 +93,9 @@ class Shelf:
     def collect(self) -> list[str]:
         """Removes images that lost their name to another and that no VM is of; their digests."""
         removed = []
+        users = self._users()
         for digest in list(self.store.unnamed()):
-            if not self.vms(digest):
+            if digest not in users:
                 with contextlib.suppress(BlockingIOError):  # a server that runs may make VMs of it
                     gone = self.store.discard(digest)
                     if gone is not None:

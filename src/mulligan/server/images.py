@@ -1,0 +1,163 @@
+"""Routes of images, which all agents share: for administrators. See docs/images.md."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated
+
+from fastapi import FastAPI, Query, Request, Response
+from starlette.requests import ClientDisconnect
+from starlette.types import Scope
+
+from mulligan.errors import ValidationFailed
+from mulligan.models import ErrorAnswer, Image, ImageBuildRequest, ImageJob
+from mulligan.server.access import CallerDependency
+from mulligan.server.bodies import BYTES, chunks, declared_size, too_slow
+from mulligan.server.engines import EngineDependency
+
+LONGEST_WAIT_S = 60
+WHAT = "images"
+_UPLOAD = re.compile(r"/api/images/[^/]+/?")
+After = Annotated[
+    int, Query(ge=0, description="How many of its lines were seen; those after them come.")
+]
+Wait = Annotated[
+    float,
+    Query(
+        ge=0,
+        le=LONGEST_WAIT_S,
+        description="Wait until more is said, or it has ended, but no longer than this.",
+    ),
+]
+
+
+def is_upload(scope: Scope) -> bool:
+    """Whether a request brings an archive, whose size ``images.max_mb`` bounds."""
+    return scope["method"] == "PUT" and _UPLOAD.fullmatch(scope["path"]) is not None
+
+
+def add_routes(app: FastAPI) -> None:
+    """Adds them."""
+    _add_images(app)
+    _add_making(app)
+    _add_jobs(app)
+
+
+def _add_images(app: FastAPI) -> None:
+    @app.get("/api/images", response_model=list[Image], summary="The images there are, by name")
+    async def list_images(engine: EngineDependency, caller: CallerDependency) -> list[Image]:
+        """Those beside the host's own, which VM types name."""
+        caller.require_admin(WHAT)
+        return await engine.image_jobs.images()
+
+    @app.get("/api/images/{image}", response_model=Image, summary="What an image has")
+    async def get_image(image: str, engine: EngineDependency, caller: CallerDependency) -> Image:
+        """And which VMs and VM types are of it."""
+        caller.require_admin(WHAT)
+        return await engine.image_jobs.image(image)
+
+    @app.delete(
+        "/api/images/{image}",
+        status_code=204,
+        summary="Remove an image that no VM and no VM type uses",
+        responses={409: {"model": ErrorAnswer}},
+    )
+    async def delete_image(image: str, engine: EngineDependency, caller: CallerDependency) -> None:
+        """One that has several names loses this one."""
+        caller.require_admin(WHAT)
+        await engine.image_jobs.remove(image)
+
+
+def _add_making(app: FastAPI) -> None:
+    @app.post(
+        "/api/images",
+        response_model=ImageJob,
+        status_code=202,
+        summary="Make an image of Debian packages",
+    )
+    async def build_image(
+        request: ImageBuildRequest, engine: EngineDependency, caller: CallerDependency
+    ) -> ImageJob:
+        """It takes a minute or so: follow its job. The server's host needs mmdebstrap."""
+        caller.require_admin(WHAT)
+        caller.note(image=request.name)
+        return engine.image_jobs.build(request)
+
+    body = {
+        "required": True,
+        "content": {BYTES: {"schema": {"type": "string", "format": "binary"}}},
+    }
+
+    @app.put(
+        "/api/images/{image}",
+        response_model=ImageJob,
+        status_code=202,
+        summary="Make an image of an archive, which is the body",
+        responses={status: {"model": ErrorAnswer} for status in (400, 408, 413)},
+        openapi_extra={"requestBody": body},
+    )
+    async def import_image(
+        image: str,
+        request: Request,
+        engine: EngineDependency,
+        caller: CallerDependency,
+        reference: Annotated[
+            str | None, Query(description="Which image is meant, where it has several: a tag.")
+        ] = None,
+        source: Annotated[str, Query(description="What it is, in words, to be shown.")] = "",
+    ) -> ImageJob | Response:
+        """An OCI layout, what `docker save` wrote, or a tar of a root file system.
+
+        What has the name already loses it when the new one is there. Follow the job: unpacking
+        begins when all of the body has come.
+        """
+        caller.require_admin(WHAT)
+        idle_s = engine.settings.files.idle_seconds
+        try:
+            return await engine.image_jobs.take(
+                image, chunks(request, idle_s), declared_size(request), reference, source
+            )
+        except ClientDisconnect:
+            return Response(status_code=400)  # nobody reads it
+        except TimeoutError:
+            return too_slow(ValidationFailed, idle_s)
+
+
+def _add_jobs(app: FastAPI) -> None:
+    @app.get(
+        "/api/image-jobs",
+        response_model=list[ImageJob],
+        summary="The images that are being made, and the last that were, newest first",
+    )
+    async def list_image_jobs(engine: EngineDependency, caller: CallerDependency) -> list[ImageJob]:
+        """Without what they say."""
+        caller.require_admin(WHAT)
+        return engine.image_jobs.list()
+
+    @app.get(
+        "/api/image-jobs/{job_id}",
+        response_model=ImageJob,
+        summary="How an image that is being made goes",
+    )
+    async def get_image_job(
+        job_id: str,
+        engine: EngineDependency,
+        caller: CallerDependency,
+        after: After = 0,
+        wait_seconds: Wait = 0.0,
+    ) -> ImageJob:
+        """Ask again with `after` set to its `said`, and `wait_seconds`, to follow it."""
+        caller.require_admin(WHAT)
+        return await engine.image_jobs.follow(job_id, after, wait_seconds)
+
+    @app.post(
+        "/api/image-jobs/{job_id}/cancel",
+        response_model=ImageJob,
+        summary="Stop making an image",
+    )
+    async def cancel_image_job(
+        job_id: str, engine: EngineDependency, caller: CallerDependency
+    ) -> ImageJob:
+        """Answers when nothing of it is left. One that has ended stays as it is."""
+        caller.require_admin(WHAT)
+        return await engine.image_jobs.cancel(job_id)
