@@ -21,9 +21,10 @@ from mulligan.errors import (
     ImageNotFound,
     ValidationFailed,
 )
+from mulligan.history.tokens import open_tokens
 from mulligan.models import HistoryConfig, ImageBuildRequest, VmCreateRequest
 from support import host
-from support.access import client_of, make_token
+from support.access import client_of
 from support.images import entry, hard, small_root
 from support.server import Server
 
@@ -62,8 +63,7 @@ def direct(data_dir: Path, **more: object) -> VmExecutionClient:
 
 def left(data_dir: Path) -> set[str]:
     """What is where images are made."""
-    found = {path.name for path in (data_dir / "images/work").iterdir()}
-    found |= {path.name for path in (data_dir / "images/uploads").iterdir()}
+    found = {path.name for path in (data_dir / "images").glob("[wu]*/*")}
     return {name for name in found if not name.startswith("bwrap-")} - {"lock", "layers", "vms"}
 
 
@@ -196,8 +196,8 @@ async def test_a_host_without_mmdebstrap_says_so(
 @pytest.fixture(scope="module")
 def guarded() -> Iterator[tuple[Server, dict[str, str]]]:
     with host.data_directory() as path:
-        tokens = {"agent": make_token(path, "--agent", "a")["token"]}
-        tokens["admin"] = make_token(path, "--admin")["token"]
+        with open_tokens(path / "history") as store:
+            tokens = {"agent": store.create("a")[1], "admin": store.create(None)[1]}
         with Server(path, MULLIGAN_LOG_LEVEL="warning", MULLIGAN_IMAGES__MAX_MB="64") as server:
             yield server, tokens
 
@@ -238,8 +238,8 @@ def test_uploads_that_end_early_or_are_too_much_leave_nothing(
 ) -> None:
     server, tokens = guarded
 
-    async def endless() -> AsyncIterator[bytes]:
-        while True:
+    async def too_much() -> AsyncIterator[bytes]:
+        for _ in range(65):
             yield bytes(1024 * 1024)
 
     async def broken() -> AsyncIterator[bytes]:
@@ -251,7 +251,7 @@ def test_uploads_that_end_early_or_are_too_much_leave_nothing(
         async with httpx.AsyncClient(
             base_url=server.url, headers=headers, trust_env=False, timeout=60
         ) as client:
-            answer = await client.put("/api/images/small", content=endless())
+            answer = await client.put("/api/images/small", content=too_much())
             assert answer.status_code == 413
             assert answer.json()["field"] == "images.max_mb"
             with pytest.raises(ConnectionError):
@@ -266,9 +266,8 @@ def test_uploads_that_end_early_or_are_too_much_leave_nothing(
 @pytest.mark.long
 @pytest.mark.timeout(900)
 @pytest.mark.skipif(shutil.which("mmdebstrap") is None, reason="apt-get install mmdebstrap uidmap")
-def test_a_debian_image_over_http(guarded: tuple[Server, dict[str, str]]) -> None:
-    server, tokens = guarded
-    with client_of(server, tokens["admin"]) as http:
+def test_a_debian_image_over_http(data_dir: Path) -> None:
+    with Server(data_dir) as server, client_of(server, None) as http:
         job = http.post("/api/images", json={"name": "debian", "packages": ["jq"]}).json()
         while job["state"] == "running":
             params = {"after": job["said"], "wait_seconds": 20}

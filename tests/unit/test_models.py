@@ -55,10 +55,10 @@ ENTRY = f"""{{"id": "h-1", "vm_id": "vm-1", "agent_id": "a", "command": "ls", "l
     "truncated": true, "stdout_bytes": 1, "stderr_bytes": 2, "completed_at": "{TIME}",
     "cpu_ms": 3, "max_rss_kb": 4, "snapshot_before": "s-0", "snapshot_after": "s-1",
     "change_bytes": 5, "packages": ["numpy==2.0"], "network": [{CONNECTION}]}}"""
-IMAGE = f"""{{"name": "n", "digest": "sha256:0a", "kind": "tar", "source": "s", "created_at": "{TIME}",
-    "programs": {{"bash": {{"path": "/bin/bash", "version": "5"}}}}, "search": ["/bin"],
-    "env": {{"A": "b"}}, "shell": "/bin/bash", "machine": "x86_64", "entries": 1, "bytes": 2,
-    "left_out": {{"device": 3}}, "vms": ["v"], "vm_types": ["t"]}}"""
+IMAGE = f"""{{"name": "n", "digest": "sha256:0a", "kind": "tar", "source": "s",
+    "created_at": "{TIME}", "programs": {{"bash": {{"path": "/bin/bash", "version": "5"}}}},
+    "search": ["/bin"], "env": {{"A": "b"}}, "shell": "/bin/bash", "machine": "x86_64",
+    "entries": 1, "bytes": 2, "left_out": {{"device": 3}}, "vms": ["v"], "vm_types": ["t"]}}"""
 KERNEL = '{"name": "main", "language": "python", "memory": "kept", "notes": ["threads"]}'
 DIFF = """{"path": "/a", "change": "changed", "kind": "file", "old_size": 1, "new_size": 2,
     "old_mode": "0644", "new_mode": "0600", "text_diff": "-a"}"""
@@ -377,7 +377,7 @@ REQUESTS = [
     models.MoveFileRequest,
     models.TerminalRequest,
 ]
-ANYTHING = {"metadata", "vm_config"}
+ANYTHING = {"metadata", "vm_config", "left_out"}
 UNSIGNED_MAX = {"vm_pool_size": 2**32 - 1}
 
 every_struct = pytest.mark.parametrize("struct", FILLED, ids=lambda struct: struct.__name__)

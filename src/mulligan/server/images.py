@@ -9,9 +9,10 @@ from fastapi import FastAPI, Query, Request, Response
 from starlette.requests import ClientDisconnect
 from starlette.types import Scope
 
-from mulligan.errors import ValidationFailed
+from mulligan.errors import FileTooLarge, ValidationFailed
 from mulligan.models import ErrorAnswer, Image, ImageBuildRequest, ImageJob
 from mulligan.server.access import CallerDependency
+from mulligan.server.answers import answer
 from mulligan.server.bodies import BYTES, chunks, declared_size, too_slow
 from mulligan.server.engines import EngineDependency
 
@@ -119,6 +120,10 @@ def _add_making(app: FastAPI) -> None:
             )
         except ClientDisconnect:
             return Response(status_code=400)  # nobody reads it
+        except FileTooLarge as error:
+            refused = answer(error)
+            refused.headers["connection"] = "close"  # what is still to come is not read
+            return refused
         except TimeoutError:
             return too_slow(ValidationFailed, idle_s)
 

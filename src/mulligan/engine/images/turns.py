@@ -30,6 +30,8 @@ async def finished(
         return await asyncio.shield(task)
     except asyncio.CancelledError:
         await asyncio.wait({task})
+        if not task.cancelled():
+            task.exception()  # nobody else will ask
         raise
 
 
