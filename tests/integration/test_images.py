@@ -358,5 +358,18 @@ async def test_a_debian_image(data_dir: Path) -> None:
         changed = await vms.run(vm_id, "x = 2", language="python", kernel="k")
         await engine.past.rollback(vm_id, RollbackTo(execution_id=changed.execution_id))
         assert await vms.text(vm_id, "print(x)", language="python", kernel="k") == "1\n"
-        with pytest.raises(ValidationFailed, match="no requirements in VMs of an image"):
-            await vms.run(vm_id, "pass", language="python", requirements=["numpy"])
+        # Its own interpreter's, whatever the host's is.
+        where = "import attrs, sys; print(attrs.__file__, sys.base_prefix)"
+        asked = {"language": "python", "requirements": ["attrs"]}
+        (known,) = (await vms.run(vm_id, where, **asked)).packages
+        assert known.startswith("attrs==")
+        found, prefix = (await vms.text(vm_id, where, **asked)).split()
+        assert found.startswith("/packages/")
+        assert prefix == "/usr"
+        host = await vms.make("plain")
+        assert (await vms.text(host, where, **asked)).split()[0] != found
+        assert len(engine.packages.list()) == 2
+        without = await vms.run(vm_id, where, language="python")
+        assert "ModuleNotFoundError" in without.stderr
+        with pytest.raises(UnsupportedLanguage):
+            await vms.run(vm_id, "1", language="javascript", requirements=["lodash"])

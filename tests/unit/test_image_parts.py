@@ -11,6 +11,7 @@ import pytest
 from mulligan.drivers.choosing import CAPABILITIES
 from mulligan.engine.drivers import lacking
 from mulligan.engine.executions.programs import program_of, rehearsal, steps_for
+from mulligan.engine.packages.interpreters import interpreter_of
 from mulligan.errors import ConfigError, ExecutionFailed, ValidationFailed
 from mulligan.images import debian
 from mulligan.images.host import HostImage
@@ -83,14 +84,43 @@ def test_programs_of_an_image_are_started_by_their_own_interpreter(image: Stored
 @pytest.mark.parametrize(
     ("more", "why"),
     [
-        ({"requirements": ["numpy"]}, "no requirements in VMs of an image"),
+        (
+            {"requirements": ["lodash"], "language": "javascript"},
+            "no requirements of javascript in VMs of an image",
+        ),
         ({"kernel": "k"}, "the Python of the VM's image is 3.10.13, and kernels need 3.11"),
     ],
 )
 def test_what_vms_of_an_image_do_not_have(image: StoredImage, more: dict, why: str) -> None:
-    request = VmExecuteRequest(agent_id="a", language="python", code="pass", **more)
+    fields = {"language": "python"} | more
+    node = {"javascript": ImageProgram(path="/usr/bin/node", version="v20.1.0")}
+    both = stored_image(record(programs={"python": PYTHON} | node), image.rootfs, image.host)
+    request = VmExecuteRequest(agent_id="a", code="pass", **fields)
     with pytest.raises(ValidationFailed, match=why):
-        program_of(request, "python", image, Settings())
+        program_of(request, request.language, both, Settings())
+
+
+@pytest.mark.parametrize("version", ["Python 3.8.19", "", "Python 2.7.18"])
+def test_packages_need_a_python_that_can_install_them(image: StoredImage, version: str) -> None:
+    old = {"python": ImageProgram(path="/usr/bin/python3", version=version)}
+    request = VmExecuteRequest(agent_id="a", language="python", code="", requirements=["attrs"])
+    with pytest.raises(ValidationFailed, match=r"requirements need 3\.9 or newer") as refused:
+        program_of(
+            request,
+            "python",
+            stored_image(record(programs=old), image.rootfs, image.host),
+            Settings(),
+        )
+    assert refused.value.field == "requirements"
+    assert program_of(request, "python", image, Settings()).steps[0][0] == "/usr/bin/python3"
+
+
+def test_sets_of_packages_are_of_one_image(image: StoredImage) -> None:
+    other = stored_image(record("1"), image.rootfs, image.host)
+    keys = {interpreter_of("python", each) for each in (image, other, image.host)}
+    assert len(keys) == 3
+    with pytest.raises(ValidationFailed, match="no rust here"):
+        interpreter_of("rust", image)
 
 
 @pytest.mark.parametrize(

@@ -62,14 +62,17 @@ async def run(step: str, command: list[str], env: dict[str, str], cwd: str) -> s
         Failed: it failed.
     """
     say(step=step)
-    process = await asyncio.create_subprocess_exec(
-        *command,
-        env={**os.environ, **env},
-        cwd=cwd,
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
+    try:
+        process = await asyncio.create_subprocess_exec(
+            *command,
+            env={**os.environ, **env},
+            cwd=cwd,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+        )
+    except OSError as error:  # such as for want of the C library it is made for
+        raise Failed(step, f"{command[0]} does not run here: {error.strerror}") from None
     stdout, stderr = await process.communicate()
     if process.returncode:
         said = (stderr or stdout).decode(errors="replace")

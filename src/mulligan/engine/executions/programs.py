@@ -12,6 +12,7 @@ from mulligan.settings import Settings
 
 RUST_EDITION = "2021"
 OLDEST_PYTHON = (3, 11)  # that the runner of kernels is written for
+OLDEST_FOR_PACKAGES = (3, 9)  # that packages/inside.py is written for
 REHEARSAL_MS = 10_000
 REHEARSAL_OUTPUT = 4096
 
@@ -60,23 +61,29 @@ def _check_image(request: VmExecuteRequest, language: str, image: HostImage) -> 
     """Refuses what VMs of images beside the host's do not have."""
     if image.digest is None:
         return
-    if request.requirements:
+    if request.requirements and language != "python":
         raise ValidationFailed(
-            "there are no requirements in VMs of an image: sets of packages fit the host's own",
+            f"there are no requirements of {language} in VMs of an image: sets of its packages fit "
+            "the host's own",
             field="requirements",
-            remedy="have them in the image (mulligan image build --packages python3-numpy,…), or "
-            "use a VM type of the host's image",
+            remedy="have them in the image, or use a VM type of the host's image",
         )
+    if request.requirements:
+        _check_python(image, OLDEST_FOR_PACKAGES, "requirements", "requirements need")
     if request.kernel is not None and language == "python":
-        version = image.version_of("python")
-        if version < OLDEST_PYTHON:
-            found = ".".join(map(str, version)) or "of no known version"
-            least = ".".join(map(str, OLDEST_PYTHON))
-            raise ValidationFailed(
-                f"the Python of the VM's image is {found}, and kernels need {least} or newer",
-                field="kernel",
-                remedy="leave it out, or use an image with a newer Python",
-            )
+        _check_python(image, OLDEST_PYTHON, "kernel", "kernels need")
+
+
+def _check_python(image: HostImage, oldest: tuple[int, int], field: str, needs: str) -> None:
+    version = image.version_of("python")
+    if version < oldest:
+        found = ".".join(map(str, version)) or "of no known version"
+        least = ".".join(map(str, oldest))
+        raise ValidationFailed(
+            f"the Python of the VM's image is {found}, and {needs} {least} or newer",
+            field=field,
+            remedy="leave it out, or use an image with a newer Python",
+        )
 
 
 def rehearsal(image: HostImage) -> Program:

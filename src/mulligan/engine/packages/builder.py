@@ -60,6 +60,7 @@ class Order:
     """What is to be built.
 
     Attributes:
+        image: whose interpreter the packages are for, and what the builder is of.
         set_id: of the set to be; its place in VMs is made of it.
         language: "python" or "javascript".
         requirements: checked.
@@ -68,6 +69,7 @@ class Order:
         builds: whether code of packages may run to make them.
     """
 
+    image: HostImage
     set_id: str
     language: str
     requirements: list[str]
@@ -110,16 +112,13 @@ class Builder:
 
     Args:
         settings: bounds of builders; they are of the default VM type.
-        image, driver: as for the VMs of users.
+        driver: as for the VMs of users.
         stores: those of users; builders have a directory of VMs of their own.
         directory: for their disks.
     """
 
-    def __init__(
-        self, settings: Settings, image: HostImage, driver: Driver, stores: Stores, directory: Path
-    ) -> None:
+    def __init__(self, settings: Settings, driver: Driver, stores: Stores, directory: Path) -> None:
         self._settings = settings
-        self._image = image
         self._driver = driver
         self._directory = directory
         vms = VmStore(directory / "vms", driver.disk_owner())
@@ -153,10 +152,11 @@ class Builder:
             vm_type=self._settings.default_vm_type,
             driver=self._driver.name,
             created_at=utc_now(),
+            image=order.image.digest,
         )
         tools = self._directory / f"{record.id}.tools"
         state = await asyncio.to_thread(self._stores.vms.create, record)
-        vm = self._vm(record, tools, state)
+        vm = self._vm(record, tools, state, order.image)
         try:
             await asyncio.to_thread(self._lay_tools, tools)
             gate = Gate(
@@ -172,11 +172,11 @@ class Builder:
         finally:
             await asyncio.shield(asyncio.create_task(self._leave(vm, tools)))
 
-    def _vm(self, record: VmRecord, tools: Path, state: VmState) -> Vm:
+    def _vm(self, record: VmRecord, tools: Path, state: VmState, image: HostImage) -> Vm:
         limits = limits_of(self._settings, record)
         spec = BootSpec(
             vm_id=record.id,
-            image=self._image,
+            image=image,
             layers=self._stores.layers.family(NOBODY),
             disk=self._stores.vms.disk(record.id),
             limits=limits,
@@ -205,7 +205,7 @@ class Builder:
     ) -> Built:
         program = Program(
             runtime="exec",
-            steps=[[str(self._image.python), "-I", "/run/mulligan/main.py"]],
+            steps=[[str(order.image.toolchains["python"].program), "-I", "/run/mulligan/main.py"]],
             files={"main.py": await asyncio.to_thread(_inside)},
             env={},
             cwd=WORKSPACE,

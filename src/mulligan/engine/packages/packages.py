@@ -4,29 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-import os
-import platform
 import secrets
-import shutil
 import time
 from collections.abc import Awaitable, Callable
-from pathlib import Path
 
 from mulligan.drivers.interface import Driver
 from mulligan.engine.packages.builder import Builder, Built, Order
+from mulligan.engine.packages.interpreters import interpreter_of, npm_of
 from mulligan.engine.requests.validation import check_language, check_packages
 from mulligan.engine.vms.program import Program
 from mulligan.engine.vms.store import Stores
 from mulligan.engine.vms.vm import Vm
 from mulligan.errors import (
-    ConfigError,
     ExecutionFailed,
     PackagesNotFound,
     ValidationFailed,
     VmExecutionError,
 )
 from mulligan.images.host import HostImage
-from mulligan.images.toolchains import interpreter_version, search_path
 from mulligan.log import get_logger
 from mulligan.models import VmExecuteRequest, utc_now
 from mulligan.models.packages import PackageSet, WarmRequest
@@ -105,6 +100,7 @@ class Needs:
             self.found = await self._packages.ensure(
                 self._request.requirements,
                 self._language,
+                image=self._vm.spec.image,
                 builds=self._packages.builds_for(self._vm.record.vm_type),
                 progress=self._progress,
             )
@@ -122,7 +118,8 @@ class Packages:
 
     Args:
         settings: bounds.
-        image, driver, stores: as for the VMs of users.
+        image: the host's own.
+        driver, stores: as for the VMs of users.
         store: where sets are.
         vms: those there are, whose sets stay.
     """
@@ -140,7 +137,7 @@ class Packages:
         self._image = image
         self._store = store
         self._vms = vms
-        self._builder = Builder(settings, image, driver, stores, store.builders)
+        self._builder = Builder(settings, driver, stores, store.builders)
         self._builds: dict[str, Build] = {}
         self._places = asyncio.Semaphore(MOST_BUILDS)
         self._sources: dict[str, tuple[float, Sources]] = {}
@@ -151,6 +148,7 @@ class Packages:
         requirements: list[str],
         language: str,
         *,
+        image: HostImage | None = None,
         builds: bool = False,
         progress: Progress = lambda _: None,
         refresh: bool = False,
@@ -162,6 +160,7 @@ class Packages:
         Args:
             requirements: any.
             language: its canonical name.
+            image: what it is for; None: the host's own.
             builds: whether code of packages may run to make it.
             progress: told in a few words what is under way.
             refresh: whether what is there already does not count.
@@ -172,8 +171,9 @@ class Packages:
             ConfigError: this host cannot build any.
         """
         asked = check_packages(requirements, language, self._settings.packages)
+        image = image or self._image
         sources = await self._configured(language)
-        request = self._request_key(asked, language, sources, builds=builds)
+        request = self._request_key(asked, language, image, sources, builds=builds)
         found = None if refresh else self._store.find(request)
         if found is not None:
             return found
@@ -182,7 +182,7 @@ class Packages:
         build = self._builds.get(request)
         if build is None:
             build = self._builds[request] = Build()
-            work = self._build(build, request, asked, language, sources, builds)
+            work = self._build(build, request, asked, language, image, sources, builds)
             # In a context of its own: it belongs to nobody's request.
             build.task = asyncio.create_task(work, context=contextvars.copy_context())
             build.task.add_done_callback(lambda task: self._over(request, task))
@@ -212,25 +212,21 @@ class Packages:
             if language == "python":
                 sources = await asyncio.to_thread(of_python)
             else:
-                sources = await asyncio.to_thread(of_npm, self._npm())
+                sources = await asyncio.to_thread(of_npm, npm_of(self._image))
             known = self._sources[language] = (time.monotonic(), sources)
         return known[1]
 
-    def _interpreter(self, language: str) -> str:
-        """What packages must fit: the interpreter, its version, the platform."""
-        toolchain = self._image.toolchains.get(language)
-        if toolchain is None:
-            raise ValidationFailed(f"there is no {language} here", field="language")
-        version = interpreter_version(toolchain)
-        libc = "-".join(platform.libc_ver())
-        return f"{toolchain.program} {version} {platform.machine()} {libc}"
-
     def _request_key(
-        self, asked: list[str], language: str, sources: Sources, *, builds: bool
+        self,
+        asked: list[str],
+        language: str,
+        image: HostImage,
+        sources: Sources,
+        *,
+        builds: bool,
     ) -> str:
-        return key_of(
-            FORMAT, language, self._interpreter(language), sources.identity(), builds, asked
-        )
+        interpreter = interpreter_of(language, image)
+        return key_of(FORMAT, language, interpreter, sources.identity(), builds, asked)
 
     async def _build(
         self,
@@ -238,15 +234,18 @@ class Packages:
         request: str,
         asked: list[str],
         language: str,
+        image: HostImage,
         sources: Sources,
         builds: bool,
     ) -> PackageSet:
-        interpreter = self._interpreter(language)
-        program = [str(self._image.python)] if language == "python" else self._npm()
+        interpreter = interpreter_of(language, image)
+        python = str(image.toolchains["python"].program)
+        program = [python] if language == "python" else npm_of(self._image)
         made: list[PackageSet] = []
         build.say("packages: waiting for other builds" if self._places.locked() else "packages")
         async with self._places:
-            order = Order(secrets.token_hex(16), language, asked, program, sources, builds)
+            set_id = secrets.token_hex(16)
+            order = Order(image, set_id, language, asked, program, sources, builds)
 
             def take(built: Built) -> None:
                 packages = [each.model_dump() for each in built.packages]
@@ -279,26 +278,6 @@ class Packages:
         )
         await self.collect(spared={made[0].id})
         return made[0]
-
-    def _npm(self) -> list[str]:
-        """The command that runs npm in a VM.
-
-        Raises:
-            ConfigError: the host has none that VMs can see.
-        """
-        found = shutil.which("npm", path=search_path())
-        node = self._image.toolchains.get("javascript")
-        if found is None or node is None:
-            raise ConfigError(
-                "requirements of JavaScript need npm, and this host has none",
-                remedy="install npm (Debian: apt-get install npm)",
-            )
-        script = Path(os.path.realpath(found))
-        if not any(script.is_relative_to(path) for path in self._image.binds):
-            raise ConfigError(
-                f"npm is at {script}, which VMs cannot see", remedy="install npm beside Node.js"
-            )
-        return [str(node.program), str(script)]
 
     def builds_for(self, vm_type: str) -> bool:
         """Whether code of packages may run to make sets for VMs of a type."""
