@@ -46,6 +46,12 @@ class VmNotAvailable(VmExecutionError):  # noqa: N818  (names of the wire format
     http_status = 404
 
 
+class VmBusy(VmNotAvailable):
+    """Something runs in the VM; "VmNotAvailable" on the wire."""
+
+    http_status = 409
+
+
 class ValidationFailed(VmExecutionError):  # noqa: N818
     """The request or the code in it was refused before anything ran."""
 

@@ -161,6 +161,10 @@ TABLE: dict[tuple[str, str], dict[str, Case]] = {
         "path.vm_id": of_vm("/api/vms/{vm}"),
         "query.agent_id": narrowed("/api/vms/{vm}"),
     },
+    ("POST", "/api/vms/{vm_id}/stop"): {
+        "path.vm_id": of_vm("/api/vms/{vm}/stop"),
+        "query.agent_id": narrowed("/api/vms/{vm}/stop"),
+    },
     ("GET", "/api/vms/{vm_id}/history"): {
         "path.vm_id": of_vm("/api/vms/{vm}/history"),
         "query.agent_id": narrowed("/api/vms/{vm}/history"),
@@ -286,6 +290,7 @@ TABLE |= {
 }
 OF_NOBODY = {  # they show nothing that belongs to an agent
     ("GET", "/health"),
+    ("GET", "/api/whoami"),
     ("GET", "/api/packages"),  # shared by all: for administrators alone
     ("POST", "/api/packages"),
     ("GET", "/api/images"),  # shared by all: for administrators alone

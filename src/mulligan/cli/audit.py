@@ -49,7 +49,7 @@ def audit(
         return
     table = Table(box=None, pad_edge=False)
     for heading in COLUMNS:
-        table.add_column(heading, no_wrap=True)
+        table.add_column(heading, overflow="fold")  # an id that is cut is none
     for each in found:
         table.add_row(*(within(text) for text in _row(each)))
     out.print(table if found else "nothing")

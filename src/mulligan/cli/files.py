@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import json as json_module
+import re
 import sys
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import aclosing, contextmanager
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated, NamedTuple, TypeVar
 
 import typer
 from rich.table import Table
 
-from mulligan.cli.console import err, out, run_async, size, within, write_out
-from mulligan.cli.options import DataDirOption, JsonOption, ServerOption
+from mulligan.cli.console import UsageError, err, out, run_async, size, within, write_out
+from mulligan.cli.options import AgentOption, DataDirOption, JsonOption, ServerOption
 from mulligan.cli.session import open_session
 from mulligan.client.backends import Backend
 from mulligan.client.files import LISTED, Files, Progress
@@ -26,10 +27,11 @@ app = typer.Typer(help="List, show, fetch, send and remove files.", no_args_is_h
 SHOWN_AFTER_S = 1.0
 COLUMNS = ("mode", "size", "changed", "name")
 Result = TypeVar("Result")
-VmArgument = Annotated[str, typer.Argument(metavar="VM", help="A VM's id.")]
-PathArgument = Annotated[
-    str, typer.Argument(metavar="PATH", help="Absolute in the VM, or relative to /workspace.")
-]
+VM_ID = re.compile(r"vm-[0-9a-f]{16}")
+WORDS = "VM is a VM's id, by default the agent's first; PATH is absolute in the VM, or relative to "
+WORDS += "/workspace. A file called like a VM is ./NAME."
+VmOption = Annotated[str | None, typer.Option("--vm", metavar="VM", help="A VM's id.")]
+PathWords = Annotated[list[str], typer.Argument(metavar="[VM] PATH", help=WORDS)]
 EscapedOption = Annotated[
     bool, typer.Option("--escaped", help=r"PATH has escapes, as ls writes them: \xff, \\.")
 ]
@@ -42,12 +44,36 @@ class _Files(Files):
         self._backend = backend
 
 
+class Asked(NamedTuple):
+    """The VM a command names, if it does, and its other words."""
+
+    vm: str | None
+    words: list[str]
+
+
+def _read(vm: str | None, words: list[str], least: int, most: int, wanted: str) -> Asked:
+    """What was typed, where a VM's id may come first.
+
+    Raises:
+        UsageError: it is too little or too much.
+    """
+    if vm is None and words and VM_ID.fullmatch(words[0]):
+        vm, words = words[0], words[1:]
+    if not least <= len(words) <= most:
+        raise UsageError(f"give {wanted}, and before it a VM's id if it is not the first's")
+    return Asked(vm, words)
+
+
 def _on_files(
-    server: str | None, data_dir: Path | None, work: Callable[[Files], Awaitable[Result]]
+    asked: Asked,
+    agent: str | None,
+    server: str | None,
+    data_dir: Path | None,
+    work: Callable[[Files, str], Awaitable[Result]],
 ) -> Result:
     async def session_work() -> Result:
         async with open_session(server, data_dir) as session:
-            return await work(_Files(session.backend))
+            return await work(_Files(session.backend), await session.vm(asked.vm, agent))
 
     return run_async(session_work(), "nothing was changed")
 
@@ -80,20 +106,23 @@ def _progress(text: str) -> Iterator[Progress | None]:
 @app.command("ls")
 @app.command("list", hidden=True)
 def list_files(
-    vm: VmArgument,
-    path: PathArgument = ".",
+    words: Annotated[list[str] | None, typer.Argument(metavar="[VM] [PATH]", help=WORDS)] = None,
     limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="How many at most.")] = LISTED,
     escaped: EscapedOption = False,
     json: JsonOption = False,
+    vm: VmOption = None,
+    agent: AgentOption = None,
     server: ServerOption = None,
     data_dir: DataDirOption = None,
 ) -> None:
     """List what is in a directory, by name."""
+    asked = _read(vm, words or [], 0, 1, "no PATH or one")
+    path = asked.words[0] if asked.words else "."
 
-    async def work(files: Files) -> FileList:
-        return await files.list_files(vm, path, limit=limit, escaped=escaped)
+    async def work(files: Files, chosen: str) -> FileList:
+        return await files.list_files(chosen, path, limit=limit, escaped=escaped)
 
-    found = _on_files(server, data_dir, work)
+    found = _on_files(asked, agent, server, data_dir, work)
     if json:
         out.print(json_module.dumps(found.model_dump(mode="json"), indent=2), markup=False)
         return
@@ -119,53 +148,63 @@ def _row(entry: FileInfo) -> tuple[str, ...]:
 
 @app.command("cat")
 def cat(
-    vm: VmArgument,
-    path: PathArgument,
+    words: PathWords,
     escaped: EscapedOption = False,
+    vm: VmOption = None,
+    agent: AgentOption = None,
     server: ServerOption = None,
     data_dir: DataDirOption = None,
 ) -> None:
     """Print a file: as it is into files and pipes, escaped onto a terminal."""
+    asked = _read(vm, words, 1, 1, "one PATH")
 
-    async def work(files: Files) -> None:
-        source = files.stream_file(vm, path, escaped=escaped)
+    async def work(files: Files, chosen: str) -> None:
+        source = files.stream_file(chosen, asked.words[0], escaped=escaped)
         async with aclosing(source) as chunks:
             async for chunk in chunks:
                 await asyncio.to_thread(write_out, sys.stdout, chunk)
 
-    _on_files(server, data_dir, work)
+    _on_files(asked, agent, server, data_dir, work)
 
 
 @app.command("get")
 def get(
-    vm: VmArgument,
-    path: PathArgument,
-    local: Annotated[
-        Path | None,
-        typer.Argument(metavar="[LOCAL]", help="File here. Default: the same name, here."),
-    ] = None,
+    words: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="[VM] PATH [LOCAL]",
+            help=f"{WORDS} LOCAL is a file here, by default of the same name.",
+        ),
+    ],
     escaped: EscapedOption = False,
+    vm: VmOption = None,
+    agent: AgentOption = None,
     server: ServerOption = None,
     data_dir: DataDirOption = None,
 ) -> None:
     """Fetch a file; what is at LOCAL is replaced when all of it is here."""
-    target = local if local is not None else Path(Path(path).name or "file")
+    asked = _read(vm, words, 1, 2, "PATH, and perhaps LOCAL")
+    path, *local = asked.words
+    target = Path(local[0]) if local else Path(Path(path).name or "file")
     if target.is_dir():
         target /= Path(path).name
 
-    async def work(files: Files) -> int:
+    async def work(files: Files, chosen: str) -> int:
         with _progress(f"fetching {path}") as progress:
-            return await files.download(vm, path, target, escaped=escaped, progress=progress)
+            return await files.download(chosen, path, target, escaped=escaped, progress=progress)
 
-    fetched = _on_files(server, data_dir, work)
+    fetched = _on_files(asked, agent, server, data_dir, work)
     err.print(within(f"{target}: {size(fetched)}"))
 
 
 @app.command("put")
 def put(
-    vm: VmArgument,
-    local: Annotated[Path, typer.Argument(metavar="LOCAL", help="File here; - for stdin.")],
-    path: PathArgument,
+    words: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="[VM] LOCAL PATH", help=f"LOCAL is a file here; - for stdin. {WORDS}"
+        ),
+    ],
     mode: Annotated[
         str | None, typer.Option("--mode", help="Permission bits in octal, such as 0755.")
     ] = None,
@@ -173,38 +212,45 @@ def put(
         bool, typer.Option("--parents", "-p", help="Make directories above it.")
     ] = False,
     escaped: EscapedOption = False,
+    vm: VmOption = None,
+    agent: AgentOption = None,
     server: ServerOption = None,
     data_dir: DataDirOption = None,
 ) -> None:
     """Send a file; it is there whole, or as it was."""
-    source = Path("/dev/stdin") if str(local) == "-" else local
+    asked = _read(vm, words, 2, 2, "LOCAL and PATH")
+    local, path = asked.words
+    source = Path("/dev/stdin" if local == "-" else local)
 
-    async def work(files: Files) -> FileInfo:
+    async def work(files: Files, chosen: str) -> FileInfo:
         with _progress(f"sending {local}") as progress:
             return await files.upload(
-                vm, source, path, mode=mode, parents=parents, escaped=escaped, progress=progress
+                chosen, source, path, mode=mode, parents=parents, escaped=escaped, progress=progress
             )
 
-    sent = _on_files(server, data_dir, work)
+    sent = _on_files(asked, agent, server, data_dir, work)
     err.print(within(f"{sent.path}: {size(sent.size)}"))
 
 
 @app.command("rm")
 @app.command("delete", hidden=True)
 def remove(
-    vm: VmArgument,
-    path: PathArgument,
+    words: PathWords,
     recursive: Annotated[
         bool, typer.Option("--recursive", "-r", help="A directory with all that is in it.")
     ] = False,
     escaped: EscapedOption = False,
+    vm: VmOption = None,
+    agent: AgentOption = None,
     server: ServerOption = None,
     data_dir: DataDirOption = None,
 ) -> None:
     """Remove a file, a link or an empty directory."""
+    asked = _read(vm, words, 1, 1, "one PATH")
+    path = asked.words[0]
 
-    async def work(files: Files) -> None:
-        await files.delete_file(vm, path, recursive=recursive, escaped=escaped)
+    async def work(files: Files, chosen: str) -> None:
+        await files.delete_file(chosen, path, recursive=recursive, escaped=escaped)
 
-    _on_files(server, data_dir, work)
+    _on_files(asked, agent, server, data_dir, work)
     out.print(within(f"removed {path}"))

@@ -27,4 +27,12 @@ DataDirOption = Annotated[
         "and ~/.local/share/mulligan for others.",
     ),
 ]
+AgentOption = Annotated[
+    str | None,
+    typer.Option(
+        "--agent",
+        metavar="NAME",
+        help=f"Whose VM it is. Default: the agent the token is of, else {DEFAULT_AGENT}.",
+    ),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]

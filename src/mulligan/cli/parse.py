@@ -9,9 +9,9 @@ import typer
 from rich.table import Table
 
 from mulligan.cli.console import err, out, print_json, printable, within
-from mulligan.cli.options import DEFAULT_AGENT, DataDirOption, JsonOption, ServerOption
+from mulligan.cli.options import AgentOption, DataDirOption, JsonOption, ServerOption
 from mulligan.cli.reading import read_text
-from mulligan.cli.session import with_backend
+from mulligan.cli.session import Session, with_session
 from mulligan.models import CodeBlock, ParseExecuteRequest, ParseExecuteResponse
 
 CODE_WIDTH = 48
@@ -26,7 +26,7 @@ def parse(
     threshold: Annotated[
         float, typer.Option("--threshold", help="How sure is enough, from 0 to 1.")
     ] = DEFAULT_THRESHOLD,
-    agent: Annotated[str, typer.Option("--agent", help="Whose VM they run in.")] = DEFAULT_AGENT,
+    agent: AgentOption = None,
     vm: Annotated[str | None, typer.Option("--vm", help="The VM, by its id.")] = None,
     json: JsonOption = False,
     server: ServerOption = None,
@@ -38,14 +38,19 @@ def parse(
     the others are not run. The exit status is 1 if any failed.
     """
     request = ParseExecuteRequest(
-        agent_id=agent,
+        agent_id=agent or "",
         llm_response=read_text(file, "file"),
         auto_execute=execute,
         auto_execute_threshold=threshold,
         vm_config={"vm_id": vm} if vm is not None else None,
     )
     if execute:
-        done = with_backend(server, data_dir, lambda backend: backend.parse(request))
+
+        async def work(session: Session) -> ParseExecuteResponse:
+            whose = await session.agent(agent)
+            return await session.backend.parse(request.model_copy(update={"agent_id": whose}))
+
+        done = with_session(server, data_dir, work)
     else:
         from mulligan.extraction import extract
 

@@ -12,22 +12,21 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from mulligan.cli.console import err, out, print_json, printable, run_async, size, within
-from mulligan.cli.options import DEFAULT_AGENT, DataDirOption, JsonOption, ServerOption
-from mulligan.cli.progress import Progress
-from mulligan.cli.session import open_session
+from mulligan.cli.console import err, out, print_json, printable, size, within
+from mulligan.cli.options import AgentOption, DataDirOption, JsonOption, ServerOption
+from mulligan.cli.session import Session, with_session
 from mulligan.client.backends import Backend
-from mulligan.errors import VmNotAvailable
+from mulligan.client.undone import latest, taken_back
 from mulligan.models import (
     CommandHistoryEntry,
     DiffEntry,
     ForkRequest,
     HistoryQueryRequest,
     KernelState,
+    RollbackResponse,
     RollbackTo,
     SnapshotCreateRequest,
 )
-from mulligan.telemetry import told_to
 
 snapshots = typer.Typer(help="Keep states of a VM, list and forget them.", no_args_is_help=True)
 
@@ -36,38 +35,25 @@ CODE_WIDTH = 48
 VmOption = Annotated[
     str | None, typer.Option("--vm", metavar="VM", help="A VM's id. Default: the agent's first.")
 ]
-AgentOption = Annotated[str, typer.Option("--agent", help="Whose VM, where --vm is not given.")]
 SIGNS = {"added": ("+", "green"), "changed": ("~", "yellow"), "removed": ("-", "red")}
 
 
 def _on_vm(
     vm: str | None,
-    agent: str,
+    agent: str | None,
     server: str | None,
     data_dir: Path | None,
     work: Callable[[Backend, str], Awaitable[Result]],
 ) -> Result:
-    async def session_work() -> Result:
-        async with open_session(server, data_dir) as session:
-            chosen = vm
-            if chosen is None:
-                own = await session.backend.list_vms(agent)
-                if not own:
-                    raise VmNotAvailable(
-                        f"agent {agent} has none",
-                        field="vm_id",
-                        remedy="mulligan run makes one; mulligan vm ls shows those there are",
-                    )
-                chosen = own[0].id
-            with Progress("waiting for the answer") as progress, told_to(progress):
-                return await work(session.backend, chosen)
+    async def on_vm(session: Session) -> Result:
+        return await work(session.backend, await session.vm(vm, agent))
 
-    return run_async(session_work())
+    return with_session(server, data_dir, on_vm)
 
 
 def history(
     vm: VmOption = None,
-    agent: AgentOption = DEFAULT_AGENT,
+    agent: AgentOption = None,
     limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="How many at most.")] = 20,
     failures: Annotated[bool, typer.Option("--failures", help="Only what failed.")] = False,
     search: Annotated[
@@ -105,10 +91,6 @@ def _row(entry: CommandHistoryEntry) -> tuple[str, ...]:
     outcome = entry.outcome if entry.success else f"{entry.outcome} ({entry.exit_code})"
     if entry.outcome in ("running", "lost"):
         outcome = entry.outcome
-    lines = entry.command.strip().splitlines()
-    code = lines[0] if lines else ""
-    if len(lines) > 1 or len(code) > CODE_WIDTH:
-        code = code[: CODE_WIDTH - 1] + "…"
     colour = "green" if entry.success else "red"
     return (
         within(entry.id),
@@ -116,8 +98,14 @@ def _row(entry: CommandHistoryEntry) -> tuple[str, ...]:
         within(entry.language),
         f"[{colour}]{within(outcome)}[/{colour}]",
         f"{entry.duration_ms} ms",
-        within(code),
+        within(_code(entry)),
     )
+
+
+def _code(entry: CommandHistoryEntry) -> str:
+    lines = entry.command.strip().splitlines()
+    code = lines[0] if lines else ""
+    return code[: CODE_WIDTH - 1] + "…" if len(lines) > 1 or len(code) > CODE_WIDTH else code
 
 
 @snapshots.command("create")
@@ -127,7 +115,7 @@ def create(
         str | None, typer.Option("--description", help="What it is for.")
     ] = None,
     vm: VmOption = None,
-    agent: AgentOption = DEFAULT_AGENT,
+    agent: AgentOption = None,
     json: JsonOption = False,
     server: ServerOption = None,
     data_dir: DataDirOption = None,
@@ -144,7 +132,7 @@ def create(
 @snapshots.command("list", hidden=True)
 def list_snapshots(
     vm: VmOption = None,
-    agent: AgentOption = DEFAULT_AGENT,
+    agent: AgentOption = None,
     json: JsonOption = False,
     server: ServerOption = None,
     data_dir: DataDirOption = None,
@@ -172,7 +160,7 @@ def list_snapshots(
 def remove(
     snapshot: Annotated[str, typer.Argument(metavar="SNAPSHOT", help="A snapshot's id.")],
     vm: VmOption = None,
-    agent: AgentOption = DEFAULT_AGENT,
+    agent: AgentOption = None,
     server: ServerOption = None,
     data_dir: DataDirOption = None,
 ) -> None:
@@ -204,7 +192,7 @@ def rollback(
         bool, typer.Option("--keep", help="Keep the present as a snapshot first.")
     ] = False,
     vm: VmOption = None,
-    agent: AgentOption = DEFAULT_AGENT,
+    agent: AgentOption = None,
     json: JsonOption = False,
     server: ServerOption = None,
     data_dir: DataDirOption = None,
@@ -216,11 +204,22 @@ def rollback(
         last_success=last_success,
         create_pre_rollback_snapshot=keep,
     )
-    done = _on_vm(vm, agent, server, data_dir, lambda backend, chosen: backend.rollback(chosen, to))
+
+    async def work(
+        backend: Backend, chosen: str
+    ) -> tuple[RollbackResponse, list[CommandHistoryEntry]]:
+        entries = await latest(backend, chosen)
+        done = await backend.rollback(chosen, to)
+        restored = done.restored_snapshot_id
+        return done, await taken_back(backend, chosen, entries, restored)
+
+    done, gone = _on_vm(vm, agent, server, data_dir, work)
     if json:
         print_json(done)
         return
     out.print(within(f"{done.vm_id} is back at {done.restored_snapshot_id}"))
+    for entry in gone:
+        out.print(f"undone {within(entry.id)} [dim]{within(_code(entry))}[/dim]")
     if done.pre_rollback_snapshot_id is not None:
         out.print(within(f"where it was is kept as {done.pre_rollback_snapshot_id}"))
     for cancelled in done.cancelled_executions:
@@ -241,7 +240,7 @@ def fork(
         str | None, typer.Option("--before", metavar="EXECUTION", help="From before an execution.")
     ] = None,
     vm: VmOption = None,
-    agent: AgentOption = DEFAULT_AGENT,
+    agent: AgentOption = None,
     json: JsonOption = False,
     server: ServerOption = None,
     data_dir: DataDirOption = None,
@@ -269,7 +268,7 @@ def diff(
         str | None, typer.Argument(metavar="[TO]", help="A snapshot. Default: the present.")
     ] = None,
     vm: VmOption = None,
-    agent: AgentOption = DEFAULT_AGENT,
+    agent: AgentOption = None,
     json: JsonOption = False,
     server: ServerOption = None,
     data_dir: DataDirOption = None,

@@ -9,7 +9,7 @@ import typer
 
 from mulligan.cli.console import UsageError, err, out, print_json, printable, run_async, within
 from mulligan.cli.hints import hints
-from mulligan.cli.options import DEFAULT_AGENT, DataDirOption, JsonOption, ServerOption
+from mulligan.cli.options import AgentOption, DataDirOption, JsonOption, ServerOption
 from mulligan.cli.reading import read_text
 from mulligan.cli.session import open_session
 from mulligan.languages import EXTENSIONS
@@ -31,6 +31,15 @@ RequireOption = Annotated[
         metavar="PACKAGE",
         help="A package it needs, such as numpy or pandas>=2 (python), lodash@^4 (javascript). "
         "May be repeated.",
+    ),
+]
+TypeOption = Annotated[
+    str | None,
+    typer.Option(
+        "--type",
+        metavar="TYPE",
+        help="Run in the agent's first VM of this type, which is made if there is none, beside "
+        "others it has.",
     ),
 ]
 TimeoutOption = Annotated[
@@ -68,8 +77,9 @@ def run(
             "-l", "--language", help="python, javascript, bash or rust. Default: by the file."
         ),
     ] = None,
-    agent: Annotated[str, typer.Option("--agent", help="Whose VM it runs in.")] = DEFAULT_AGENT,
+    agent: AgentOption = None,
     vm: Annotated[str | None, typer.Option("--vm", help="The VM, by its id.")] = None,
+    vm_type: TypeOption = None,
     kernel: KernelOption = None,
     approval: ApprovalOption = None,
     require: RequireOption = None,
@@ -93,8 +103,10 @@ def run(
     Files it leaves in the VM are there for the next run of the same agent. The exit status is the
     program's: 124 after a timeout, 128 + n after signal n, 125 if it could not be run.
     """
+    if vm is not None and vm_type is not None:
+        raise UsageError("give --vm or --type, not both", field="type")
     request = VmExecuteRequest(
-        agent_id=agent,
+        agent_id=agent or "",
         language=language or _language_of(file),
         code=_code(file, code),
         vm_id=vm,
@@ -107,7 +119,7 @@ def run(
         secrets=_secrets(secret or []),
         stdin=_stdin(stdin, file),
     )
-    response, stays = run_async(_execute(request, server, data_dir, show=not json))
+    response, stays = run_async(_execute(request, vm_type, server, data_dir, show=not json))
     if json:
         print_json(response)
     else:
@@ -116,10 +128,20 @@ def run(
 
 
 async def _execute(
-    request: VmExecuteRequest, server: str | None, data_dir: Path | None, *, show: bool
+    request: VmExecuteRequest,
+    vm_type: str | None,
+    server: str | None,
+    data_dir: Path | None,
+    *,
+    show: bool,
 ) -> tuple[VmExecuteResponse, bool]:
     """The response, and whether the VM goes on after this command."""
     async with open_session(server, data_dir) as session:
+        agent = await session.agent(request.agent_id or None)
+        fields = {"agent_id": agent}
+        if vm_type is not None:
+            fields["vm_id"] = await session.vm_of_type(agent, vm_type)
+        request = request.model_copy(update=fields)
         return await session.execute(request, show=show), session.served
 
 

@@ -11,12 +11,25 @@ from typing import TypeVar
 
 from mulligan import settings as settings_module
 from mulligan.cli.console import NotCancelledError, OutputWriter, err, run_async
+from mulligan.cli.options import DEFAULT_AGENT
 from mulligan.cli.progress import Progress
 from mulligan.client.backends import Backend
 from mulligan.engine import lock
 from mulligan.engine.executions.execution import Watcher
-from mulligan.errors import ApiError, VmExecutionError
-from mulligan.models import ExecutionEvent, VmExecuteRequest, VmExecuteResponse
+from mulligan.errors import (
+    ApiError,
+    Forbidden,
+    TooManyRequests,
+    Unauthorized,
+    VmExecutionError,
+    VmNotAvailable,
+)
+from mulligan.models import (
+    ExecutionEvent,
+    VmCreateRequest,
+    VmExecuteRequest,
+    VmExecuteResponse,
+)
 from mulligan.telemetry import told_to
 
 LOCK_WAIT_S = 60.0
@@ -31,6 +44,44 @@ class Session:
         self.backend = backend
         self._engine = engine
         self.served = engine is None
+
+    async def agent(self, named: str | None) -> str:
+        """The agent a command is about: the one it names, else the token's, else ``cli``."""
+        if named is not None:
+            return named
+        try:
+            found = (await self.backend.whoami()).agent_id
+        except (Unauthorized, Forbidden, TooManyRequests):
+            raise
+        except ApiError:  # a server that is older than the question
+            found = None
+        return found or DEFAULT_AGENT
+
+    async def vm(self, named: str | None, agent: str | None) -> str:
+        """The id of the VM a command is about: the one it names, else its agent's first.
+
+        Raises:
+            VmNotAvailable: the agent has none.
+        """
+        if named is not None:
+            return named
+        whose = await self.agent(agent)
+        own = await self.backend.list_vms(whose)
+        if not own:
+            raise VmNotAvailable(
+                f"agent {whose} has none",
+                field="vm_id",
+                remedy="mulligan run makes one; mulligan vm ls shows those there are",
+            )
+        return own[0].id
+
+    async def vm_of_type(self, agent: str, vm_type: str) -> str:
+        """The id of an agent's first VM of a type, which is made if there is none."""
+        own = [each for each in await self.backend.list_vms(agent) if each.vm_type == vm_type]
+        if own:
+            return own[0].id
+        asked = VmCreateRequest(vm_type=vm_type, agent_id=agent)
+        return (await self.backend.create_vm(asked)).id
 
     async def execute(self, request: VmExecuteRequest, *, show: bool) -> VmExecuteResponse:
         """Runs code; with ``show`` its output goes to this process's stdout and stderr."""
@@ -187,10 +238,20 @@ def with_backend(
     doing: str = "waiting for the answer",
 ) -> Result:
     """Does a command's work, which is ``doing`` something, with the backend of a session."""
+    return with_session(server, data_dir, lambda session: work(session.backend), doing)
+
+
+def with_session(
+    server: str | None,
+    data_dir: Path | None,
+    work: Callable[[Session], Awaitable[Result]],
+    doing: str = "waiting for the answer",
+) -> Result:
+    """The same with the session itself."""
 
     async def session_work() -> Result:
         async with open_session(server, data_dir) as session:
             with Progress(doing) as progress, told_to(progress):
-                return await work(session.backend)
+                return await work(session)
 
     return run_async(session_work())

@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mulligan.cli.console import err, one_line, run_async
-from mulligan.cli.options import DEFAULT_AGENT, DataDirOption, ServerOption
-from mulligan.cli.session import open_session
-from mulligan.client.backends import Backend
+from mulligan.cli.options import AgentOption, DataDirOption, ServerOption
+from mulligan.cli.session import Session, open_session
 from mulligan.models import DEFAULT_VM_TYPE, TerminalExit, TerminalRequest, VmCreateRequest
 from mulligan.models.terminal import DEFAULT_TERM
 
@@ -26,9 +25,7 @@ def shell(
     vm: Annotated[
         str | None, typer.Argument(metavar="[VM]", help="A VM's id. Default: the agent's first.")
     ] = None,
-    agent: Annotated[str, typer.Option("--agent", help="Whose VM, where none is named.")] = (
-        DEFAULT_AGENT
-    ),
+    agent: AgentOption = None,
     command: Annotated[
         str | None, typer.Option("-c", "--command", help="What Bash runs in place of a shell.")
     ] = None,
@@ -64,7 +61,7 @@ def shell(
 async def _session(
     tty: Tty,
     vm: str | None,
-    agent: str,
+    agent: str | None,
     command: str | None,
     server: str | None,
     data_dir: Path | None,
@@ -72,7 +69,7 @@ async def _session(
     from mulligan.client.terminals import checked
 
     async with open_session(server, data_dir) as session:
-        vm_id = vm if vm is not None else await _vm_of(session.backend, agent)
+        vm_id = vm if vm is not None else await _vm_of(session, agent)
         cols, rows = tty.size
         term = os.environ.get("TERM") or DEFAULT_TERM
         request = checked(TerminalRequest, cols=cols, rows=rows, term=term, command=command)
@@ -80,10 +77,11 @@ async def _session(
             return await tty.pass_on(terminal)
 
 
-async def _vm_of(backend: Backend, agent: str) -> str:
+async def _vm_of(session: Session, agent: str | None) -> str:
     """An agent's first VM, made where there is none."""
-    found = await backend.list_vms(agent)
+    whose = await session.agent(agent)
+    found = await session.backend.list_vms(whose)
     if not found:
-        asked = VmCreateRequest(vm_type=DEFAULT_VM_TYPE, vm_name=None, agent_id=agent)
-        found = [await backend.create_vm(asked)]
+        asked = VmCreateRequest(vm_type=DEFAULT_VM_TYPE, vm_name=None, agent_id=whose)
+        found = [await session.backend.create_vm(asked)]
     return found[0].id

@@ -10,8 +10,8 @@ import typer
 from rich.table import Table
 
 from mulligan.cli.console import out, print_json, size, within
-from mulligan.cli.options import DEFAULT_AGENT, DataDirOption, JsonOption, ServerOption
-from mulligan.cli.session import with_backend
+from mulligan.cli.options import AgentOption, DataDirOption, JsonOption, ServerOption
+from mulligan.cli.session import Session, with_backend, with_session
 from mulligan.models import DEFAULT_VM_TYPE, VmCreateRequest, VmInstance
 
 app = typer.Typer(help="Make, list and remove VMs.", no_args_is_help=True)
@@ -21,7 +21,7 @@ VmArgument = Annotated[str, typer.Argument(metavar="VM", help="A VM's id.")]
 
 @app.command("create")
 def create(
-    agent: Annotated[str, typer.Option("--agent", help="Whose VM it will be.")] = DEFAULT_AGENT,
+    agent: AgentOption = None,
     vm_type: Annotated[str, typer.Option("--type", help="A VM type.")] = DEFAULT_VM_TYPE,
     name: Annotated[str | None, typer.Option("--name", help="A name for it.")] = None,
     disk: Annotated[
@@ -46,13 +46,17 @@ def create(
     request = VmCreateRequest(
         vm_type=vm_type,
         vm_name=name,
-        agent_id=agent,
         disk_mb=disk,
         memory_mb=memory,
         vcpus=vcpus,
         max_processes=processes,
     )
-    instance = with_backend(server, data_dir, lambda backend: backend.create_vm(request))
+
+    async def work(session: Session) -> VmInstance:
+        whose = await session.agent(agent)
+        return await session.backend.create_vm(request.model_copy(update={"agent_id": whose}))
+
+    instance = with_session(server, data_dir, work)
     print_json(instance) if json else out.print(within(instance.id))
 
 
@@ -87,6 +91,21 @@ def show(
 ) -> None:
     """Print what is known of a VM, as JSON."""
     print_json(with_backend(server, data_dir, lambda backend: backend.get_vm(vm)))
+
+
+@app.command("stop")
+def stop(
+    vm: VmArgument,
+    server: ServerOption = None,
+    data_dir: DataDirOption = None,
+) -> None:
+    """End a VM's processes; its disk stays, and the next request wakes it.
+
+    Live interpreters and programs in the background end with it. One in which something runs is
+    not stopped.
+    """
+    with_backend(server, data_dir, lambda backend: backend.stop_vm(vm))
+    out.print(f"stopped {within(vm)}")
 
 
 @app.command("rm")

@@ -21,6 +21,7 @@ from mulligan.models import (
     ForkResponse,
     HistoryQueryRequest,
     HistoryQueryResponse,
+    Identity,
     Image,
     ImageBuildRequest,
     ImageJob,
@@ -190,7 +191,11 @@ class Backend(Doing, Protocol):
 
     async def list_vms(self, agent_id: str | None) -> list[VmInstance]: ...
 
+    async def stop_vm(self, vm_id: str) -> VmInstance: ...
+
     async def delete_vm(self, vm_id: str) -> None: ...
+
+    async def whoami(self) -> Identity: ...
 
     async def history(self, request: HistoryQueryRequest) -> HistoryQueryResponse: ...
 

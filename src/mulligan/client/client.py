@@ -22,6 +22,7 @@ from mulligan.models import (
     BatchResponse,
     ExecutionEvent,
     ExecutionStatus,
+    Identity,
     ParseExecuteRequest,
     ParseExecuteResponse,
     VmCreateRequest,
@@ -293,6 +294,17 @@ class VmExecutionClient(Sessions, Past, Files, Terminals, Images):
         """All VMs, or those of an agent, oldest first."""
         return await self._backend.list_vms(agent_id)
 
+    async def stop_vm(self, vm_id: str) -> VmInstance:
+        """Ends a VM's processes until the next request, which wakes it; its disk stays.
+
+        Live interpreters end with it.
+
+        Raises:
+            VmNotAvailable: there is none.
+            VmBusy: an execution or a terminal is in it.
+        """
+        return await self._backend.stop_vm(vm_id)
+
     async def delete_vm(self, vm_id: str) -> None:
         """Stops a VM and removes everything it wrote.
 
@@ -300,6 +312,10 @@ class VmExecutionClient(Sessions, Past, Files, Terminals, Images):
             VmNotAvailable: there is none.
         """
         await self._backend.delete_vm(vm_id)
+
+    async def whoami(self) -> Identity:
+        """Whose token this client shows; "anyone" where it needs none."""
+        return await self._backend.whoami()
 
     async def health_check(self) -> bool:
         """Whether the service answers and is well.

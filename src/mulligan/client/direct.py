@@ -27,6 +27,7 @@ from mulligan.models import (
     ForkResponse,
     HistoryQueryRequest,
     HistoryQueryResponse,
+    Identity,
     PackageSet,
     ParseExecuteRequest,
     ParseExecuteResponse,
@@ -139,6 +140,12 @@ class DirectBackend:
 
     async def list_vms(self, agent_id: str | None) -> list[VmInstance]:
         return (await self.open()).list_vms(agent_id)
+
+    async def stop_vm(self, vm_id: str) -> VmInstance:
+        return (await (await self.open()).fleet.stop(vm_id)).instance()
+
+    async def whoami(self) -> Identity:
+        return Identity(kind="anyone")
 
     async def delete_vm(self, vm_id: str) -> None:
         await (await self.open()).delete_vm(vm_id)

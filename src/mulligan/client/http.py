@@ -48,6 +48,7 @@ from mulligan.models import (
     ForkResponse,
     HistoryQueryRequest,
     HistoryQueryResponse,
+    Identity,
     PackageSet,
     ParseExecuteRequest,
     ParseExecuteResponse,
@@ -223,6 +224,13 @@ class HttpBackend:
         params = {"agent_id": agent_id} if agent_id is not None else {}
         response = await self._send("GET", "/api/vms", params=params)
         return self._list(_INSTANCES, response)
+
+    async def stop_vm(self, vm_id: str) -> VmInstance:
+        path = f"/api/vms/{_segment(vm_id)}/stop"
+        return self._parse(VmInstance, await self._send("POST", path))
+
+    async def whoami(self) -> Identity:
+        return self._parse(Identity, await self._send("GET", "/api/whoami"))
 
     async def delete_vm(self, vm_id: str) -> None:
         await self._send("DELETE", f"/api/vms/{_segment(vm_id)}")

@@ -35,7 +35,9 @@ from mulligan.errors import (
     Unauthorized,
     Unavailable,
     ValidationFailed,
+    VmBusy,
     VmExecutionError,
+    VmNotAvailable,
     from_wire,
 )
 from mulligan.version import __version__
@@ -59,6 +61,7 @@ UNKNOWN_FIELD = "Extra inputs are not permitted"
 _KINDS: dict[tuple[type[VmExecutionError], int], type[VmExecutionError]] = {
     (HistoryError, ExecutionNotFound.http_status): ExecutionNotFound,
     (ValidationFailed, ImageInUse.http_status): ImageInUse,
+    (VmNotAvailable, VmBusy.http_status): VmBusy,
     **{(ApiError, kind.http_status): kind for kind in (Unauthorized, Forbidden, TooManyRequests)},
     (ExecutionFailed, Unavailable.http_status): Unavailable,
     **{(FileError, kind.http_status): kind for kind in FileError.__subclasses__()},

@@ -26,7 +26,7 @@ from mulligan.engine.vms.networks import Networks
 from mulligan.engine.vms.quota import bounds_of
 from mulligan.engine.vms.store import StoredVm, Stores, VmRecord, VmState, new_id
 from mulligan.engine.vms.vm import Vm
-from mulligan.errors import ConfigError, VmExecutionError, VmNotAvailable
+from mulligan.errors import ConfigError, VmBusy, VmExecutionError, VmNotAvailable
 from mulligan.images.host import PACKAGES, HostImage
 from mulligan.log import get_logger
 from mulligan.models import (
@@ -343,6 +343,24 @@ class Fleet:
             log.warning("vm_not_booted", vm_id=vm.record.id, error=str(error))
         finally:
             vm.life.settles()
+
+    async def stop(self, vm_id: str, agent_id: str | None = None) -> Vm:
+        """Ends a VM's processes, kernels among them, until the next request; its disk stays.
+
+        Raises:
+            VmNotAvailable: there is none.
+            VmBusy: an execution or a terminal is in it.
+        """
+        vm = self.find(vm_id, agent_id)
+        if vm.life.booting:
+            await self.wait(vm_id, agent_id, self._settings.boot_timeout_seconds)
+        if not await hibernate(vm, even_with_programs=True) and vm.connection is not None:
+            raise VmBusy(
+                f"{vm_id} runs something",
+                field="vm_id",
+                remedy="stop it when that has ended, or cancel it first",
+            )
+        return vm
 
     async def remove(self, vm: Vm) -> None:
         """Stops a VM and removes everything it wrote."""

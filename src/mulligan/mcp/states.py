@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from mulligan.client.undone import latest, taken_back
 from mulligan.errors import VmExecutionError
 from mulligan.mcp import reports
 from mulligan.mcp.calls import Answer, Call, told
@@ -21,7 +22,6 @@ from mulligan.mcp.outputs import (
     Vms,
 )
 from mulligan.mcp.text import clean, counted, fenced, first_line, last_line
-from mulligan.mcp.undone import undone
 from mulligan.models import (
     CommandHistoryEntry,
     DiffEntry,
@@ -36,7 +36,6 @@ from mulligan.models import (
     VmInstance,
 )
 
-LOOK_BACK = 30
 MOST_SNAPSHOTS = 50
 MOST_CHANGES = 100
 MOST_DIFF = 4000  # characters of one file's diff
@@ -44,7 +43,6 @@ MOST_DIFFS = 12_000  # of all of them
 MOST_CODE = 500
 MOST_TAIL = 300
 SIGNS = {"added": "+", "removed": "-", "changed": "~"}
-REFUSED = "refused"
 
 
 async def snapshot(call: Call, given: TakeSnapshot) -> Answer:
@@ -64,7 +62,8 @@ async def snapshots(call: Call, given: OfVm) -> Answer:
     found = await call.workspace.backend.snapshots(vm_id)
     listed = [_snapshot(each) for each in found[:MOST_SNAPSHOTS]]
     left_out = len(found) - len(listed)
-    starts = {each.snapshot_before: each.id for each in reversed(await _entries(call, vm_id))}
+    ran = await latest(call.workspace.backend, vm_id)
+    starts = {each.snapshot_before: each.id for each in reversed(ran)}
     lines = [f"{counted(len(found), 'snapshot')} of {vm_id}, newest first."]
     for each in listed:
         of = f" after {each.execution_id}" if each.execution_id else ""
@@ -116,7 +115,7 @@ async def rollback(call: Call, given: Rollback) -> Answer:
     """Takes a VM back, and says what that undid."""
     workspace = call.workspace
     vm_id = await workspace.vm(given.vm_id)
-    entries = await _entries(call, vm_id)
+    entries = await latest(workspace.backend, vm_id)
     newest = entries[0].id if entries else None
     to = RollbackTo(
         snapshot_id=given.snapshot_id,
@@ -126,9 +125,8 @@ async def rollback(call: Call, given: Rollback) -> Answer:
     )
     done = await workspace.backend.rollback(vm_id, to)
     restored = done.restored_snapshot_id
-    known = {each.id: each.created_at for each in await workspace.backend.snapshots(vm_id)}
-    ran = [each for each in entries if each.outcome != REFUSED]
-    gone = undone(ran, restored, known.get(restored), workspace.stood(vm_id, newest))
+    stood = workspace.stood(vm_id, newest)
+    gone = await taken_back(workspace.backend, vm_id, entries, restored, stood)
     workspace.stands(vm_id, restored, newest)
     changes, remark = await _changed(call, done)
     data = RolledBack(
@@ -141,14 +139,6 @@ async def rollback(call: Call, given: Rollback) -> Answer:
         file_changes=changes,
     )
     return told("\n".join([*_rolled_back(data, gone), *remark]), data)
-
-
-async def _entries(call: Call, vm_id: str) -> list[CommandHistoryEntry]:
-    try:
-        request = HistoryQueryRequest(vm_id=vm_id, limit=LOOK_BACK)
-        return (await call.workspace.backend.history(request)).entries
-    except VmExecutionError:  # history is off; snapshots can be gone back to all the same
-        return []
 
 
 async def _changed(call: Call, done: RollbackResponse) -> tuple[list[Change], list[str]]:

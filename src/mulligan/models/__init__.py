@@ -8,6 +8,7 @@ them. All models are frozen.
 
 from mulligan.models.approvals import Approval, ApprovalAnswer
 from mulligan.models.base import F64, I32, U32, U64, UtcTime, utc_now
+from mulligan.models.callers import Identity
 from mulligan.models.capabilities import VmCapabilities
 from mulligan.models.execution import (
     DEFAULT_LANGUAGES,
@@ -107,6 +108,7 @@ __all__ = [
     "HistoryQueryRequest",
     "HistoryQueryResponse",
     "HookDescription",
+    "Identity",
     "Image",
     "ImageBuildRequest",
     "ImageJob",

@@ -253,6 +253,7 @@ EXAMPLES |= {
     },
     "FileInfo": _FILE,
     "FileList": {"path": "/workspace", "entries": [_FILE], "truncated": False},
+    "Identity": {"kind": "agent", "agent_id": _AGENT, "token_id": "token-4cf8694348dab8e8"},
     "MakeDirectoryRequest": {"path": "data/raw", "parents": True},
     "MoveFileRequest": {"source": "a.txt", "target": "data/a.txt", "overwrite": True},
     "FileChange": {"path": "/workspace/a.txt", "snapshot_before": _SNAPSHOT},

@@ -27,7 +27,7 @@ TAGS = (
     (r"/api/approvals", "approvals"),
     (r"/api/packages", "packages"),
     (r"/api/image", "images"),
-    (r"/api/(llm/vm-pool|vms(/\{vm_id\})?$)", "VMs"),
+    (r"/api/(llm/vm-pool|vms(/\{vm_id\}(/stop)?)?$)", "VMs"),
     (r"/api/(llm|executions)", "executions"),
     (r"/api/vms/\{vm_id\}/(history|snapshots|rollback|fork|diff)", "time machine"),
     (r"/api/vms/\{vm_id\}/files", "files"),

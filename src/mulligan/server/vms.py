@@ -6,7 +6,7 @@ from typing import Annotated
 
 from fastapi import FastAPI, Query, Response
 
-from mulligan.models import VmCreateRequest, VmInstance, VmPoolResponse
+from mulligan.models import ErrorAnswer, Identity, VmCreateRequest, VmInstance, VmPoolResponse
 from mulligan.server.access import CallerDependency
 from mulligan.server.engines import EngineDependency
 from mulligan.server.once import KeyDependency
@@ -27,6 +27,12 @@ Wait = Annotated[
 def add_routes(app: FastAPI) -> None:
     """Adds them."""
 
+    _add_making(app)
+    _add_looking(app)
+    _add_ending(app)
+
+
+def _add_making(app: FastAPI) -> None:
     @app.get(
         "/api/llm/vm-pool/{agent_id}",
         response_model=VmPoolResponse,
@@ -37,6 +43,11 @@ def add_routes(app: FastAPI) -> None:
     ) -> VmPoolResponse:
         """`pool_config` has the bounds of this server."""
         return engine.vm_pool(caller.agent(agent_id))
+
+    @app.get("/api/whoami", response_model=Identity, summary="Whose token this is")
+    async def whoami(caller: CallerDependency) -> Identity:
+        """For clients that were given a token and do not know whose it is."""
+        return Identity(kind=caller.kind, agent_id=caller.agent_id, token_id=caller.token_id)
 
     @app.post(
         "/api/vms", response_model=VmInstance, status_code=201, summary="Make a VM for an agent"
@@ -54,6 +65,8 @@ def add_routes(app: FastAPI) -> None:
             status=201,
         )
 
+
+def _add_looking(app: FastAPI) -> None:
     @app.get("/api/vms", response_model=list[VmInstance], summary="List VMs, oldest first")
     async def list_vms(
         engine: EngineDependency, caller: CallerDependency, agent_id: Agent = None
@@ -75,6 +88,23 @@ def add_routes(app: FastAPI) -> None:
         if wait_seconds:
             await engine.fleet.wait(vm_id, caller.agent(agent_id), wait_seconds)
         return await engine.past.vm(vm_id, caller.agent(agent_id))
+
+
+def _add_ending(app: FastAPI) -> None:
+    @app.post(
+        "/api/vms/{vm_id}/stop",
+        response_model=VmInstance,
+        summary="End a VM's processes until the next request",
+        responses={409: {"model": ErrorAnswer}},
+    )
+    async def stop_vm(
+        vm_id: str, engine: EngineDependency, caller: CallerDependency, agent_id: Agent = None
+    ) -> VmInstance:
+        """Its disk stays, live interpreters and programs in the background do not.
+
+        One in which something runs is not stopped (409).
+        """
+        return (await engine.fleet.stop(vm_id, caller.agent(agent_id))).instance()
 
     @app.delete(
         "/api/vms/{vm_id}", status_code=204, summary="Stop a VM and remove all that it wrote"

@@ -4,7 +4,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from mulligan.mcp.undone import undone
+from mulligan.client.undone import undone
 from mulligan.models import CommandHistoryEntry
 
 START = datetime(2026, 1, 1, tzinfo=UTC)

@@ -5,7 +5,41 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime
 
-from mulligan.models import CommandHistoryEntry
+from mulligan.client.backends import Backend
+from mulligan.errors import VmExecutionError
+from mulligan.models import CommandHistoryEntry, HistoryQueryRequest
+
+LOOK_BACK = 30
+REFUSED = "refused"
+
+
+async def latest(backend: Backend, vm_id: str) -> list[CommandHistoryEntry]:
+    """The newest of a VM's history, newest first; nothing where there is none."""
+    try:
+        request = HistoryQueryRequest(vm_id=vm_id, limit=LOOK_BACK)
+        return (await backend.history(request)).entries
+    except VmExecutionError:  # history is off; snapshots can be gone back to all the same
+        return []
+
+
+async def taken_back(
+    backend: Backend,
+    vm_id: str,
+    entries: Sequence[CommandHistoryEntry],
+    restored: str,
+    stood: str | None = None,
+) -> list[CommandHistoryEntry]:
+    """The executions whose effects a rollback took back, newest first.
+
+    Args:
+        backend: where the VM is.
+        vm_id: the VM.
+        entries: its ``latest`` before the rollback.
+        restored, stood: see ``undone``.
+    """
+    known = {each.id: each.created_at for each in await backend.snapshots(vm_id)}
+    ran = [each for each in entries if each.outcome != REFUSED]
+    return undone(ran, restored, known.get(restored), stood)
 
 
 def undone(
