@@ -12,6 +12,7 @@ import typer
 from mulligan.cli import (
     approvals,
     audit,
+    config,
     demo,
     doctor,
     files,
@@ -50,6 +51,7 @@ app.command("diff")(past.diff)
 app.command("fork")(past.fork)
 app.command("serve")(serve.serve)
 app.command("audit")(audit.audit)
+app.command("config")(config.config)
 app.command("mcp")(mcp.mcp)
 app.command("doctor")(doctor.doctor)
 app.command("selfcheck")(selfcheck.selfcheck)
