@@ -244,6 +244,28 @@ def test_what_is_said_around(text: str) -> None:
     assert (block.execution_confidence >= 0.7) == AROUND[text], block.metadata["features"]
 
 
+# What is between two blocks, and which of them it forbids
+BETWEEN = {
+    "Do not run the following:": (True, False),
+    "Do not run this:": (True, False),
+    "It prints 42.\n\nWarning: never execute the next script.": (True, False),
+    "It prints 42.\n\nDon't run this on anything of yours!\n\nThe command is": (True, False),
+    "Do not run the script above. Run this instead:": (False, True),
+    "Do not run this one.\n\nRun this one now:": (False, True),
+    "Here it goes.\n\nDo not run the previous version. Run this:": (True, True),
+    "Never run this.": (False, False),  # it may be about either
+    "It prints 42. Never run `rm -rf /`, though.\n\nRun this:": (True, True),
+    "It is done. Do not run anything above.\n\nRun this:": (False, True),
+}
+
+
+@pytest.mark.parametrize("text", BETWEEN)
+def test_what_is_said_between_two_blocks(text: str) -> None:
+    code = "```python\nprint(6 * 7)\n```\n"
+    found = extract(f"Run this:\n\n{code}\n{text}\n\n{code}")
+    assert tuple(each.execution_confidence >= 0.7 for each in found) == BETWEEN[text]
+
+
 # Code that is not to be run whatever is said, and why
 NEVER = {
     "placeholders": ("python", 'print("YOUR_API_KEY")'),

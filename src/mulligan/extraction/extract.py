@@ -162,8 +162,10 @@ def _judged(text: str, found: list[_Found]) -> list[CodeBlock]:
         if not said & {"too_many", "unfollowed"}:
             heading = last_heading(before) or heading
             if block.language in LANGUAGES:
-                stop = found[number + 1].start_pos if number + 1 < len(found) else len(text)
-                said |= said_around(before, text[block.end_pos : stop], heading)
+                last_one = number + 1 == len(found)
+                stop = len(text) if last_one else found[number + 1].start_pos
+                after = text[block.end_pos : stop]
+                said |= said_around(before, after, heading, first=number == 0, last_one=last_one)
                 said |= {"only_block"} if runnable == 1 else set()
             subject = Subject(block.language, block.code, frozenset(said), block.words)
             said = features_of(subject, look_into=read <= MOST_READ)
