@@ -81,6 +81,8 @@ BAD = {
     "bad environment": (("run", "-e", "x", "-c", "1"), "--env takes NAME=VALUE"),
     "no server there": (("run", "--server", "http://127.0.0.1:9", "-c", "1"), "cannot reach"),
     "foreign address": (("serve", "--host", "0.0.0.0"), "refusing to listen on 0.0.0.0"),
+    "endless timeout": (("run", "--timeout", "9" * 30, "-c", "1"), "timeout_seconds: Input should"),
+    "endless processes": (("vm", "create", "--processes", "9" * 30), "max_processes: Input should"),
     "unknown type": (("vm", "create", "--type", "x"), "vm_type 'x' is not defined"),
 }
 

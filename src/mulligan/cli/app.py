@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
+from pydantic import ValidationError
 
 from mulligan.cli import (
     approvals,
@@ -30,7 +31,7 @@ from mulligan.cli import (
     vm,
 )
 from mulligan.cli import token as token_commands
-from mulligan.cli.console import INTERRUPTED, err, fail, within
+from mulligan.cli.console import INTERRUPTED, UsageError, err, fail, within
 from mulligan.errors import VmExecutionError
 from mulligan.settings.settings import unknown_variables
 from mulligan.version import __version__
@@ -100,10 +101,18 @@ def main() -> None:
     except BrokenPipeError:  # whoever read our output has gone; nothing more to say to it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
+    except ValidationError as error:  # a number or text that no request can have
+        first = error.errors(include_url=False)[0]
+        field = ".".join(map(str, first["loc"])) or "a value"
+        _end(UsageError(f"{field}: {first['msg']}", field=field))
     except KeyboardInterrupt:  # before there was anything to cancel, or after
         sys.exit(INTERRUPTED)
     except VmExecutionError as error:
-        try:
-            fail(error)
-        except typer.Exit as end:
-            sys.exit(end.exit_code)
+        _end(error)
+
+
+def _end(error: VmExecutionError) -> NoReturn:
+    try:
+        fail(error)
+    except typer.Exit as end:
+        sys.exit(end.exit_code)

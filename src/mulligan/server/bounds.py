@@ -17,6 +17,8 @@ from mulligan.engine.requests.validation import (
     MAX_KERNEL_NAME,
     MAX_NAME_LENGTH,
 )
+from mulligan.engine.vms.limits import LEAST
+from mulligan.engine.vms.limits import MOST as MOST_OF_A_VM
 from mulligan.languages import ALIASES, LANGUAGES
 from mulligan.network.injection import MOST_HOSTS
 
@@ -50,7 +52,8 @@ BOUNDS: dict[str, dict[str, Json]] = {
     "VmCreateRequest": {
         "agent_id": _AGENT,
         "vm_name": {"maxLength": MAX_NAME_LENGTH},
-        "disk_mb": {"maximum": MAX_DISK_MB},
+        "disk_mb": {"minimum": 1, "maximum": MAX_DISK_MB},
+        **{name: {"minimum": LEAST[name], "maximum": MOST_OF_A_VM[name]} for name in LEAST},
     },
     "SnapshotCreateRequest": {"name": _TEXT, "description": _TEXT},
     "ForkRequest": {"count": {"minimum": 1, "maximum": MAX_FORKS}},
