@@ -6,6 +6,7 @@ import shutil
 import socket
 import stat
 import subprocess
+import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -26,6 +27,7 @@ from mulligan.drivers.qemu.arguments import (
     start_script,
 )
 from mulligan.drivers.qemu.console import Console
+from mulligan.drivers.qemu.driver import QemuDriver
 from mulligan.drivers.qemu.modules import depends, needed
 from mulligan.errors import ConfigError
 from unit.test_arguments import PLAIN, STAGED, TOOLS
@@ -364,3 +366,13 @@ def test_the_pairs_of_a_trial_are_closed(images: Path) -> None:
     missing = replace(PROGRAMS, bwrap=Path("/nonexistent/bwrap"))
     assert accel._trial(missing, image.load(images), None).startswith("KVM could not be tried")
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_without_its_extra_the_driver_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "qemu", None)  # as where it is not installed
+    monkeypatch.delitem(sys.modules, "qemu.qmp", raising=False)
+    with pytest.raises(ConfigError, match=r"need qemu\.qmp, which is not installed") as refused:
+        QemuDriver((61000, 61000), tmp_path)
+    assert refused.value.remedy == "pip install '.[microvm]' where Mulligan's source is"

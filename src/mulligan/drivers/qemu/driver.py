@@ -11,8 +11,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-
-from qemu.qmp import ConnectError, EventListener, QMPClient
+from typing import TYPE_CHECKING
 
 from mulligan.drivers.bubblewrap import orphans, preflight, seccomp
 from mulligan.drivers.bubblewrap.arguments import VmPlan
@@ -37,6 +36,9 @@ from mulligan.drivers.sentinel import Sentinel
 from mulligan.errors import ConfigError, ExecutionFailed
 from mulligan.models import VmLimit
 
+if TYPE_CHECKING:
+    from qemu.qmp import EventListener, QMPClient
+
 GUEST_UP_S = {"kvm": 10.0, "tcg": 60.0}
 PORT_OPEN = "VSERPORT_CHANGE"
 
@@ -59,6 +61,7 @@ class QemuDriver:
     capabilities = Capabilities(own_kernel=True, network=("none",), boot_cost="seconds")
 
     def __init__(self, guest: tuple[int, int], directory: Path) -> None:
+        tools.check_qmp()
         self._run_as = guest if os.geteuid() == 0 else None
         if self._run_as is not None:
             preflight.check_mapped(self._run_as)
@@ -184,6 +187,8 @@ class QemuDriver:
         self, spec: BootSpec, agent: socket.socket, console: Console, files: socket.socket
     ) -> tuple[Part, QMPClient]:
         """Starts QEMU, and returns when the guest has opened its port."""
+        from qemu.qmp import QMPClient  # noqa: PLC0415  (of an extra)
+
         with _pair() as (monitor, monitor_end):
             plan = QemuSpec(
                 kernel=self._image.kernel,
@@ -212,6 +217,8 @@ class QemuDriver:
         return qemu, client
 
     async def _await_guest(self, client: QMPClient, monitor: socket.socket, qemu: Part) -> None:
+        from qemu.qmp import EventListener  # noqa: PLC0415
+
         limit = GUEST_UP_S[self._accel]
         listener = EventListener([PORT_OPEN])
         client.register_listener(listener)
@@ -233,6 +240,8 @@ class QemuDriver:
         self, client: QMPClient, monitor: socket.socket, listener: EventListener
     ) -> bool:
         """Whether the guest has opened its port; false where there is no QEMU any more."""
+        from qemu.qmp import ConnectError  # noqa: PLC0415
+
         try:
             await client.connect(monitor)
         except ConnectError:

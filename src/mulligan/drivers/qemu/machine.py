@@ -8,14 +8,16 @@ import os
 import signal
 import socket
 from dataclasses import dataclass, field
-
-from qemu.qmp import QMPClient, QMPError
+from typing import TYPE_CHECKING
 
 from mulligan.drivers.bubblewrap.child import Init
 from mulligan.drivers.limits import Strain
 from mulligan.drivers.process import OwnedProcess
 from mulligan.drivers.qemu.console import Console
 from mulligan.errors import ExecutionFailed
+
+if TYPE_CHECKING:
+    from qemu.qmp import QMPClient
 
 STOP_TIMEOUT_S = 10.0
 
@@ -138,5 +140,7 @@ class QemuMachine:
 
 async def hang_up(monitor: QMPClient) -> None:
     """Lets go of the monitor of a QEMU that may be gone."""
+    from qemu.qmp import QMPError  # noqa: PLC0415  (of an extra)
+
     with contextlib.suppress(QMPError, OSError, EOFError):
         await monitor.disconnect()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import shutil
 from pathlib import Path
@@ -30,6 +31,24 @@ def find(bwrap: Path | None = None) -> Tools:
         virtiofsd=_found("virtiofsd", f"{INSTALL} (from 13 on: virtiofsd, too)"),
         setpriv=_found("setpriv", "Debian: apt-get install util-linux"),
     )
+
+
+def check_qmp() -> None:
+    """Refuses where what speaks with QEMU's monitor is not installed.
+
+    Raises:
+        ConfigError: it is not.
+    """
+    try:
+        known = importlib.util.find_spec("qemu.qmp")
+    except ModuleNotFoundError:  # nor is the package it is in
+        known = None
+    if known is None:
+        raise ConfigError(
+            "microVMs need qemu.qmp, which is not installed",
+            field="driver",
+            remedy="pip install '.[microvm]' where Mulligan's source is",
+        )
 
 
 def _found(name: str, remedy: str) -> Path:
