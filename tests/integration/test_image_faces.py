@@ -254,6 +254,8 @@ def test_uploads_that_end_early_or_are_too_much_leave_nothing(
             answer = await client.put("/api/images/small", content=too_much())
             assert answer.status_code == 413
             assert answer.json()["field"] == "images.max_mb"
+            nothing = await client.put("/api/images/small")
+            assert (nothing.status_code, nothing.json()["field"]) == (400, "body")
             with pytest.raises(ConnectionError):
                 await client.put("/api/images/small", content=broken())
 

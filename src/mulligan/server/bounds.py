@@ -19,6 +19,8 @@ from mulligan.engine.requests.validation import (
 )
 from mulligan.engine.vms.limits import LEAST
 from mulligan.engine.vms.limits import MOST as MOST_OF_A_VM
+from mulligan.images.debian import MOST_PACKAGES, SUITE
+from mulligan.images.store import NAME
 from mulligan.languages import ALIASES, LANGUAGES
 from mulligan.network.injection import MOST_HOSTS
 
@@ -43,6 +45,11 @@ BOUNDS: dict[str, dict[str, Json]] = {
     "WarmRequest": {
         "language": {"enum": sorted({*LANGUAGES, *ALIASES})},
         "requirements": {"minItems": 1, "maxItems": 100},
+    },
+    "ImageBuildRequest": {
+        "name": {"pattern": f"^{NAME.pattern}$"},
+        "debian": {"pattern": f"^{SUITE.pattern}$"},
+        "packages": {"maxItems": MOST_PACKAGES},
     },
     "ParseExecuteRequest": {
         "agent_id": _AGENT,

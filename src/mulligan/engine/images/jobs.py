@@ -27,6 +27,7 @@ from mulligan.errors import (
     ImageNotFound,
     InternalError,
     TooManyRequests,
+    ValidationFailed,
     VmExecutionError,
 )
 from mulligan.images import debian
@@ -140,7 +141,7 @@ class ImageJobs:
             source: what it is, in words.
 
         Raises:
-            ValidationFailed: the name is none.
+            ValidationFailed: the name is none, or nothing came.
             FileTooLarge: it has more bytes than an image may.
             ConfigError: there is no room for it.
             TooManyRequests: so many wait already.
@@ -178,6 +179,8 @@ class ImageJobs:
                     await finished(file.write, held)
                     held = bytearray()
             await finished(file.write, held)
+        if received == 0:
+            raise ValidationFailed("there is no archive in the body", field="body")
 
     def _check_room(self) -> None:
         if self._closed:
