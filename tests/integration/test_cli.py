@@ -203,7 +203,7 @@ def last_outcome(data_dir: Path) -> str:
 
 
 def programs(server: Server, idle: set[int]) -> list[bytes]:
-    """What runs in a server's VMs that did not before, but for zygotes, which are renewed."""
+    """What runs in a server's VMs that did not before, but for zygotes and their spare children."""
     now = host.alive(host.descendants(server.pid) - idle)
     lines = [host.command_line(pid) for pid in now]
     return [line for line in lines if line and b"/run/mulligan/main.py" not in line]
@@ -217,13 +217,13 @@ def test_a_server_streams_and_an_interrupt_cancels_there() -> None:
         process = interruptible(path, "run", "-l", "bash", "-c", code)
         assert process.stdout is not None
         assert process.stdout.readline() == "started\n"  # while it runs
-        assert host.descendants(server.pid) - idle
+        assert host.wait_until(lambda: programs(server, idle))
         process.send_signal(signal.SIGINT)
         _, stderr = process.communicate(timeout=30)
         assert process.returncode == 130
         assert stderr == "e\ninterrupted: the execution was cancelled\n"
         assert last_outcome(path) == "cancelled"
-        assert host.wait_until(lambda: not host.alive(host.descendants(server.pid) - idle))
+        assert host.wait_until(lambda: not programs(server, idle)), programs(server, idle)
         process = interruptible(path, "run", "--json", "-l", "bash", "-c", "touch begun; sleep 300")
         begun = ("run", "-l", "bash", "-c", "test -e begun")
         assert host.wait_until(lambda: mulligan(path, *begun).returncode == 0, 60)
