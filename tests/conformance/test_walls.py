@@ -6,8 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from mulligan.guest.root import MASKED_DEVICES
-
 pytestmark = pytest.mark.anyio
 
 NAMESPACES = ("user", "pid", "mnt", "net", "ipc", "uts", "cgroup")
@@ -122,9 +120,7 @@ async def test_its_own_places_are_writable_and_private(machine, path: str) -> No
 async def test_devices_are_few(machine) -> None:
     devices = set((await machine.text("ls /dev")).split())
     allowed = {"null", "zero", "full", "random", "urandom", "tty", "pts", "ptmx", "shm", "fd"}
-    found = devices - allowed - {"stdin", "stdout", "stderr", "core", "console", "mqueue"}
-    assert {f"/dev/{name}" for name in found} <= set(MASKED_DEVICES)
-    assert await machine.text("".join(f"cat /dev/{n} 2>&- || ls -A /dev/{n};" for n in found)) == ""
+    assert devices <= allowed | {"stdin", "stdout", "stderr", "core", "console", "mqueue"}
 
 
 async def test_hostname_and_user_are_made_up(machine) -> None:
@@ -170,8 +166,6 @@ async def test_calls_that_would_change_the_walls_fail(machine, call: str) -> Non
 @pytest.mark.parametrize("entry", ["mem", "environ", "maps", "fd", "root", "cwd", "ns/mnt"])
 async def test_agent_and_zygote_cannot_be_looked_into(machine, pid: int, entry: str) -> None:
     """The same look at the program itself works, so it is the wall that refuses."""
-    if machine.driver.name == "gvisor" and entry == "ns/mnt":
-        pytest.skip("gVisor names anybody's namespaces; entering one is refused all the same")
     code = (
         f"import os\nENTRY, PID = {entry!r}, {pid}\n"
         "def look(pid):\n"

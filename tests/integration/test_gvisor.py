@@ -10,6 +10,7 @@ from typing import NoReturn
 import pytest
 
 from mulligan.drivers.gvisor import runsc
+from mulligan.drivers.gvisor.driver import GvisorDriver
 from mulligan.engine.engine import Engine
 from mulligan.errors import ConfigError, ExecutionFailed
 from mulligan.models import RollbackTo, VmCreateRequest, VmExecuteRequest
@@ -180,12 +181,34 @@ async def test_a_full_disk_is_met_and_got_over(data_dir: Path) -> None:
 
 
 @gvisor
-async def test_a_program_that_takes_all_memory_ends_the_vm_which_says_so(data_dir: Path) -> None:
+async def test_a_program_that_takes_too_much_memory_is_ended_and_its_vm_goes_on(
+    data_dir: Path,
+) -> None:
+    types = {"focal-optimized": VmType(memory_mb=96)}
+    async with Engine(settings(data_dir, driver="gvisor", vm_types=types)) as engine:
+        await engine.execute(request("kept = 1", "python", kernel="k"))
+        take = (
+            "import time\nheld = []\n"
+            "for _ in range(20):\n    held.append(b'x' * (8 << 20))\n    time.sleep(0.02)\n"
+            "print('through')"
+        )
+        taken = await engine.execute(request(take, "python"))
+        assert (taken.outcome, taken.stdout) == ("out_of_memory", "")
+        assert (await engine.execute(request("kept", "python", kernel="k"))).result == "1"
+
+
+@gvisor
+async def test_one_that_is_faster_than_its_agent_looks_ends_the_vm_which_says_so(
+    data_dir: Path, monkeypatch
+) -> None:
+    """Here the agent does not look at all."""
+    unwatched = {"open_files": 0, "cpu_seconds": 0, "processes": 0}
+    monkeypatch.setattr(GvisorDriver, "_limits_of_agent", lambda *_: unwatched)
     types = {"focal-optimized": VmType(memory_mb=64)}
     async with Engine(settings(data_dir, driver="gvisor", vm_types=types)) as engine:
         await engine.execute(request("echo x > kept"))
         (vm,) = engine.list_vms()
-        if vm.limits["memory_mb"].held_by == "none":
+        if vm.limits["memory_mb"].held_by == "watched":
             pytest.skip(f"nothing holds VMs to their memory here: {vm.limits['memory_mb'].reason}")
         take = "held = bytearray(1 << 30)\nfor at in range(0, 1 << 30, 4096): held[at] = 1"
         with pytest.raises(ExecutionFailed, match="its memory was used up"):

@@ -14,19 +14,28 @@ from typer.testing import CliRunner
 from mulligan import settings as settings_module
 from mulligan.cli.app import app
 from mulligan.drivers.bubblewrap import arguments, preflight, seccomp
+from mulligan.drivers.gvisor import runsc
 from mulligan.engine import engine as engine_module
+from mulligan.errors import ConfigError
 from mulligan.images.host import prepare
 from mulligan.selfcheck import report as reports
 from mulligan.selfcheck.inside.probing import PROBES
+from mulligan.selfcheck.kernels import OF_KERNELS
 from mulligan.selfcheck.places import USUAL
 from mulligan.selfcheck.run import FIRST, HELD, MODULES, probes, program, selfcheck
-from mulligan.selfcheck.verdicts import FAILED, GROUPS, PASSED, SKIPPED, Report
+from mulligan.selfcheck.verdicts import FAILED, GROUPS, PASSED, SKIPPED, Outcome, Report
 from support import host
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "security.md"
+LANGUAGES = {f"runtime.language_{name}" for name in ("javascript", "bash", "rust")}
 FEWEST = 100  # probes that tell a VM from none
 ORDINARY = 61500
+try:
+    runsc.find()
+    MISSING = None
+except ConfigError as missing:
+    MISSING = f"{missing.detail}: {missing.remedy}"
 ALLOW = bytes.fromhex("060000000000ff7f")  # BPF_RET | BPF_K, SECCOMP_RET_ALLOW
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(240)]
 
@@ -42,12 +51,15 @@ def planted_things() -> set[str]:
     }
 
 
-async def check(groups: tuple[str, ...] = (), *, control: bool = False) -> Report:
+async def check(
+    groups: tuple[str, ...] = (), *, control: bool = False, driver: str = "bubblewrap"
+) -> Report:
     """A run of its own, after which nothing is left."""
     before, things, env = host.descendants(os.getpid()), planted_things(), dict(os.environ)
     open_before = host.descriptors()
     with host.data_directory() as directory:
-        report = await selfcheck(settings_module.load(data_dir=directory), groups, control=control)
+        settings = settings_module.load(data_dir=directory, driver=driver)
+        report = await selfcheck(settings, groups, control=control)
         assert not list(directory.iterdir())
     assert not host.descendants(os.getpid()) - before
     assert not {each for each in planted_things() - things if not revoked(each)}
@@ -73,11 +85,31 @@ def states(report: Report, state: str) -> dict[str, str]:
 
 async def test_everything_passes(controlled: Report) -> None:
     assert states(controlled, FAILED) == {}
-    held = {"runtime.language_javascript", "runtime.language_bash", "runtime.language_rust", *HELD}
-    assert states(controlled, SKIPPED).keys() <= held
+    assert states(controlled, SKIPPED).keys() <= {*LANGUAGES, *HELD}
     assert controlled.good
     assert [each.id for each in controlled.verdicts] == [each.id for each in probes()]
     assert {each.group for each in controlled.verdicts} == set(GROUPS)
+
+
+async def test_every_probe_passes_in_gvisor_or_says_why_it_is_not_tried() -> None:
+    if MISSING is not None:
+        pytest.skip(MISSING)
+    report = await check(driver="gvisor")
+    assert states(report, FAILED) == {}
+    assert states(report, SKIPPED).keys() <= {*OF_KERNELS["gvisor"], *HELD, *LANGUAGES}
+    assert report.host["driver"] == "gvisor"
+
+
+async def test_drivers_side_by_side(controlled: Report) -> None:
+    """Only what differs is in it, each with what every driver did."""
+    first, *others = controlled.verdicts
+    changed = replace(first, vm=Outcome(SKIPPED, "no | such thing"))
+    other = Report((changed, *others), controlled.host | {"driver": "other"})
+    table = reports.side_by_side([controlled, other])
+    rows = [line for line in table.splitlines() if line.startswith("| `")]
+    assert len(rows) == 1
+    assert rows[0].endswith("| not tried: no \\| such thing |")
+    assert "| Network | 28 of 28 | 28 of 28 |" in table
 
 
 async def test_most_of_it_fails_without_a_vm(controlled: Report) -> None:

@@ -70,7 +70,7 @@ def test_it_shows_what_bubblewrap_shows_at_the_same_paths() -> None:
     }
     assert all(mounts[name]["source"] == name for name in binds)
     assert "size=67108864" in mounts["/dev/shm"]["options"]
-    assert {"ro", "nosuid"} <= set(mounts["/dev"]["options"])
+    assert {"nosuid", "noexec"} <= set(mounts["/dev"]["options"])  # the agent makes it read-only
     assert mounts[MOUNT_POINT]["type"] == "tmpfs"
     assert "/data/" not in json.dumps(config(PLAIN, (1024, 4096)))
 
@@ -243,13 +243,19 @@ def test_processes_are_counted_by_its_own_kernel_whatever_the_host_has() -> None
         held = holding(ASKED, groups)["max_processes"]
         assert (held.value, held.held_by) == (100, "rlimit")
     assert holding(NO_LIMITS, Groups())["max_processes"].held_by == "none"
-    assert by_agent(ASKED) == {"open_files": 64, "cpu_seconds": 9, "processes": 102}
+    assert by_agent(ASKED) == {
+        "open_files": 64,
+        "cpu_seconds": 9,
+        "processes": 102,
+        "memory": 512 << 20,
+        "memory_told": True,
+    }
 
 
 def test_memory_is_the_whole_vms() -> None:
     held = holding(ASKED, Groups())["memory_mb"]
     assert (held.value, held.held_by) == (512, "cgroup-v2")
     assert f"{OWN_MB} MiB" in held.reason
-    assert holding(ASKED, NoGroups())["memory_mb"].held_by == "none"
+    assert holding(ASKED, NoGroups())["memory_mb"].held_by == "watched"
     assert of_groups(ASKED) == replace(ASKED, memory_mb=512 + OWN_MB, max_processes=0)
     assert of_groups(NO_LIMITS) == NO_LIMITS

@@ -73,6 +73,15 @@ def test_priorities_are_ones_own(machine: str, name: str, process: int) -> None:
 
 
 @every_machine
+def test_no_priority_is_raised_above_the_usual(machine: str) -> None:
+    """As Linux has it for whoever has no rights; gVisor lets everybody."""
+    assert answer(machine, "setpriority", 0, 0, -1) == answer(machine, "setpriority", 0, OWN, -20)
+    assert answer(machine, "setpriority", 0, 0, -1) == ERRNO | errno.EACCES
+    for priority in (0, 1, 19):
+        assert answer(machine, "setpriority", 0, 0, priority) == ALLOW
+
+
+@every_machine
 def test_descriptors_signal_nobody_elses(machine: str) -> None:
     for owner in (AGENT, ZYGOTE, -AGENT, -ZYGOTE):
         assert answer(machine, "fcntl", 5, 8, owner) == EPERM

@@ -9,9 +9,20 @@ the driver's.
 
 from __future__ import annotations
 
-from errno import EPERM
+from errno import EACCES, EPERM
 
-from mulligan.guest.bpf import ALLOW, ARGUMENTS, NUMBER, but, give, if_equal, load, refuse, search
+from mulligan.guest.bpf import (
+    ALLOW,
+    ARGUMENTS,
+    NUMBER,
+    but,
+    give,
+    if_at_least,
+    if_equal,
+    load,
+    refuse,
+    search,
+)
 
 # name: (number on x86-64, number on aarch64)
 CALLS = {
@@ -56,6 +67,7 @@ BY_NUMBER = (
     "pidfd_open",
 )
 EVERYBODY = -1  # for kill(2)
+NEGATIVE = 1 << 31  # and more is a negative int
 # Who gets signals of a descriptor: fcntl's F_SETOWN and F_SETOWN_EX, and the ioctls FIOSETOWN and
 # SIOCSPGRP. What is behind a pointer no filter can see.
 F_SETOWN, F_SETOWN_EX = 8, 15
@@ -73,7 +85,7 @@ def program(machine: str, protected: tuple[int, ...]) -> bytes:
     codes = {name: [refuse(EPERM)] for name in AGENTS}
     codes |= {name: [load(ARGUMENTS[0]), *but(protected, EPERM)] for name in BY_NUMBER}
     codes["kill"] = [load(ARGUMENTS[0]), *but((*protected, EVERYBODY), EPERM)]
-    codes["setpriority"] = _priority(0, protected)
+    codes["setpriority"] = [*_not_above(), *_priority(0, protected)]
     codes["ioprio_set"] = _priority(1, protected)
     codes["ioctl"] = [load(ARGUMENTS[1]), *but((FIOSETOWN, SIOCSPGRP), EPERM)]
     codes["fcntl"] = _owner(protected)
@@ -98,6 +110,11 @@ def _priority(process: int, protected: tuple[int, ...]) -> list[bytes]:
         *own_group,
         refuse(EPERM),
     ]
+
+
+def _not_above() -> list[bytes]:
+    """Of setpriority(2): a priority above the usual, which gVisor would give anybody."""
+    return [load(ARGUMENTS[2]), if_at_least(NEGATIVE, otherwise=1), refuse(EACCES)]
 
 
 def _owner(protected: tuple[int, ...]) -> list[bytes]:

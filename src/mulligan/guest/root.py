@@ -9,10 +9,16 @@ Keeping a state is putting a new directory on top; going back is building anothe
 the VM moves to a new root, and no byte is copied.
 """
 
+from __future__ import annotations
+
 import os
 from errno import EBUSY, EINVAL
 
 from mulligan.guest import kernel
+
+TYPE_CHECKING = False  # importing typing for it would cost every VM milliseconds
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 # Where the agent has its own things, out of the way of any tree a toolchain may live in.
 BASE = "/.mulligan"
@@ -54,8 +60,10 @@ MASKED = (
     "/proc/timer_list",
     "/proc/vmallocinfo",
 )
-# Devices that gVisor adds to every VM, and that no program could do anything with.
-MASKED_DEVICES = ("/dev/char", "/dev/fuse", "/dev/net")
+# What gVisor adds to every /dev, and no program could do anything with.
+UNWANTED_DEVICES = ("char", "fuse", "net")
+# What gVisor shows of process 1 to anybody of its user, where Linux asks whether it is dumpable.
+OF_AGENT = ("fd", "fdinfo", "ns")
 # What is read there, and never to be written.
 READ_ONLY = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys")
 MOUNT_FLAGS = kernel.MS_NOSUID | kernel.MS_NODEV
@@ -68,13 +76,16 @@ class Roots:
 
     Args:
         binds: absolute paths shown read-only in every root where the agent has them.
+        veiled: asked for processes whose descriptors and namespaces programs shall not see; for
+            a kernel that shows them to anybody of the same user.
     """
 
-    def __init__(self, binds: list[str]) -> None:
+    def __init__(self, binds: list[str], veiled: Callable[[], set[int]] = set) -> None:
         kernel.unshare(kernel.CLONE_NEWNS)  # bubblewrap's belongs to a user above ours
         kernel.mount(None, "/", None, kernel.MS_REC | kernel.MS_PRIVATE)
         self._home = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
         self._binds = [*binds, "/proc", "/dev"]
+        self._veiled = veiled
         _mask()
 
     def assemble(self, layers: list[str], generation: str) -> int:
@@ -95,7 +106,9 @@ class Roots:
             for path in self._binds:
                 kernel.mount(path, MOUNT_POINT + path, None, kernel.MS_BIND | kernel.MS_REC)
             kernel.pivot_into(MOUNT_POINT)
-            return os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+            root = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+            _veil(self._veiled())
+            return root
         finally:
             self._return()
 
@@ -215,10 +228,10 @@ def _overlay(layers: list[str], top: str) -> None:
 
 def _mask() -> None:
     """Masks this mount namespace's /proc and /dev, which roots get as they are here."""
-    for path in (*MASKED, *MASKED_DEVICES):
+    _tidy_devices()
+    for path in MASKED:
         if os.path.isdir(path):
-            flags = MOUNT_FLAGS | kernel.MS_NOEXEC | kernel.MS_RDONLY
-            kernel.mount("tmpfs", path, "tmpfs", flags, "size=4k,nr_inodes=1,mode=555")
+            _cover(path)
         elif os.path.exists(path):
             kernel.mount("/dev/null", path, None, kernel.MS_BIND)
     for path in READ_ONLY:
@@ -226,3 +239,33 @@ def _mask() -> None:
             kernel.mount(path, path, None, kernel.MS_BIND)
             flags = kernel.MS_REMOUNT | kernel.MS_BIND | kernel.MS_RDONLY
             kernel.mount(None, path, None, flags | MOUNT_FLAGS | kernel.MS_NOEXEC)
+
+
+def _cover(path: str, mode: str = "555") -> None:
+    """Has nothing be in a directory, for those who may look by its mode."""
+    flags = MOUNT_FLAGS | kernel.MS_NOEXEC | kernel.MS_RDONLY
+    kernel.mount("tmpfs", path, "tmpfs", flags, f"size=4k,nr_inodes=1,mode={mode}")
+
+
+def _veil(pids: set[int]) -> None:
+    for pid in pids:
+        for name in OF_AGENT:
+            path = f"/proc/{pid}/{name}"
+            if os.path.isdir(path):
+                _cover(path, "0")
+
+
+def _tidy_devices() -> None:
+    """Takes away what is too much in a /dev of this VM's own, which is read-only from then on."""
+    unwanted = [f"/dev/{name}" for name in UNWANTED_DEVICES if os.path.lexists(f"/dev/{name}")]
+    if not unwanted:
+        return
+    for path in unwanted:
+        if os.path.isdir(path):
+            for name in os.listdir(path):
+                os.unlink(f"{path}/{name}")
+            os.rmdir(path)
+        else:
+            os.unlink(path)
+    flags = kernel.MS_REMOUNT | kernel.MS_BIND | kernel.MS_RDONLY | kernel.MS_NOSUID
+    kernel.mount(None, "/dev", None, flags | kernel.MS_NOEXEC)

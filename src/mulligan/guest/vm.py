@@ -87,11 +87,11 @@ class Vm:
             self.foreign = body.get("foreign", False)
             self._streams.holds = bool(body.get("mounts_apart"))
             own = {_mounts()}
-            self._roots = Roots(body["binds"])
+            self._roots = Roots(body["binds"], self._veiled if body.get("shows_agent") else set)
             own.add(_mounts())
             self.quota.ready(own)
-            if most := body["limits"].get("memory"):
-                self._watch_memory(most, own)
+            if body["limits"].get("memory"):
+                self._watch_memory(body["limits"], own)
             if body["generation"] is not None:
                 self._assemble(body)
         except OSError as error:
@@ -99,10 +99,21 @@ class Vm:
             return
         self._send(frames.READY, 0, {"pid": os.getpid(), "python": sys.version.split()[0]})
 
-    def _watch_memory(self, limit: int, own: set[int]) -> None:
-        from mulligan.guest.memory import Memory
+    def _veiled(self) -> set[int]:
+        return {os.getpid(), *self._starter.spared()}
 
-        self.memory = Memory(limit, self._running, lambda: processes.outside(own), self._send)
+    def _watch_memory(self, limits: dict[str, Any], own: set[int]) -> None:
+        def programs() -> list[int]:
+            return processes.outside(own)
+
+        if limits.get("memory_told"):
+            from mulligan.guest.toldmemory import ToldMemory
+
+            self.memory = ToldMemory(limits["memory"], self._running, programs, self._send)
+        else:
+            from mulligan.guest.memory import Memory
+
+            self.memory = Memory(limits["memory"], self._running, programs, self._send)
 
     def begin(self, start: dict[str, Any]) -> None:
         """A program is about to start, by that START frame."""

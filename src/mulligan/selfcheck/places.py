@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import sys
@@ -59,6 +60,9 @@ class Place(Protocol):
     ) -> Answer:
         """Runs a program to its end."""
 
+    def processes(self) -> list[int]:
+        """The processes of this host that programs are in, or as good as."""
+
 
 class VmPlace:
     """A VM for each ``agent``, by the engine's public way to execute."""
@@ -96,6 +100,11 @@ class VmPlace:
             said.truncated,
             printable(said.stdout),
         )
+
+    def processes(self) -> list[int]:
+        """See ``Place``."""
+        machines = [vm.machine for vm in self._engine.fleet.of(AGENT)]
+        return [pid for each in machines if each is not None for pid in below(each.pid)]
 
 
 class ControlPlace:
@@ -163,6 +172,10 @@ class ControlPlace:
             stdout.decode(errors="replace"),
         )
 
+    def processes(self) -> list[int]:
+        """See ``Place``: a child of ours has what we have."""
+        return [os.getpid()]
+
     def _interpreter(self, language: str) -> Path:
         if language == "python":
             return self._python
@@ -189,3 +202,27 @@ def _python_for(user: tuple[int, int] | None) -> Path:
         f"the control needs a Python that uid {user[0] if user else os.geteuid()} can reach",
         remedy="install one under /usr, or run without --control",
     )
+
+
+def below(pid: int) -> list[int]:
+    """The processes that are process 1 of a pid namespace, below one of ours, and all below them.
+
+    What is above them, such as bubblewrap itself, only waits.
+    """
+    children: dict[int, list[int]] = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with contextlib.suppress(OSError):
+                after = (entry / "stat").read_text().rpartition(")")[2].split()
+                children.setdefault(int(after[1]), []).append(int(entry.name))
+    found: list[int] = []
+    pending = [(pid, False)]
+    while pending:
+        each, within = pending.pop()
+        with contextlib.suppress(OSError):
+            own = (Path("/proc") / str(each) / "ns" / "pid").readlink()
+            within = within or own != Path("/proc/self/ns/pid").readlink()
+        if within:
+            found.append(each)
+        pending += [(child, within) for child in children.get(each, [])]
+    return found

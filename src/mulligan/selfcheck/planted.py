@@ -69,6 +69,8 @@ def plant(user: tuple[int, int] | None, data_dir: Path) -> Iterator[Planted]:
             "digest": hashlib.sha256(planted.secret.encode()).hexdigest(),
             "data_dir": str(data_dir),
             "hostname": os.uname().nodename,
+            "kernel": " ".join(os.uname()[2:4]),
+            "own_kernel": False,
             "environment": [VARIABLE],
             "namespaces": {
                 each: str(Path(f"/proc/self/ns/{each}").readlink()) for each in NAMESPACES

@@ -132,3 +132,34 @@ def markdown(report: Report) -> str:
             cells = [each.tried, each.must, each.vm.happened, each.vm.state, _without(each)]
             lines.append(f"| `{each.id}` | {' | '.join(map(_cell, cells))} |")
     return "\n".join(lines) + "\n"
+
+
+def side_by_side(reports: list[Report]) -> str:
+    """Reports of several drivers as tables: how many passed, and each probe that differs.
+
+    Args:
+        reports: of the same probes, the first one that the others are held against.
+    """
+    names = [each.host["driver"] for each in reports]
+    lines = [f"- {name}: {summary(each)}." for name, each in zip(names, reports, strict=True)]
+    head = [f"`{name}`" for name in names]
+    lines += ["", f"| passed | {' | '.join(head)} |", "| --- |" + " --- |" * len(names)]
+    for group in GROUPS:
+        cells = []
+        for report in reports:
+            of_group = [each for each in report.verdicts if each.group == group]
+            passed = sum(each.vm.state == PASSED for each in of_group)
+            cells.append(f"{passed} of {len(of_group)}")
+        lines.append(f"| {TITLES[group]} | {' | '.join(cells)} |")
+    lines += ["", f"| differs | {' | '.join(head)} |", "| --- |" + " --- |" * len(names)]
+    for row in zip(*(each.verdicts for each in reports), strict=True):
+        if len({(each.vm.state, each.vm.happened) for each in row}) > 1:
+            cells = [_cell(_in_short(each)) for each in row]
+            lines.append(f"| `{row[0].id}` | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _in_short(verdict: Verdict) -> str:
+    if verdict.vm.state == PASSED:
+        return verdict.vm.happened
+    return f"{'not tried' if verdict.vm.state == SKIPPED else 'FAILED'}: {verdict.vm.happened}"

@@ -18,11 +18,12 @@ from mulligan.errors import VmExecutionError
 from mulligan.images.store import store_of
 from mulligan.layers.directories import make_directory, remove_tree
 from mulligan.models import VmLimit
-from mulligan.selfcheck import output, remains, spies
+from mulligan.selfcheck import outer, output, remains, spies
 from mulligan.selfcheck.answers import ANSWERS, AnswerProbe, Asked, LeakedError, MissingError
 from mulligan.selfcheck.inside import files, kernel, namespaces, network, processes, runtime
 from mulligan.selfcheck.inside import resources as resource_probes
 from mulligan.selfcheck.inside.probing import MARK, PROBES, Probe, short
+from mulligan.selfcheck.kernels import OF_KERNELS
 from mulligan.selfcheck.places import AGENT, ControlPlace, Place, VmPlace, control_user
 from mulligan.selfcheck.planted import Planted, plant
 from mulligan.selfcheck.verdicts import FAILED, GROUPS, PASSED, SKIPPED, Outcome, Report, Verdict
@@ -34,12 +35,12 @@ MODULES = {
     each.__name__.removeprefix(f"{INSIDE}."): each
     for each in (kernel, namespaces, runtime, network, files, resource_probes, processes)
 }
-HOST_SIDE = (output, remains, spies)  # importing them registers their probes
+HOST_SIDE = (outer, output, remains, spies)  # importing them registers their probes
 NEEDS = {"kernel": ("processes",), "runtime": ("processes",)}  # what else a group's source asks for
 # Small enough for a probe to meet each limit in a moment, and large enough for every language.
 LIMITS: dict[str, int] = {
     "memory_mb": 384,
-    "max_processes": 64,
+    "max_processes": 40,
     "max_open_files": 256,
     "cpu_seconds": 60,
     "shm_mb": 16,
@@ -147,7 +148,9 @@ async def selfcheck(
         user = control_user((settings.guest_uid, settings.guest_gid))
         async with Engine(_configured(settings, directory, kind)) as engine:
             with plant(user, directory) as planted:
-                host = _host(engine.drivers.of_type(settings.default_vm_type).name)
+                driver = engine.drivers.of_type(settings.default_vm_type)
+                host = _host(driver.name)
+                planted.facts["own_kernel"] = driver.capabilities.own_kernel
                 in_vm = await _in_vm(engine, planted, wanted, on_verdict)
                 if control:
                     in_vm = await _with_control(planted, user, in_vm, engine)
@@ -210,6 +213,7 @@ async def _in_vm(
         if not of_group:
             continue
         skipped = _not_to_be_tried(of_group, held, walled=walled) | _of_the_image(of_group, engine)
+        skipped |= _of_the_kernel(of_group, engine)
         tried = [each for each in of_group if each.id not in skipped]
         outcomes = skipped | await _outcomes(asked, tried)
         for each in of_group:
@@ -251,6 +255,13 @@ def _of_the_image(of_group: list[AnyProbe], engine: Engine) -> dict[str, Outcome
         return {}
     skipped = Outcome(SKIPPED, "of the VM's own image, not of this host")
     return {each.id: skipped for each in of_group if each.id in OF_IMAGES}
+
+
+def _of_the_kernel(of_group: list[AnyProbe], engine: Engine) -> dict[str, Outcome]:
+    """Probes that ask of the host's kernel what a VM's own has no answer to."""
+    (vm,) = engine.fleet.of(AGENT)
+    why = OF_KERNELS.get(vm.driver.name, {})
+    return {each.id: Outcome(SKIPPED, why[each.id]) for each in of_group if each.id in why}
 
 
 async def _settle_neighbour(place: Place, planted: Planted) -> None:
@@ -296,6 +307,7 @@ async def _inside(place: Place, planted: Planted, wanted: list[Probe]) -> dict[s
     facts = planted.facts | {
         "limits": LIMITS,
         "outside": place.outside,
+        "own_kernel": planted.facts["own_kernel"] and not place.outside,
         "agent": planted.facts["target"][0] if place.outside else 1,
     }
     said = json.dumps({"facts": facts, "wanted": [each.id for each in wanted]})

@@ -138,6 +138,7 @@ class BubblewrapDriver:
     machine = BubblewrapMachine
     _also_shown: tuple[Path, ...] = ()
     _mounts_apart = False  # whether making a file system read-only does it to one mount alone
+    _shows_agent = False  # whether programs could see the agent's descriptors in /proc
 
     def __init__(self, guest: tuple[int, int], directory: Path) -> None:
         self._run_as = guest if os.geteuid() == 0 else None
@@ -241,6 +242,7 @@ class BubblewrapDriver:
             "variables": spec.image.variables,
             "foreign": spec.image.digest is not None,
             "mounts_apart": self._mounts_apart,
+            "shows_agent": self._shows_agent,
         }
         return self.machine(process, init, ours, boot_frame, groups, network)
 

@@ -27,8 +27,9 @@ X32 = 0x40000000
 # namespace; others, such as vsock, are not, or are old code nobody needs.
 AF_UNIX, AF_INET, AF_INET6, AF_NETLINK = 1, 2, 10, 16
 FAMILIES = (AF_UNIX, AF_INET, AF_INET6, AF_NETLINK)
-# ip, icmp, tcp, udp, icmp6: not SCTP, DCCP, MPTCP and whatever else a kernel would load for it.
-PROTOCOLS = (0, 1, 6, 17, 58)
+# ip, tcp, udp: not SCTP, DCCP, MPTCP and whatever else a kernel would load for it. Nor ICMP, which
+# Linux gives to no user of a VM anyway, and gVisor to everybody.
+PROTOCOLS = (0, 6, 17)
 STREAM, DATAGRAM, RAW = 1, 2, 3
 TYPES = (STREAM, DATAGRAM, RAW)
 TYPE_MASK = 0xF  # the rest are flags

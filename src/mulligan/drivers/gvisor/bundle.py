@@ -57,7 +57,7 @@ def _mounts(plan: VmPlan) -> list[dict[str, Any]]:
     shm = f"size={plan.shm_mb * MIB}"
     mounts = [
         _mount("/proc", "proc", "nosuid", "nodev", "noexec"),
-        _mount("/dev", "tmpfs", "nosuid", "noexec", "ro"),
+        _mount("/dev", "tmpfs", "nosuid", "noexec"),  # the agent tidies it, and makes it read-only
         _mount("/dev/pts", "devpts", "nosuid", "noexec"),
         _tmpfs("/dev/shm", "mode=1777", shm),  # noqa: S108  (the VM's own)
         *[_bind(path) for path in shown],

@@ -53,6 +53,7 @@ class GvisorDriver(BubblewrapDriver):
     capabilities = Capabilities(own_kernel=True, network=("none",), boot_cost="milliseconds")
     machine = GvisorMachine
     _mounts_apart = True
+    _shows_agent = True
 
     def __init__(self, guest: tuple[int, int], directory: Path, runsc: Runsc) -> None:
         super().__init__(guest, directory)

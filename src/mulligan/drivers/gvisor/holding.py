@@ -23,11 +23,11 @@ def holding(asked: Limits, groups: Cgroups) -> dict[str, VmLimit]:
     """What holds each limit, by the names of the fields of ``Limits``."""
     found = outer.holding(asked, groups)
     held = found["memory_mb"]
-    if held.held_by == "watched":  # by what the kernel tells, which gVisor's does not
-        why = groups.missing[outer.CONTROLLER["memory_mb"]]
-        found["memory_mb"] = VmLimit(value=held.value, held_by="none", reason=why)
-    elif held.held_by != "none":
-        why = f"of the whole VM, with {OWN_MB} MiB more for its own kernel"
+    if held.held_by not in ("none", "watched"):
+        why = (
+            f"of the whole VM, with {OWN_MB} MiB more for its own kernel; before that its agent, "
+            "which looks again and again, ends the largest program"
+        )
         found["memory_mb"] = held.model_copy(update={"reason": why})
     processes = unasked(asked.max_processes)
     if processes is None:
@@ -43,4 +43,6 @@ def by_agent(asked: Limits) -> dict[str, object]:
         "open_files": asked.max_open_files,
         "cpu_seconds": asked.cpu_seconds,
         "processes": asked.max_processes + OURS if asked.max_processes else 0,
+        "memory": asked.memory_mb * outer.MIB,
+        "memory_told": True,
     }

@@ -24,6 +24,7 @@ from mulligan.engine.vms.program import OutputCallback, Program, Running
 from mulligan.engine.vms.queues import queued
 from mulligan.engine.vms.quota import Bounds, bounded, check_room, note_sizes
 from mulligan.engine.vms.replies import ProgramResult
+from mulligan.engine.vms.shown import Shown
 from mulligan.engine.vms.store import Stores, VmRecord, VmState, new_id
 from mulligan.engine.vms.writing import Writing
 from mulligan.errors import ConfigError, ExecutionFailed, VmNotAvailable
@@ -35,7 +36,7 @@ log = get_logger()
 Prepare = Callable[[], Awaitable[Program | None]]
 
 
-class Vm:
+class Vm(Shown):
     """A VM that boots when it is needed and can be stopped at any time.
 
     What holds under concurrency: one boot at a time; any number of executions beside each other;
@@ -91,40 +92,6 @@ class Vm:
         self.cancelled_for: dict[str, str] = {}
         self.terminals: set[str] = set()  # those of ``running`` that mostly wait for keys
         self._closed = False
-
-    @property
-    def status(self) -> str:
-        """ "stopped", "booting", "ready" (nothing runs), "running" or "hibernated"."""
-        if self._connection is not None:
-            return "running" if self._executing else "ready"
-        if self.life.booting:
-            return "booting"
-        return "hibernated" if self.life.hibernated else "stopped"
-
-    @property
-    def busy(self) -> bool:
-        """Whether an execution runs."""
-        return self._executing > 0
-
-    @property
-    def held(self) -> bool:
-        """Whether somebody holds it ``steady``."""
-        return self._lock.locked()
-
-    @property
-    def running(self) -> list[str]:
-        """The ids of the executions that were started and have not ended."""
-        return list(self._running)
-
-    @property
-    def is_beginning(self) -> bool:
-        """Whether executions are about to start."""
-        return bool(self._beginnings)
-
-    @property
-    def connection(self) -> AgentConnection | None:
-        """The stream to the agent, while the VM is up."""
-        return self._connection
 
     def instance(self) -> VmInstance:
         """The VM as its users see it."""

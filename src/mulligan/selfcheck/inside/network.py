@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import socket
 from typing import Any
 
@@ -50,12 +51,19 @@ def _register_nowhere() -> None:
 
 
 def _connected(asking: socket.socket, address: str) -> str:
+    """Where from it would go; refused, too, where that is loopback: it would come back.
+
+    gVisor's loopback takes every address there is no other way to.
+    """
     host, _, scope = address.partition("%")
     end: tuple[Any, ...] = (host, 9)
     if asking.family == V6:
         end = (host, 9, 0, int(scope or 0))
     asking.connect(end)
-    return f"from {asking.getsockname()[0]}"
+    source = asking.getsockname()[0]
+    if ipaddress.ip_address(source.partition("%")[0]).is_loopback:
+        raise OSError(f"to itself alone, from {source}")
+    return f"from {source}"
 
 
 _register_nowhere()

@@ -269,7 +269,10 @@ def _register_tables() -> None:
     for kind in ("shm", "sem", "msg"):
 
         def run(kind: str = kind) -> Seen:
-            lines = text(f"/proc/sysvipc/{kind}").splitlines()[1:]
+            try:
+                lines = text(f"/proc/sysvipc/{kind}").splitlines()[1:]
+            except FileNotFoundError:
+                return True, "no such list"
             key = str(told["ipc"]["key"])
             return empty([line for line in lines if line.split()[0] == key])
 
