@@ -206,7 +206,7 @@ async def test_a_driver_without_a_network_namespace(monkeypatch) -> None:
             assert each.vm.happened.startswith("not tried: "), each
     assert not report.good
     rest = {name for name in failed if not name.startswith(("network.", "resources."))}
-    assert rest == {"namespaces.net"}
+    assert rest == {"namespaces.net", "namespaces.around"}
 
 
 @pytest.mark.long
@@ -217,6 +217,7 @@ async def test_a_driver_without_an_ipc_namespace(monkeypatch) -> None:
     kinds = {"shared_memory", "semaphores", "messages", "list_shm", "list_sem", "list_msg"}
     assert failed.keys() >= {"namespaces.ipc", *(f"processes.{kind}" for kind in kinds)}
     assert failed.keys() <= {
+        "namespaces.around",
         "namespaces.ipc",
         "processes.posix_queue",
         *(f"processes.{kind}" for kind in kinds),
