@@ -64,6 +64,9 @@ class BootSpec:
         network: whether its programs get a socket to a proxy on the host; they have no other way
             out, in either case.
         environment: for all programs, beyond the image's.
+        memory: directory of the VM's own for ``Machine.keep_memory``; None: it cannot.
+        resumes: what in there the VM goes on from, with its agent and all processes as they were,
+            on the disk it had then; None: it boots.
         files: by their absolute path in the VM, where the image has a file: files of the host that
             are shown there instead, read-only.
     """
@@ -78,6 +81,8 @@ class BootSpec:
     network: bool = False
     environment: Mapping[str, str] = field(default_factory=dict)
     files: Mapping[str, Path] = field(default_factory=dict)
+    memory: Path | None = None
+    resumes: str | None = None
 
 
 class Machine(Protocol):
@@ -121,6 +126,19 @@ class Machine(Protocol):
 
     async def wait(self) -> int:
         """Waits for the end of the VM and returns its exit status."""
+
+    async def keep_memory(self, name: str) -> None:
+        """Keeps what all its processes are; they go on.
+
+        Nothing is to be on its way between the agent and the host meanwhile.
+
+        Args:
+            name: of a directory in ``BootSpec.memory`` to be, for ``BootSpec.resumes``. Where it
+                fails there may be something of it.
+
+        Raises:
+            ExecutionFailed: it could not be kept.
+        """
 
     def cause(self) -> str | None:
         """Why the VM ended by itself, where the host knows."""

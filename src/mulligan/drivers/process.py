@@ -44,11 +44,17 @@ class OwnedProcess:
     Args:
         arguments: argument vector.
         run_as: user and group it is of, and of no other group; None: the server's.
+        stdin: a descriptor it has as standard input; else there is none.
         options: passed to ``subprocess.Popen``. It gets a session of its own.
     """
 
     def __init__(
-        self, arguments: Sequence[str], *, run_as: tuple[int, int] | None = None, **options: Any
+        self,
+        arguments: Sequence[str],
+        *,
+        run_as: tuple[int, int] | None = None,
+        stdin: int = subprocess.DEVNULL,
+        **options: Any,
     ) -> None:
         if run_as is not None:
             arguments, options = _of_user(*run_as, arguments, options)
@@ -59,7 +65,7 @@ class OwnedProcess:
         try:
             self._process = subprocess.Popen(
                 arguments,
-                stdin=subprocess.DEVNULL,
+                stdin=stdin,
                 stdout=subprocess.DEVNULL,
                 stderr=self._stderr,
                 start_new_session=True,

@@ -20,7 +20,7 @@ def main(
     """Runs the agent.
 
     Args:
-        descriptor: inherited, of its connection to the host.
+        descriptor: inherited, of its connection to the host; 0 where that is standard input.
         own: inherited, the entries of the control groups it is to be in: whoever writes 0 to one
             is in the group. None where the host has no groups.
         programs: those of the groups everything else in the VM is to be in.
@@ -34,6 +34,8 @@ def main(
         with open(walls, "rb") as file:
             install_filter(file.read())
     _reset_signals()
+    if descriptor == 0:
+        descriptor = _from_stdin()
     for inherited in (descriptor, *own, *programs, *([] if network is None else [network])):
         os.set_inheritable(inherited, False)
     env = dict(os.environ)
@@ -53,6 +55,15 @@ def main(
         hand_over(network)
         owners = Owners()
     Agent(descriptor, Zygote(*zygote), env, own, programs, owners).run()
+
+
+def _from_stdin() -> int:
+    """Another number for standard input, which is empty from then on, as programs expect it."""
+    moved = os.dup(0)
+    nothing = os.open(os.devnull, os.O_RDWR)
+    os.dup2(nothing, 0)
+    os.close(nothing)
+    return moved
 
 
 def _reset_signals() -> None:

@@ -78,8 +78,12 @@ class Vm:
     def boot(self, body: dict[str, Any]) -> None:
         """Makes the VM ready for programs, and says so.
 
-        Without a generation it is a VM for jobs alone, and has no root for programs.
+        Without a generation it is a VM for jobs alone, and has no root for programs. One that is
+        ready already is one that goes on from memory that was kept, and says that it does.
         """
+        if self._roots is not None:
+            self._ready()
+            return
         try:
             launch.join(self._groups)
             self._starter.hold_to(body["limits"])
@@ -97,6 +101,9 @@ class Vm:
         except OSError as error:
             self._send(frames.FATAL, 0, {"message": str(error)})
             return
+        self._ready()
+
+    def _ready(self) -> None:
         self._send(frames.READY, 0, {"pid": os.getpid(), "python": sys.version.split()[0]})
 
     def _veiled(self) -> set[int]:

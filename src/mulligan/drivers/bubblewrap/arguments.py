@@ -44,6 +44,7 @@ class VmPlan:
             /root; a first bubblewrap, still with the server's rights, shows them under ``stage``.
         stage: an existing, empty directory for that.
         setpriv: the setpriv executable; needed with ``staged``.
+        memory, resumes: as in ``BootSpec``; for drivers that build upon this one.
     """
 
     bwrap: Path
@@ -69,6 +70,8 @@ class VmPlan:
     stage: Path | None = None
     setpriv: Path | None = None
     shares: tuple[tuple[Path, str], ...] = ()
+    memory: Path | None = None
+    resumes: str | None = None
 
 
 def command(plan: VmPlan) -> list[str]:

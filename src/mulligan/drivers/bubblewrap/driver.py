@@ -75,6 +75,10 @@ class BubblewrapMachine:
         """See ``Machine``."""
         return await self._process.wait()
 
+    async def keep_memory(self, name: str) -> None:  # noqa: ARG002
+        """See ``Machine``."""
+        raise ExecutionFailed("the memory of VMs of this driver cannot be kept")
+
     def cause(self) -> str | None:
         """See ``Machine``. The host's kernel ends programs, not the VM."""
         return None
@@ -251,7 +255,7 @@ class BubblewrapDriver:
 
     def _start(self, plan: VmPlan) -> tuple[OwnedProcess, int]:
         """Starts what becomes the VM, and a descriptor by which it is let go on, if it waits."""
-        handed = [plan.seccomp, *plan.own_groups, *plan.program_groups]
+        handed = [plan.descriptor, plan.seccomp, *plan.own_groups, *plan.program_groups]
         return self._spawn(plan, command(plan), handed), NONE
 
     def _admit(self, init: Init, groups: VmGroups | None, gate: int) -> None:
@@ -260,14 +264,17 @@ class BubblewrapDriver:
         if groups is not None:
             groups.entered()
 
-    def _spawn(self, plan: VmPlan, arguments: list[str], handed: list[int]) -> OwnedProcess:
+    def _spawn(
+        self, plan: VmPlan, arguments: list[str], handed: list[int], **more: int
+    ) -> OwnedProcess:
         network = [] if plan.network is None else [plan.network]
         return OwnedProcess(
             arguments,
-            pass_fds=[plan.descriptor, plan.info, *handed, *network],
+            pass_fds=[plan.info, *handed, *network],
             run_as=None if plan.staged else self._run_as,
             env={},
             cwd="/",
+            **more,
         )
 
     def _plan(
@@ -315,6 +322,8 @@ class BubblewrapDriver:
             stage=self._stage if staged else None,
             setpriv=setpriv,
             shares=spec.shares,
+            memory=spec.memory,
+            resumes=spec.resumes,
         )
 
     def _can_reach(self, path: Path) -> bool:

@@ -19,6 +19,7 @@ RUNSC = f"{BASE}/runsc"
 BUNDLE = f"{BASE}/bundle"
 STATE = f"{BASE}/state"
 CONTAINER = "vm"
+MEMORY = f"{BASE}/memory"
 # What runsc needs in the user namespace bubblewrap made, to make its sandbox in it and to look
 # after files as the agent of a bubblewrap VM does. None of it counts outside of that namespace.
 CAPABILITIES = (
@@ -50,6 +51,8 @@ class RunscPlan:
         flags: further ones, for all of its commands.
         config: number of the inherited descriptor of ``config.json``.
         gate: number of an inherited descriptor; nothing starts before something is read from it.
+        memory: host directory of the VM's memory, where it is kept.
+        resumes: what is kept there that the VM goes on from; None: it boots.
     """
 
     runsc: Path
@@ -57,6 +60,8 @@ class RunscPlan:
     flags: tuple[str, ...]
     config: int
     gate: int
+    memory: Path | None = None
+    resumes: str | None = None
 
 
 def command(plan: VmPlan, inner: RunscPlan) -> list[str]:
@@ -68,6 +73,8 @@ def command(plan: VmPlan, inner: RunscPlan) -> list[str]:
     arguments += ["--tmpfs", BASE, "--dir", BUNDLE, "--dir", STATE, "--dir", ROOTFS]
     for target, link in plan.symlinks:
         arguments += ["--symlink", target, f"{ROOTFS}{link}"]
+    if inner.memory is not None:
+        arguments += ["--bind", str(inner.memory), MEMORY]
     if inner.platform == "kvm":
         arguments += ["--dev-bind", "/dev/kvm", "/dev/kvm"]
     arguments += [
@@ -79,8 +86,14 @@ def command(plan: VmPlan, inner: RunscPlan) -> list[str]:
         "--info-fd", str(plan.info),
         "--block-fd", str(inner.gate),
         "--",
-        RUNSC, "--root", STATE, f"--platform={inner.platform}", *FLAGS, *inner.flags,
-        "run", "--bundle", BUNDLE, "--pass-fd", f"{plan.descriptor}:{plan.descriptor}",
-        CONTAINER,
+        *runsc(inner),
     ]  # fmt: skip
-    return arguments
+    how = ["run"]
+    if inner.resumes is not None:
+        how = ["restore", "--image-path", f"{MEMORY}/{inner.resumes}"]
+    return [*arguments, *how, "--bundle", BUNDLE, CONTAINER]
+
+
+def runsc(inner: RunscPlan) -> list[str]:
+    """How runsc is called in the VM's namespaces, up to its command."""
+    return [RUNSC, "--root", STATE, f"--platform={inner.platform}", *FLAGS, *inner.flags]

@@ -22,6 +22,9 @@ CAPABILITY_SETS = ("bounding", "effective", "permitted", "inheritable", "ambient
 # No network namespace is shared and none is entered: with --network=none there is only loopback.
 NAMESPACES = ("pid", "network", "ipc", "uts", "mount")
 MOST_DESCRIPTORS = 1 << 20
+# The agent's connection is standard input: of all descriptors that are handed in, only those three
+# have the same number again when a VM is restored (runsc/boot/loader.go, startingStdioFD).
+CONNECTION = 0
 
 
 def config(plan: VmPlan, descriptors: tuple[int, int]) -> dict[str, Any]:
@@ -33,7 +36,7 @@ def config(plan: VmPlan, descriptors: tuple[int, int]) -> dict[str, Any]:
     """
     unlimited = [number if number >= 0 else MOST_DESCRIPTORS for number in descriptors]
     soft, hard = (min(number, MOST_DESCRIPTORS) for number in unlimited)
-    start = AGENT_START % ((plan.descriptor, [], [], plan.network, WALLS),)
+    start = AGENT_START % ((CONNECTION, [], [], plan.network, WALLS),)
     return {
         "ociVersion": SPEC_VERSION,
         "process": {

@@ -15,6 +15,7 @@ from mulligan.drivers.cgroups.values import PROGRAMS
 from mulligan.drivers.gvisor import holding
 from mulligan.drivers.gvisor.arguments import RunscPlan, command
 from mulligan.drivers.gvisor.bundle import config
+from mulligan.drivers.gvisor.checkpoints import Checkpoints
 from mulligan.drivers.gvisor.runsc import Runsc
 from mulligan.drivers.interface import BootSpec, Capabilities
 from mulligan.drivers.limits import Limits
@@ -25,6 +26,19 @@ from mulligan.models import VmLimit
 
 class GvisorMachine(BubblewrapMachine):
     """A VM made by runsc in bubblewrap's namespaces."""
+
+    checkpoints: Checkpoints | None = None
+
+    async def keep_memory(self, name: str) -> None:
+        """See ``Machine``."""
+        if self.checkpoints is None:
+            raise ExecutionFailed("the memory of this VM is not to be kept")
+        await self.checkpoints.keep(name)
+
+    @property
+    def init(self) -> int:
+        """The number of the VM's process 1 on the host."""
+        return self._init_pid
 
     def cause(self) -> str | None:
         """See ``Machine``. The limit is around gVisor's own kernel, too, which has no victims."""
@@ -50,7 +64,12 @@ class GvisorDriver(BubblewrapDriver):
     """
 
     name = "gvisor"
-    capabilities = Capabilities(own_kernel=True, network=("none",), boot_cost="milliseconds")
+    capabilities = Capabilities(
+        own_kernel=True,
+        network=("none",),
+        boot_cost="milliseconds",
+        memory_across_restart=True,
+    )
     machine = GvisorMachine
     _mounts_apart = True
     _shows_agent = True
@@ -80,7 +99,13 @@ class GvisorDriver(BubblewrapDriver):
                 field="vm_types.*.network",
                 remedy='set network of the VM type to "none", or its driver to "bubblewrap"',
             )
-        return await super().boot(spec)
+        machine = await super().boot(spec)
+        assert isinstance(machine, GvisorMachine)
+        if spec.memory is not None:
+            known = self._runsc
+            inner = RunscPlan(known.path, known.platform, known.flags, -1, -1, spec.memory)
+            machine.checkpoints = Checkpoints(inner, machine.init, self._run_as)
+        return machine
 
     def _create_groups(self, spec: BootSpec) -> VmGroups | None:
         return self._groups.create(spec.vm_id, holding.of_groups(spec.limits))
@@ -95,9 +120,18 @@ class GvisorDriver(BubblewrapDriver):
         try:
             os.write(written, json.dumps(described).encode())
             os.lseek(written, 0, os.SEEK_SET)
-            shown = reached(plan, self._runsc.path)
-            inner = RunscPlan(shown, self._runsc.platform, self._runsc.flags, written, gate)
-            return self._spawn(plan, command(plan, inner), [written, gate, plan.seccomp]), opener
+            inner = RunscPlan(
+                reached(plan, self._runsc.path),
+                self._runsc.platform,
+                self._runsc.flags,
+                written,
+                gate,
+                plan.memory,
+                plan.resumes,
+            )
+            handed = [written, gate, plan.seccomp]
+            connection = plan.descriptor
+            return self._spawn(plan, command(plan, inner), handed, stdin=connection), opener
         except BaseException:
             os.close(opener)
             raise

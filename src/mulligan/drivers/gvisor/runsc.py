@@ -61,7 +61,8 @@ def find() -> Runsc:
     platforms = _ask(path, "help", "platforms").split()
     if "pass-fd" not in flags_of(_ask(path, "help", "run")):
         raise ConfigError(
-            f"{path} ({version}) cannot hand a VM its connection: its command run has no --pass-fd",
+            f"{path} ({version}) is too old: its command run has no --pass-fd, and the mount "
+            "namespaces that came before that are what VMs need",
             remedy=REMEDY,
         )
     platform = next((each for each in PLATFORMS if each in platforms), None)

@@ -99,6 +99,10 @@ class QemuMachine:
         """See ``Machine``."""
         return await self._qemu.process.wait()
 
+    async def keep_memory(self, name: str) -> None:  # noqa: ARG002
+        """See ``Machine``."""
+        raise ExecutionFailed("the memory of VMs of this driver cannot be kept")
+
     def cause(self) -> str | None:
         """See ``Machine``. The guest's kernel ends programs, not the VM."""
         return None
