@@ -121,6 +121,7 @@ class Drivers:
             wanted: str = kind.driver or self._settings.driver
             if wanted == AUTO:
                 wanted = await self._strongest(kind, image)
+                self._can_after_all(name, kind, wanted)
                 log.info("driver_chosen", vm_type=name, driver=wanted)
             else:
                 self._named(name, kind, wanted)
@@ -166,12 +167,31 @@ class Drivers:
                 field=f"vm_types.{vm_type}.image",
                 remedy=f'set it to "{HOST}", or {field} to "{EMBEDDED}"',
             )
+        if kind.keep_memory and not made.capabilities.memory_across_restart:
+            able = [name for name in CAPABILITIES if CAPABILITIES[name].memory_across_restart]
+            raise ConfigError(
+                f"VMs of type {vm_type} are to be made by {driver}, {missing}",
+                field=f"vm_types.{vm_type}.keep_memory",
+                remedy=f"set it to false, or {field} to one of {', '.join(able)}",
+            )
         if missing is not None:
             raise ConfigError(
                 f"VMs of type {vm_type} are to be made by {driver}, {missing}",
                 field=f"vm_types.{vm_type}.network",
                 remedy=f"set it to one of {', '.join(made.capabilities.network)}, or {field} to "
                 f'"{AUTO}"',
+            )
+
+    def _can_after_all(self, vm_type: str, kind: VmType, driver: str) -> None:
+        """Makes sure that what is left does what a type asks for."""
+        missing = lacking(CAPABILITIES[driver], kind)
+        if missing is not None:
+            why = "; ".join(f"{name}: {error.detail}" for name, error in self.reasons.items())
+            raise ConfigError(
+                f"VMs of type {vm_type} can be made by {driver} alone on this host, {missing}"
+                f"{f' ({why})' if why else ''}",
+                field=f"vm_types.{vm_type}.keep_memory",
+                remedy="set it to false, or make the driver work that can: docs/drivers.md",
             )
 
     async def _strongest(self, kind: VmType, image: HostImage) -> str:
@@ -205,6 +225,8 @@ def lacking(capabilities: Capabilities, kind: VmType) -> str | None:
         return f'which has no network "{kind.network}"'
     if kind.image != HOST and not capabilities.images:
         return "which makes VMs of the host's image alone"
+    if kind.keep_memory and not capabilities.memory_across_restart:
+        return "which keeps no memory over a restart of the server"
     return None
 
 

@@ -21,6 +21,7 @@ from mulligan.engine.pool.slots import Slots
 from mulligan.engine.pool.spares import Spare, Spares, cores
 from mulligan.engine.requests.allowance import Allowance
 from mulligan.engine.requests.validation import check_network, check_vm_type
+from mulligan.engine.vms.kept import KeptMemory
 from mulligan.engine.vms.limits import at_most, check_asked, limits_of, with_others
 from mulligan.engine.vms.networks import Networks
 from mulligan.engine.vms.quota import bounds_of
@@ -304,6 +305,8 @@ class Fleet:
         )
         known = self._settings.vm_types.get(record.vm_type)
         if known is not None:
+            if known.keep_memory and driver.capabilities.memory_across_restart:
+                vm.kept = KeptMemory(vm)
             vm.life.wear = (known.recycle_after_executions, known.recycle_after_hours)
         return vm
 

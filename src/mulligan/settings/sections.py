@@ -33,6 +33,9 @@ class VmType(BaseModel):
     whoever comes next. After so many executions, or hours up, a VM's processes are renewed as soon
     as it is idle; 0: never. See docs/pool.md.
 
+    With ``keep_memory`` its kernels and what runs in the background outlive the server, where the
+    driver can: docs/drivers.md.
+
     With ``allow_builds`` code of packages may run, in a builder, to make what is asked for. With
     ``network`` "allowlist" its programs reach the hosts of ``allow`` through a proxy, which puts
     ``secrets`` in; see docs/network.md.
@@ -53,6 +56,7 @@ class VmType(BaseModel):
     warm: int = Field(default=0, ge=0, le=4096)
     recycle_after_executions: int = Field(default=0, ge=0)
     recycle_after_hours: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+    keep_memory: bool = False
     allow_builds: bool = False
     network: NetworkMode = "none"
     allow: list[str] = Field(default_factory=list, max_length=MOST_ENTRIES)

@@ -104,6 +104,9 @@ class Conversations:
                 check_room(vm.bounds)
             kept = await self._keep(vm)
         connection = await vm.up()
+        if changes and vm.kept is not None:
+            vm.kept.void()
+            vm.kept.soon()
         running = connection.start(bounded(program_for(self._python, *call), vm), None, Conversing)
         assert isinstance(running, Conversing)
         transfer = Transfer(

@@ -86,4 +86,6 @@ async def recycle(vm: Vm) -> bool:
         up_seconds=round(time.monotonic() - vm.life.booted_at),
     )
     await vm.down()
+    if vm.kept is not None:
+        vm.kept.void()
     return True

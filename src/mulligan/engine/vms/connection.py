@@ -109,6 +109,15 @@ class AgentConnection(Questions, asyncio.Protocol):
         if self._lost is not None:
             raise ExecutionFailed(f"the VM could not boot: {self._lost}")
 
+    @property
+    def channel(self) -> int:
+        """The last number it gave an execution."""
+        return self._last_channel
+
+    def go_on_from(self, channel: int) -> None:
+        """Its agent has heard of executions up to that number, from another connection."""
+        self._last_channel = self._highest_channel = channel
+
     def give_up(self, why: str) -> None:
         """Ends the connection; every execution still running fails with ``why``."""
         if self._lost is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from mulligan.layers.stacks import DamagedLayer
@@ -28,7 +29,9 @@ def instance_of(vm: Vm) -> VmInstance:
         allow=None if vm.network is None else vm.network.policy.shown(),
         disk_bytes=_disk_bytes(vm),
         limits=vm.limits or None,
-        capabilities=vm.driver.capabilities.shown(),
+        capabilities=replace(
+            vm.driver.capabilities, memory_across_restart=vm.kept is not None
+        ).shown(),
     )
 
 

@@ -343,10 +343,14 @@ class Stores:
     vms: VmStore
     layers: LayerStore
 
-    def prepared(self, record: VmRecord, state: VmState) -> list[str]:
-        """The trees a VM is about to boot on, newest first; its scratch directory is made anew."""
+    def prepared(self, record: VmRecord, state: VmState, *, renew: bool = True) -> list[str]:
+        """The trees a VM is about to boot on, newest first.
+
+        Its scratch directory is made anew, unless it goes on with the overlay it had.
+        """
         self.layers.check_image(record.agent_id, state.base, record.image)
-        self.vms.renew_work(record.id, state.generation)
+        if renew:
+            self.vms.renew_work(record.id, state.generation)
         with self.layers.held(record.agent_id) as stack_of:
             return stack_of(state.base)
 

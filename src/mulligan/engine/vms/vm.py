@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from datetime import datetime
 from weakref import WeakValueDictionary
 
@@ -17,6 +18,7 @@ from mulligan.engine.vms.background import Background
 from mulligan.engine.vms.connection import AgentConnection
 from mulligan.engine.vms.endings import Endings
 from mulligan.engine.vms.instances import instance_of
+from mulligan.engine.vms.kept import KeptMemory
 from mulligan.engine.vms.kernels import Kernels
 from mulligan.engine.vms.limits import meter, strained
 from mulligan.engine.vms.network import VmNetwork
@@ -92,6 +94,7 @@ class Vm(Shown):
         self.cancelled_for: dict[str, str] = {}
         self.terminals: set[str] = set()  # those of ``running`` that mostly wait for keys
         self._closed = False
+        self.kept: KeptMemory | None = None  # where its type wants it
 
     def instance(self) -> VmInstance:
         """The VM as its users see it."""
@@ -127,6 +130,8 @@ class Vm(Shown):
             self._executing -= 1
             self.last_activity = utc_now()
             self.life.use()
+            if self.kept is not None:
+                self.kept.soon()
 
     def turn_of(self, kernel: str | None) -> asyncio.Lock | None:
         """Held by a kernel's cell while it runs: each goes on from where another ended."""
@@ -195,6 +200,8 @@ class Vm(Shown):
                 connection = await self.up()  # it may have been given up meanwhile
             if not wanted.is_set():
                 raise ExecutionFailed("it was cancelled before it started")
+            if self.kept is not None:
+                self.kept.void()
             assert self._machine is not None
             measure = meter(self._machine, connection)
             running = connection.start(bounded(program, self), on_output)
@@ -249,6 +256,8 @@ class Vm(Shown):
             if self._closed:
                 raise VmNotAvailable(self.record.id, field="vm_id")
             yield
+        if self.kept is not None and self._connection is not None:
+            self.kept.soon()
 
     def _not_tidied(self, error: BaseException) -> None:
         log.warning("vm_not_tidied", vm_id=self.record.id, error=str(error))
@@ -270,19 +279,23 @@ class Vm(Shown):
         if self._connection is None:
             self.life.boots()
             try:
-                self._connection = await self._boot()
+                kept = self.kept
+                boot = kept.boot(self._boot) if kept is not None else self._boot()
+                self._connection = await boot
                 self.life.up()
             finally:
                 self.life.settles()
         return self._connection
 
     @staged("boot")
-    async def _boot(self) -> AgentConnection:
+    async def _boot(self, resumes: str | None = None) -> AgentConnection:
         await self._endings.wait()  # what is left of it may still write to its disk
         await self._slots.take(self.record.agent_id, spare=self.life.spare)
         try:
-            disk = await asyncio.to_thread(self._disk)
+            disk = await asyncio.to_thread(self._disk, renew=resumes is None)
             spec = self.spec
+            if self.kept is not None:
+                spec = replace(spec, memory=self.kept.directory(), resumes=resumes)
             if self.network is not None:
                 spec = await asyncio.to_thread(self.network.prepare, spec)
             machine = await self.driver.boot(spec)
@@ -310,11 +323,11 @@ class Vm(Shown):
         self._machine = machine
         return connection
 
-    def _disk(self) -> dict[str, object]:
+    def _disk(self, *, renew: bool) -> dict[str, object]:
         """The disk's part of the BOOT frame."""
         if self.spec.disk is None:
             return {"layers": [], "generation": None}
-        self.stack_in_use = self.stores.prepared(self.record, self.state)
+        self.stack_in_use = self.stores.prepared(self.record, self.state, renew=renew)
         return {"layers": self.stack_in_use, "generation": str(self.state.generation)}
 
     def _on_lost(self, machine: Machine, why: str) -> None:
@@ -361,6 +374,8 @@ class Vm(Shown):
 
     async def close(self) -> None:
         """Ends the VM's processes for good: it boots no more."""
+        if self.kept is not None:
+            await self.kept.close()
         self._closed = True
         self.life.settles()
         await self.stop()

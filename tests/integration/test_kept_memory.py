@@ -1,0 +1,243 @@
+"""Memory that outlives the server: kernels and programs in the background, in gVisor VMs."""
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from mulligan.drivers.gvisor import runsc
+from mulligan.engine.engine import Engine
+from mulligan.errors import ConfigError
+from mulligan.models import RollbackTo, VmExecuteRequest
+from mulligan.settings import Settings, VmType
+from support import host
+
+pytestmark = [pytest.mark.anyio, pytest.mark.long]
+
+try:
+    runsc.find()
+    MISSING = None
+except ConfigError as missing:
+    MISSING = f"{missing.detail}: {missing.remedy}"
+gvisor = pytest.mark.skipif(MISSING is not None, reason=MISSING or "")
+TYPES = {"focal-optimized": VmType(driver="gvisor", keep_memory=True)}
+# Counts who asks, in memory and in a file.
+COUNTER = """
+cat > counter.py <<'END'
+import http.server
+
+class Counter(http.server.BaseHTTPRequestHandler):
+    asked = 0
+
+    def do_GET(self):
+        Counter.asked += 1
+        print(Counter.asked, file=LOG)
+        body = str(Counter.asked).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_):
+        pass
+
+LOG = open("log", "a", buffering=1)
+server = http.server.HTTPServer(("127.0.0.1", 8000), Counter)
+open("listening", "w").close()
+server.serve_forever()
+END
+nohup python3 counter.py > /dev/null 2>&1 &
+until [ -e listening ]; do sleep 0.05; done
+"""
+ASK = (
+    "import urllib.request; print(urllib.request.urlopen('http://127.0.0.1:8000').read().decode())"
+)
+SERVER = """
+import asyncio, sys
+from pathlib import Path
+from mulligan.engine.engine import Engine
+from mulligan.models import VmExecuteRequest
+from mulligan.settings import Settings, VmType
+
+async def main():
+    types = {"focal-optimized": VmType(driver="gvisor", keep_memory=True)}
+    settings = Settings(data_dir=Path(sys.argv[1]), vm_pool_size=0, vm_types=types)
+    async with Engine(settings) as engine:
+        for language, kernel, code in eval(sys.stdin.readline()):
+            request = VmExecuteRequest(agent_id="a", language=language, code=code, kernel=kernel)
+            done = await engine.execute(request)
+            assert done.exit_code == 0, done
+            print(repr(done.result or done.stdout), flush=True)
+        print("done", flush=True)
+        await asyncio.to_thread(sys.stdin.readline)
+
+asyncio.run(main())
+"""
+
+
+class Server:
+    """An engine in a process of its own, which is killed."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", SERVER, str(directory)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def run(self, *work: tuple[str, str | None, str]) -> list[str]:
+        """What programs print or result in."""
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.process.stdin.write(f"{list(work)!r}\n")
+        self.process.stdin.flush()
+        said = [self.process.stdout.readline() for _ in (*work, None)]
+        assert said.pop() == "done\n"
+        return [eval(line) for line in said]
+
+    def kill(self) -> None:
+        below = host.descendants(self.process.pid)
+        self.process.send_signal(signal.SIGKILL)
+        self.process.wait()
+        for stream in (self.process.stdin, self.process.stdout):
+            assert stream is not None
+            stream.close()
+        assert host.wait_until(lambda: not host.alive(below))
+
+
+def notes(directory: Path) -> list[Path]:
+    return list(directory.glob("vms/*/memory.json"))
+
+
+def settings(directory: Path) -> Settings:
+    return Settings(data_dir=directory, vm_pool_size=0, vm_types=TYPES)
+
+
+def request(code: str, language: str = "python", **more) -> VmExecuteRequest:
+    return VmExecuteRequest(agent_id="a", language=language, code=code, **more)
+
+
+@pytest.fixture
+def killed(data_dir: Path) -> Path:
+    """A data directory whose server was killed at rest, with a kernel and a counter in its VM."""
+    server = Server(data_dir)
+    try:
+        said = server.run(
+            ("python", "k", "import os, time, uuid\nkept = ['a']"),
+            ("bash", None, COUNTER),
+            ("python", None, ASK),
+            ("python", None, ASK),
+        )
+        assert said[2:] == ["1\n", "2\n"]
+        assert host.wait_until(lambda: notes(data_dir))
+    finally:
+        server.kill()
+    return data_dir
+
+
+@gvisor
+async def test_kernels_and_programs_outlive_a_killed_server(killed: Path) -> None:
+    async with Engine(settings(killed)) as engine:
+        assert (await engine.execute(request(ASK))).stdout == "3\n"
+        again = await engine.execute(request("kept.append('b'); kept", kernel="k"))
+        assert (again.result, again.notes) == ("['a', 'b']", [])
+        log = await engine.execute(request("cat log", "bash"))
+        assert log.stdout == "1\n2\n3\n"
+        (vm,) = engine.list_vms()
+        assert vm.capabilities.memory_across_restart
+    assert host.naming(killed) == []
+
+
+@gvisor
+async def test_it_goes_on_from_there_once_more(killed: Path) -> None:
+    """Also where the server ends by itself; what was taken back before can be taken back still."""
+    async with Engine(settings(killed)) as engine:
+        first = await engine.execute(request("kept.append('b')", kernel="k"))
+        assert first.exit_code == 0
+    assert notes(killed)
+    async with Engine(settings(killed)) as engine:
+        assert (await engine.execute(request("kept", kernel="k"))).result == "['a', 'b']"
+        (vm,) = engine.list_vms()
+        await engine.past.rollback(vm.id, RollbackTo(execution_id=first.execution_id))
+        assert (await engine.execute(request("kept", kernel="k"))).result == "['a']"
+
+
+@gvisor
+async def test_two_that_go_on_from_one_memory_draw_other_random_numbers(killed: Path) -> None:
+    copy = killed.with_name(f"{killed.name}-copy")
+    subprocess.run(["cp", "-a", "--", str(killed), str(copy)], check=True)
+    try:
+        drawn = []
+        for directory in (killed, copy):
+            async with Engine(settings(directory)) as engine:
+                code = "os.urandom(16).hex(), str(uuid.uuid4()), time.time()"
+                done = await engine.execute(request(code, kernel="k"))
+                assert done.result is not None, done.stderr
+                *numbers, clock = eval(done.result)
+                assert abs(clock - time.time()) < 60
+                drawn.append(numbers)
+        assert not set(drawn[0]) & set(drawn[1])
+    finally:
+        shutil.rmtree(copy)
+
+
+@gvisor
+async def test_memory_of_before_something_was_started_is_not_brought_back(data_dir: Path) -> None:
+    """Else it would be beside a disk that went on without it."""
+    server = Server(data_dir)
+    try:
+        server.run(("python", "k", "kept = 1"))
+        assert host.wait_until(lambda: notes(data_dir))
+    finally:
+        server.kill()
+    (note,) = notes(data_dir)
+    held = note.read_bytes()
+    server = Server(data_dir)
+    try:
+        assert server.process.stdin is not None
+        code = "kept = 2; open('begun', 'w').close(); import time; time.sleep(60)"
+        server.process.stdin.write(f"{[('python', 'k', code)]!r}\n")
+        server.process.stdin.flush()
+        assert host.wait_until(lambda: list(data_dir.glob("vms/*/disk/*/upper/**/begun")))
+    finally:
+        server.kill()
+    assert notes(data_dir) == []
+    async with Engine(settings(data_dir)) as engine:
+        done = await engine.execute(request("'kept' in globals()", kernel="k"))
+        assert done.result == "False"
+        assert (await engine.execute(request("ls", "bash"))).stdout == "begun\n"
+    assert held
+
+
+@gvisor
+@pytest.mark.parametrize("broken", ["gone", "cut", "another"])
+async def test_what_cannot_be_brought_back_is_said_and_the_vm_boots(
+    killed: Path, broken: str
+) -> None:
+    (note,) = notes(killed)
+    (memory,) = (note.parent / "memory").iterdir()
+    if broken == "gone":
+        (memory / "checkpoint.img").unlink()
+    elif broken == "cut":
+        with (memory / "checkpoint.img").open("r+b") as file:
+            file.truncate(1000)
+    else:
+        note.write_text(json.dumps(json.loads(note.read_text()) | {"stamp": "another"}))
+    async with Engine(settings(killed)) as engine:
+        assert (await engine.execute(request("'kept' in globals()", kernel="k"))).result == "False"
+        assert (await engine.execute(request("cat log", "bash"))).stdout == "1\n2\n"
+
+
+async def test_a_type_whose_driver_cannot_is_refused_at_start(data_dir: Path) -> None:
+    wanted = {"focal-optimized": VmType(driver="bubblewrap", keep_memory=True)}
+    with pytest.raises(ConfigError, match="keeps no memory over a restart") as caught:
+        await Engine(Settings(data_dir=data_dir, vm_types=wanted)).open()
+    assert caught.value.field == "vm_types.focal-optimized.keep_memory"
+    assert "gvisor" in caught.value.remedy
