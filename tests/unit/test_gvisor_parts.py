@@ -9,8 +9,15 @@ import pytest
 
 from mulligan.drivers.bubblewrap.arguments import VmPlan
 from mulligan.drivers.gvisor import runsc
-from mulligan.drivers.gvisor.arguments import BUNDLE, CAPABILITIES, RUNSC, RunscPlan, command
-from mulligan.drivers.gvisor.bundle import MOST_DESCRIPTORS, ROOTFS, config
+from mulligan.drivers.gvisor.arguments import (
+    BUNDLE,
+    CAPABILITIES,
+    MEMORY,
+    RUNSC,
+    RunscPlan,
+    command,
+)
+from mulligan.drivers.gvisor.bundle import CONNECTION, MOST_DESCRIPTORS, ROOTFS, config
 from mulligan.drivers.gvisor.holding import OWN_MB, by_agent, holding, of_groups
 from mulligan.drivers.limits import NO_LIMITS, Limits
 from mulligan.errors import ConfigError
@@ -85,7 +92,7 @@ def test_the_process_is_the_agent_with_its_rights_alone() -> None:
     described = config(PLAIN, (1024, 4096))
     process = described["process"]
     assert process["args"][:-1] == [str(PLAIN.python), "-I", "-S", "-c"]
-    assert process["args"][-1].endswith(f"main(17, [], [], None, {WALLS!r})")
+    assert process["args"][-1].endswith(f"main({CONNECTION}, [], [], None, {WALLS!r})")
     assert process["user"] == {"uid": 1000, "gid": 1000}
     assert process["env"] == ["PATH=/usr/bin", "ODD=a=b\n--network=host"]
     assert all(each == list(AGENT_CAPABILITIES) for each in process["capabilities"].values())
@@ -120,7 +127,7 @@ def test_the_command_line_is_bubblewraps_and_then_runscs() -> None:
     inner = arguments[len(arguments) - arguments[::-1].index("--") :]
     assert inner[0] == RUNSC
     assert {"--platform=systrap", "--network=none", "--overlay2=none"} <= set(inner)
-    assert inner[-6:] == ["run", "--bundle", BUNDLE, "--pass-fd", "17:17", "vm"]
+    assert inner[-4:] == ["run", "--bundle", BUNDLE, "vm"]
     assert "--seccomp" not in arguments  # it would be around gVisor's kernel
 
 
@@ -132,6 +139,20 @@ def test_nothing_starts_before_the_gate_opens() -> None:
 def test_kvm_is_shown_to_who_uses_it_alone() -> None:
     assert "/dev/kvm" not in command(PLAIN, INNER)
     assert "/dev/kvm" in command(PLAIN, replace(INNER, platform="kvm"))
+
+
+def test_memory_is_shown_to_runsc_alone_and_what_is_kept_there_restored() -> None:
+    kept = replace(INNER, memory=Path("/data/vms/vm-1/memory"))
+    arguments = command(PLAIN, kept)
+    at = arguments.index("/data/vms/vm-1/memory")
+    assert arguments[at - 1 : at + 2] == ["--bind", "/data/vms/vm-1/memory", MEMORY]
+    assert arguments[-4:] == ["run", "--bundle", BUNDLE, "vm"]
+    again = command(PLAIN, replace(kept, resumes="3f9c"))
+    restore = ["restore", "--image-path", f"{MEMORY}/3f9c"]
+    assert again[-6:] == [*restore, "--bundle", BUNDLE, "vm"]
+    assert again[:-6] == arguments[:-4]
+    assert MEMORY not in command(PLAIN, INNER)
+    assert MEMORY not in json.dumps(config(PLAIN, (1024, 4096)))
 
 
 DEBIANS = """Usage: run [flags] <container id> - create and run a container.

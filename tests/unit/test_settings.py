@@ -61,6 +61,7 @@ VM_TYPE = {
     "network": "none",
     "allow": [],
     "secrets": {},
+    "keep_memory": False,
     "allow_builds": False,
 }
 DEFAULTS = {

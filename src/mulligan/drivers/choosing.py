@@ -63,7 +63,7 @@ def _cells(can: Capabilities) -> dict[str, str]:
         "images beside the host's own": "yes" if can.images else "no",
         "memory a snapshot keeps": can.memory,
         "memory in forks": "yes" if can.memory_across_fork else "no",
-        "memory outlives the server": "yes" if can.memory_across_restart else "no",
+        "memory outlives the server": ("with `keep_memory`" if can.memory_across_restart else "no"),
         "boot takes": can.boot_cost,
         "a snapshot takes": can.snapshot_cost,
     }
