@@ -36,7 +36,7 @@ test: install  ## Run the tests
 	$(BIN)/pytest -m "not long" -n 2 --dist loadfile
 
 test-long: install  ## Run the tests that take minutes, too; DRIVER=gvisor: the suite of one driver
-	$(BIN)/pytest $(if $(DRIVER),tests/conformance -k $(DRIVER) -rs)
+	$(BIN)/pytest $(if $(DRIVER),tests/conformance tests/oracle -k $(DRIVER) -rs)
 
 soak: install  ## Ten minutes of everything mixed, with faults; each answer is checked
 	$(BIN)/pytest tests/integration/test_soak.py -k ten_minutes
