@@ -12,7 +12,7 @@ import pytest
 
 from mulligan.drivers.gvisor import runsc
 from mulligan.engine.engine import Engine
-from mulligan.errors import ConfigError
+from mulligan.errors import ConfigError, ExecutionFailed
 from mulligan.models import RollbackTo, VmExecuteRequest
 from mulligan.settings import Settings, VmType
 from support import host
@@ -214,6 +214,18 @@ async def test_memory_of_before_something_was_started_is_not_brought_back(data_d
         assert done.result == "False"
         assert (await engine.execute(request("ls", "bash"))).stdout == "begun\n"
     assert held
+
+
+@gvisor
+async def test_what_cannot_be_kept_is_said_and_the_vm_goes_on(data_dir: Path) -> None:
+    async with Engine(settings(data_dir)) as engine:
+        await engine.execute(request("kept = 1", kernel="k"))
+        (vm,) = engine.fleet.of("a")
+        vm.kept.directory().chmod(0o500)
+        with pytest.raises(ExecutionFailed, match=r"could not be kept: .*permission denied"):
+            await vm.machine.keep_memory("new")
+        assert (await engine.execute(request("kept", kernel="k"))).result == "1"
+    assert notes(data_dir) == []
 
 
 @gvisor

@@ -115,6 +115,11 @@ class OwnedProcess:
         data = os.pread(self._stderr, STDERR_LIMIT, 0).rstrip(b"\0")
         return data[-DIAGNOSTICS_LIMIT:].decode(errors="replace").strip()
 
+    def complaint(self) -> str:
+        """The first line of that; what programs in Go say after it is where they were."""
+        data = os.pread(self._stderr, DIAGNOSTICS_LIMIT, 0).rstrip(b"\0")
+        return next(iter(data.decode(errors="replace").strip().splitlines()), "")
+
     def close(self) -> None:
         """Lets go of its stderr; call it once, after its end."""
         os.close(self._stderr)

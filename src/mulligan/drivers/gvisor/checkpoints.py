@@ -15,6 +15,7 @@ from mulligan.errors import ExecutionFailed
 from mulligan.images.host import GUEST_GID, GUEST_UID
 
 PATIENCE_S = 120.0  # of memory that is written out
+MOST_SAID = 300
 NEEDED = "/usr/bin:/bin:/usr/sbin:/sbin"
 
 
@@ -47,10 +48,10 @@ class Checkpoints:
             await process.wait()
             raise ExecutionFailed(f"its memory was not kept within {PATIENCE_S:g} s") from None
         finally:
-            said = process.stderr().splitlines()
+            complaint = process.complaint()[:MOST_SAID]
             process.close()
         if status != 0:
-            why = said[-1][:300] if said else f"runsc ended with {status}"
+            why = complaint or f"runsc ended with {status}"
             raise ExecutionFailed(f"its memory could not be kept: {why}")
 
     def _command(self, name: str) -> list[str]:
