@@ -1,6 +1,7 @@
 """Memory that outlives the server: kernels and programs in the background, in gVisor VMs."""
 
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from mulligan.drivers.bubblewrap import preflight
 from mulligan.drivers.gvisor import runsc
 from mulligan.engine.engine import Engine
 from mulligan.errors import ConfigError, ExecutionFailed
@@ -25,6 +27,7 @@ try:
 except ConfigError as missing:
     MISSING = f"{missing.detail}: {missing.remedy}"
 gvisor = pytest.mark.skipif(MISSING is not None, reason=MISSING or "")
+ORDINARY = 61500
 TYPES = {"focal-optimized": VmType(driver="gvisor", keep_memory=True)}
 # Counts who asks, in memory and in a file.
 COUNTER = """
@@ -83,13 +86,16 @@ asyncio.run(main())
 class Server:
     """An engine in a process of its own, which is killed."""
 
-    def __init__(self, directory: Path) -> None:
-        self.directory = directory
+    def __init__(self, directory: Path, python: str = sys.executable, **identity) -> None:
+        paths = os.pathsep.join(each for each in sys.path if each)
         self.process = subprocess.Popen(
-            [sys.executable, "-c", SERVER, str(directory)],
+            [python, "-c", SERVER, str(directory)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
+            env={"PATH": os.environ["PATH"], "PYTHONPATH": paths, "HOME": str(directory)},
+            cwd="/",
+            **identity,
         )
 
     def run(self, *work: tuple[str, str | None, str]) -> list[str]:
@@ -245,6 +251,35 @@ async def test_what_cannot_be_brought_back_is_said_and_the_vm_boots(
     async with Engine(settings(killed)) as engine:
         assert (await engine.execute(request("'kept' in globals()", kernel="k"))).result == "False"
         assert (await engine.execute(request("cat log", "bash"))).stdout == "1\n2\n"
+
+
+@gvisor
+async def test_a_file_it_had_open_and_that_is_gone(killed: Path) -> None:
+    """The host's doing: programs of the VM would have made what is kept void."""
+    (log,) = killed.glob("vms/*/disk/*/upper/workspace/log")
+    log.unlink()
+    async with Engine(settings(killed)) as engine:
+        assert (await engine.execute(request("'kept' in globals()", kernel="k"))).result == "False"
+        assert (await engine.execute(request("ls", "bash"))).stdout == "counter.py\nlistening\n"
+
+
+@gvisor
+def test_as_an_ordinary_user() -> None:
+    python = host.python_for(ORDINARY)
+    if python is None:
+        pytest.skip("no Python of this version that an ordinary user could start")
+    user = (ORDINARY, ORDINARY)
+    if os.geteuid() != 0 or preflight.barrier(runsc.find().path, user) is not None:
+        pytest.skip("only root can become another user, who has to reach runsc")
+    with host.data_directory() as directory:
+        os.chown(directory, *user)
+        for code, result in (("kept = 1", "''"), ("kept", "'1'")):
+            server = Server(directory, python, user=ORDINARY, group=ORDINARY, extra_groups=[])
+            try:
+                assert repr(server.run(("python", "k", code))[0]) == result
+                assert host.wait_until(lambda: notes(directory))
+            finally:
+                server.kill()
 
 
 async def test_a_type_whose_driver_cannot_is_refused_at_start(data_dir: Path) -> None:

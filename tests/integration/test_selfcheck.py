@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from mulligan import settings as settings_module
 from mulligan.cli.app import app
-from mulligan.drivers.bubblewrap import arguments, preflight, seccomp
+from mulligan.drivers.bubblewrap import arguments, seccomp
 from mulligan.drivers.gvisor import runsc
 from mulligan.engine import engine as engine_module
 from mulligan.errors import ConfigError
@@ -21,7 +21,6 @@ from mulligan.images.host import prepare
 from mulligan.selfcheck import report as reports
 from mulligan.selfcheck.inside.probing import PROBES
 from mulligan.selfcheck.kernels import OF_KERNELS
-from mulligan.selfcheck.places import USUAL
 from mulligan.selfcheck.run import FIRST, HELD, MODULES, probes, program, selfcheck
 from mulligan.selfcheck.verdicts import FAILED, GROUPS, PASSED, SKIPPED, Outcome, Report
 from support import host
@@ -264,23 +263,10 @@ def test_the_command(data_dir: Path, monkeypatch) -> None:
     assert "must be: nobody there" in said
 
 
-def python_for(uid: int) -> str | None:
-    """An interpreter of this version that a user can reach."""
-    for path in (Path(sys.executable), *USUAL):
-        real = path.resolve()
-        if not real.exists() or preflight.barrier(real, (uid, uid)) is not None:
-            continue
-        asked = [str(path), "-c", "import sys; print(*sys.version_info[:2])"]
-        said = subprocess.run(asked, capture_output=True, text=True, check=False).stdout.split()
-        if said == [str(each) for each in sys.version_info[:2]]:
-            return str(path)
-    return None
-
-
 @pytest.mark.long
 @pytest.mark.skipif(os.geteuid() != 0, reason="this run is an ordinary user's already")
 def test_as_an_ordinary_user() -> None:
-    python = python_for(ORDINARY)
+    python = host.python_for(ORDINARY)
     if python is None:
         pytest.skip("no Python of this version that an ordinary user could start")
     with host.data_directory() as directory:

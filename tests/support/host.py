@@ -1,13 +1,17 @@
 """What tests see of the host: processes, mounts, descriptors, and a place to put data."""
 
 import os
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from mulligan.drivers.bubblewrap import preflight
 from mulligan.layers.directories import PASS_THROUGH, remove_tree
+from mulligan.selfcheck.places import USUAL
 
 
 @contextmanager
@@ -121,3 +125,16 @@ def descriptors_of(pid: int) -> list[str]:
         return [str(each.readlink()) for each in Path(f"/proc/{pid}/fd").iterdir()]
     except OSError:
         return []
+
+
+def python_for(uid: int) -> str | None:
+    """An interpreter of this version that a user can reach."""
+    for path in (Path(sys.executable), *USUAL):
+        real = path.resolve()
+        if not real.exists() or preflight.barrier(real, (uid, uid)) is not None:
+            continue
+        asked = [str(path), "-c", "import sys; print(*sys.version_info[:2])"]
+        said = subprocess.run(asked, capture_output=True, text=True, check=False).stdout.split()
+        if said == [str(each) for each in sys.version_info[:2]]:
+            return str(path)
+    return None

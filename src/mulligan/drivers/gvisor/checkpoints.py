@@ -1,14 +1,15 @@
 """Memory of gVisor VMs on the host's disk: ``runsc checkpoint``, in the namespaces of a VM.
 
-runsc has its state in there, and only there; nsenter(1) brings a second one in. gVisor stops every
+runsc has its state in there, and only there, so a second one is brought in. gVisor stops every
 process for that, writes what it has of them, and lets them go on.
 """
 
 from __future__ import annotations
 
 import asyncio
-import shutil
+import sys
 
+from mulligan.drivers.gvisor import entering
 from mulligan.drivers.gvisor.arguments import CONTAINER, MEMORY, RunscPlan, runsc
 from mulligan.drivers.process import OwnedProcess
 from mulligan.errors import ExecutionFailed
@@ -16,7 +17,6 @@ from mulligan.images.host import GUEST_GID, GUEST_UID
 
 PATIENCE_S = 120.0  # of memory that is written out
 MOST_SAID = 300
-NEEDED = "/usr/bin:/bin:/usr/sbin:/sbin"
 
 
 class Checkpoints:
@@ -55,15 +55,9 @@ class Checkpoints:
             raise ExecutionFailed(f"its memory could not be kept: {why}")
 
     def _command(self, name: str) -> list[str]:
-        nsenter = shutil.which("nsenter", path=NEEDED)
-        if nsenter is None:
-            raise ExecutionFailed("its memory could not be kept: that needs nsenter of util-linux")
-        identity = ["--preserve-credentials"]
-        if self._run_as is not None:
-            identity = ["--setuid", str(GUEST_UID), "--setgid", str(GUEST_GID)]
-        namespaces = ["--user", "--mount", "--pid", "--ipc"]
+        identity = (-1, -1) if self._run_as is None else (GUEST_UID, GUEST_GID)
         image = ["--image-path", f"{MEMORY}/{name}", "--exclude-committed-zero-pages"]
         return [
-            *(nsenter, "--target", str(self._pid), *namespaces, *identity, "--"),
+            *(sys.executable, "-I", "-S", entering.__file__, str(self._pid), *map(str, identity)),
             *(*runsc(self._inner), "checkpoint", "--leave-running", *image, CONTAINER),
         ]
