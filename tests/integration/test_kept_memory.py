@@ -1,5 +1,6 @@
 """Memory that outlives the server: kernels and programs in the background, in gVisor VMs."""
 
+import asyncio
 import json
 import os
 import shutil
@@ -223,6 +224,21 @@ async def test_memory_of_before_something_was_started_is_not_brought_back(data_d
 
 
 @gvisor
+async def test_a_warm_vm_keeps_its_memory_when_it_is_somebodys(data_dir: Path) -> None:
+    kind = VmType(driver="gvisor", keep_memory=True, warm=1)
+    chosen = Settings(data_dir=data_dir, vm_types={"focal-optimized": kind})
+    async with Engine(chosen) as engine:
+        async with asyncio.timeout(20):
+            while not engine.fleet.spares.ready("focal-optimized", None):
+                await asyncio.sleep(0.02)
+        await engine.execute(request("kept = 1", kernel="k"))
+        (vm,) = engine.list_vms("a")
+    assert (data_dir / "vms" / vm.id / "memory.json").exists()
+    async with Engine(settings(data_dir)) as engine:
+        assert (await engine.execute(request("kept", kernel="k"))).result == "1"
+
+
+@gvisor
 async def test_what_cannot_be_kept_is_said_and_the_vm_goes_on(data_dir: Path) -> None:
     async with Engine(settings(data_dir)) as engine:
         await engine.execute(request("kept = 1", kernel="k"))
@@ -288,3 +304,16 @@ async def test_a_type_whose_driver_cannot_is_refused_at_start(data_dir: Path) ->
         await Engine(Settings(data_dir=data_dir, vm_types=wanted)).open()
     assert caught.value.field == "vm_types.focal-optimized.keep_memory"
     assert "gvisor" in caught.value.remedy
+
+
+async def test_auto_refuses_it_where_no_driver_can(data_dir: Path, monkeypatch) -> None:
+    """Never silently without."""
+
+    def gone(*_):
+        raise ConfigError("runsc, which is gVisor, is not on PATH", remedy=runsc.REMEDY)
+
+    monkeypatch.setattr(runsc, "find", gone)
+    wanted = {"focal-optimized": VmType(driver="auto", keep_memory=True)}
+    with pytest.raises(ConfigError, match=r"by bubblewrap alone .*not on PATH") as caught:
+        await Engine(Settings(data_dir=data_dir, vm_types=wanted)).open()
+    assert caught.value.field == "vm_types.focal-optimized.keep_memory"

@@ -25,6 +25,7 @@ from pydantic import BaseModel, ConfigDict, StrictBool, StrictInt, StrictStr, Va
 from mulligan.engine.pool.rest import is_quiet
 from mulligan.errors import ConfigError, ExecutionFailed, VmNotAvailable
 from mulligan.layers.directories import inside, itself, remove_tree, replace_file
+from mulligan.layers.stacks import DamagedLayer
 from mulligan.log import get_logger
 from mulligan.version import __version__
 
@@ -48,6 +49,8 @@ class Note(BaseModel):
         base, generation: of the disk, as ``VmState`` has them.
         kernels: whether there may be kernels.
         channel: the last number the server gave an execution of that VM.
+        layers: the trees its disk is stacked on; others with the same in them would not do.
+        packages: sets of them that its programs may use.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -58,6 +61,8 @@ class Note(BaseModel):
     generation: StrictInt
     kernels: StrictBool
     channel: StrictInt
+    layers: list[StrictStr]
+    packages: list[StrictStr]
 
 
 class KeptMemory:
@@ -90,10 +95,11 @@ class KeptMemory:
         state = self._vm.state
         try:
             note = Note.model_validate_json((self._place() / NOTE).read_bytes())
-        except (OSError, ValidationError):
+            layers = self._vm.stores.layers.stack(self._vm.record.agent_id, state.base)
+        except (OSError, ValidationError, DamagedLayer):
             return None
-        same = (note.base, note.generation, note.stamp) == (
-            *(state.base, state.generation),
+        same = (note.base, note.generation, note.layers, note.stamp) == (
+            *(state.base, state.generation, layers),
             self._stamp(),
         )
         return note if same else None
@@ -131,6 +137,7 @@ class KeptMemory:
             else:
                 connection.go_on_from(note.channel)
                 self._vm.kernels.used = note.kernels
+                self._vm.packages_in_use.update(note.packages)
                 log.info("memory_restored", vm_id=self._vm.record.id)
                 return connection
         self.void()
@@ -202,6 +209,8 @@ class KeptMemory:
             generation=vm.state.generation,
             kernels=vm.kernels.used,
             channel=channel,
+            layers=vm.stack_in_use,
+            packages=sorted(vm.packages_in_use),
         )
         replace_file(self._place() / NOTE, note.model_dump_json(), durable=False)
 
