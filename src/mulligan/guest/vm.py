@@ -107,7 +107,8 @@ class Vm:
         self._send(frames.READY, 0, {"pid": os.getpid(), "python": sys.version.split()[0]})
 
     def _veiled(self) -> set[int]:
-        return {os.getpid(), *self._starter.spared()}
+        zygote = self._starter.zygote  # not its spare, which is a program to be
+        return {os.getpid()} if zygote is None else {os.getpid(), zygote.pid}
 
     def _watch_memory(self, limits: dict[str, Any], own: set[int]) -> None:
         def programs() -> list[int]:
