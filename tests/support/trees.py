@@ -209,9 +209,10 @@ class Tree:
     def _rmtree(self, path: str) -> None:
         if self._get(path).kind != DIRECTORY or not self._all_writable(path):
             raise Undecided
-        self._parent_writable(path)
-        for each in [path, *self.below(path)]:
+        for each in self.below(path):
             del self.nodes[each]
+        self._parent_writable(path)  # its own name goes last
+        del self.nodes[path]
 
     def _all_writable(self, path: str) -> bool:
         nodes = [self.nodes[each] for each in [path, *self.below(path)]]

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
+from mulligan.engine.vms.kernels import KEPT
 from mulligan.engine.vms.vm import Vm
-from mulligan.models import Snapshot
+from mulligan.models import KernelState, Snapshot
 
 MOST_PARENTS = 1000
 
@@ -13,7 +15,7 @@ MOST_PARENTS = 1000
 class Standing(NamedTuple):
     """The snapshot a VM was last seen in the state of, its layer, and ``Kernels.changes`` then.
 
-    ``gone``: nobody can go back to it any more, but what comes next came of it.
+    ``gone``: nobody can go back to it any more, or not to all of it; what comes next came of it.
     """
 
     layer: str | None
@@ -41,9 +43,17 @@ class Lineage:
             del parents[next(iter(parents))]
         self.stands(vm, layer, snapshot_id)
 
-    def stands(self, vm: Vm, layer: str | None, snapshot_id: str) -> None:
-        """A VM is in the state of a snapshot."""
-        self._standing[vm.record.id] = Standing(layer, vm.kernels.changes, snapshot_id)
+    def stands(
+        self, vm: Vm, layer: str | None, snapshot_id: str, kernels: Iterable[KernelState] = ()
+    ) -> None:
+        """A VM is in the state of a snapshot, whose kernels became ``kernels``.
+
+        Where memory is lost the present has fewer of them, and what starts from it starts from
+        another state.
+        """
+        whole = all(each.memory == KEPT for each in kernels)
+        changes = vm.kernels.changes
+        self._standing[vm.record.id] = Standing(layer, changes, snapshot_id, gone=not whole)
 
     def present(self, vm: Vm) -> str | None:
         """The snapshot of the state of a VM whose disk has just been frozen, if there is one."""

@@ -330,7 +330,7 @@ class TimeMachine:
             kernels = await vm.kernels.revive(vm.connection, snapshot.id, snapshot.kernels)
         except ExecutionFailed:
             kernels = (await vm.kernels.present(None, [snapshot]))[0].kernels
-        self._lineage.stands(vm, layer, snapshot.id)
+        self._lineage.stands(vm, layer, snapshot.id, kernels)
         vm.background.do(vm.stores.vms.discard_generation, vm.record.id, old)
         self._maintenance.look_at(vm.record.agent_id)
         return RollbackResponse(
