@@ -192,7 +192,7 @@ class TimeMachine(RuleBasedStateMachine):
         tell = "print({name: globals()[name] for name in ('x', 'y') if name in globals()})"
         variables = dict(sorted(vm.state.variables.items()))
         response = self.execute(vm, "python", tell, kernel="main")
-        assert (response.stdout, response.stderr) == (f"{variables}\n", ""), response
+        assert (response.stdout, response.stderr) == (f"{variables}\n", ""), response.notes
 
     @rule(pick=st.randoms(use_true_random=False))
     def leave_a_program_running(self, pick: random.Random) -> None:
