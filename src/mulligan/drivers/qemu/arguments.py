@@ -18,6 +18,7 @@ TREE = "/tree"
 OWN = "/.microvm"
 TAG = "mulligan"
 SERIAL = "/dev/vport0p1"
+TOLD = "/dev/vport0p2"  # of templates alone, see ``guest.woken``
 DESCRIPTOR, SECCOMP, INFO = 3, 4, 5  # numbers in the guest
 # What serving files of one user takes, in a user namespace of its own.
 SERVING = (
@@ -40,8 +41,13 @@ KERNEL = (
     "cryptomgr.notests audit=0 lsm=landlock,yama"
 )
 TIMES = "tsc=reliable tsc_early_khz={khz} lpj={lpj}"
+SLOTS = "pcie_ports=compat"  # slots are looked into when told to, not watched
 TRIAL = "mulligan_trial=1"  # the kernel puts what it does not know into its program's environment
 NONE = -1  # no descriptor
+# Of port, files and randomness: a template has no files, and its copies all at the same places.
+ADDRESSES = (1, 2, 3)
+SLOT = "late"
+LATE = {"driver": "vhost-user-fs-pci", "id": "files", "bus": SLOT, "chardev": "share", "tag": TAG}
 TICKS = 250  # CONFIG_HZ of Debian's kernels
 
 
@@ -86,6 +92,10 @@ class QemuSpec:
         console: number of an inherited pipe, which takes what the guest's kernel complains of.
         tsc_khz: see ``clock``; None where the guest has a clock of KVM's.
         layers: named on the command line, by which those that are left over are found.
+        memory: number of an inherited memfd of that size, which is the machine's memory.
+        told: number of an inherited, connected socket to ``guest.woken``: the machine is one that
+            becomes a template, or a copy of one.
+        goes_on: whether it waits to be told what to go on from, see ``templates``.
     """
 
     kernel: Path
@@ -99,6 +109,9 @@ class QemuSpec:
     console: int = NONE
     tsc_khz: int | None = None
     layers: Path | None = None
+    memory: int = NONE
+    told: int = NONE
+    goes_on: bool = False
 
 
 def start_script(tools: Tools, plan: VmPlan) -> str:
@@ -214,6 +227,8 @@ def probe_command(tools: Tools, spec: QemuSpec) -> list[str]:
 def _around(tools: Tools, spec: QemuSpec) -> list[str]:
     """The walls of QEMU."""
     arguments = [str(tools.bwrap), *_walls(), "--disable-userns", *_system(), "--dev", "/dev"]
+    if spec.memory != NONE:
+        arguments += ["--proc", "/proc"]
     if spec.accel == "kvm":
         arguments += ["--dev-bind", "/dev/kvm", "/dev/kvm"]
     for path in (spec.kernel, spec.initrd):
@@ -234,7 +249,7 @@ def _machine(spec: QemuSpec, parameters: str) -> list[str]:
         "-cpu", "host" if kvm else "max",
         "-smp", str(spec.cpus),
         "-m", size,
-        "-object", f"memory-backend-memfd,id=memory,size={size},share=on",
+        "-object", f"{_memory(spec)},id=memory,size={size},share=on",
         "-nodefaults",
         "-no-user-config",
         "-no-reboot",
@@ -245,25 +260,53 @@ def _machine(spec: QemuSpec, parameters: str) -> list[str]:
         "-kernel", f"/boot/{spec.kernel.name}",
         "-initrd", f"/boot/{spec.initrd.name}",
         "-append", parameters,
+        *(["-incoming", "defer"] if spec.goes_on else []),
     ]  # fmt: skip
+
+
+def _memory(spec: QemuSpec) -> str:
+    if spec.memory == NONE:
+        return "memory-backend-memfd"
+    return f"memory-backend-file,mem-path=/proc/self/fd/{spec.memory}"
 
 
 def _devices(spec: QemuSpec) -> list[str]:
     """A port, files, random numbers, and where a kernel complains."""
+    template = spec.told != NONE
     return [
         "-add-fd", f"fd={spec.console},set=1",
         "-chardev", "file,id=console,path=/dev/fdset/1,append=on",
         "-serial", "chardev:console",
         "-chardev", f"socket,id=agent,fd={spec.agent}",
-        "-device", "virtio-serial-pci-non-transitional,max_ports=2",
+        "-device", f"virtio-serial-pci-non-transitional,addr={ADDRESSES[0]},max_ports=3",
         "-device", "virtserialport,id=agent,chardev=agent,nr=1",
-        "-chardev", f"socket,id=share,fd={spec.share}",
-        "-device", f"vhost-user-fs-pci,chardev=share,tag={TAG}",
-        "-device", "virtio-rng-pci-non-transitional",
+        *(_told(spec) if template else []),
+        *(_share(spec, template=template)),
+        "-device", f"virtio-rng-pci-non-transitional,addr={ADDRESSES[2]}",
     ]  # fmt: skip
 
 
+def _told(spec: QemuSpec) -> list[str]:
+    return [
+        "-chardev", f"socket,id=told,fd={spec.told}",
+        "-device", "virtserialport,id=told,chardev=told,nr=2",
+    ]  # fmt: skip
+
+
+def _share(spec: QemuSpec, *, template: bool) -> list[str]:
+    """The host's files, or a slot a copy has them put into: QEMU loads no machine with them."""
+    arguments = []
+    if spec.share != NONE:
+        arguments += ["-chardev", f"socket,id=share,fd={spec.share}"]
+    if template:
+        port = f"id={SLOT},addr={ADDRESSES[1]},chassis=1,slot=1,power_controller_present=off"
+        return [*arguments, "-device", f"pcie-root-port,{port}"]
+    device = f"vhost-user-fs-pci,addr={ADDRESSES[1]},chardev=share,tag={TAG}"
+    return [*arguments, "-device", device]
+
+
 def _kernel_parameters(spec: QemuSpec) -> str:
+    kernel = KERNEL if spec.told == NONE else f"{KERNEL} {SLOTS}"
     if spec.tsc_khz is None:
-        return KERNEL
-    return f"{KERNEL} {TIMES.format(khz=spec.tsc_khz, lpj=spec.tsc_khz * 1000 // TICKS)}"
+        return kernel
+    return f"{kernel} {TIMES.format(khz=spec.tsc_khz, lpj=spec.tsc_khz * 1000 // TICKS)}"

@@ -17,19 +17,21 @@ ALIGNMENT = 4
 
 @dataclass(frozen=True)
 class Entry:
-    """A file, directory or device of an archive.
+    """A file, directory, link or device of an archive.
 
     Attributes:
         name: its path, relative to the root.
         mode: type and permissions, as ``stat`` has them.
-        content: of a file.
+        content: of a file; of a link, where it leads.
         device: major and minor number of a device.
+        mtime: when it was last written, in seconds of the epoch.
     """
 
     name: str
     mode: int
     content: bytes = b""
     device: tuple[int, int] = (0, 0)
+    mtime: int = 0
 
 
 def directory(name: str) -> Entry:
@@ -48,7 +50,7 @@ def character_device(name: str, major: int, minor: int) -> Entry:
 
 
 def archive(entries: list[Entry]) -> bytes:
-    """The bytes of an archive; everything belongs to root, and to no time."""
+    """The bytes of an archive; everything belongs to root."""
     packed = [_packed(number, entry) for number, entry in enumerate(entries, 1)]
     return b"".join([*packed, _packed(0, Entry(TRAILER, 0))])
 
@@ -56,7 +58,7 @@ def archive(entries: list[Entry]) -> bytes:
 def _packed(number: int, entry: Entry) -> bytes:
     name = entry.name.encode() + b"\0"
     links = 2 if stat.S_ISDIR(entry.mode) else 1
-    fields = [number, entry.mode, 0, 0, links, 0, len(entry.content), 0, 0, *entry.device]
+    fields = [number, entry.mode, 0, 0, links, entry.mtime, len(entry.content), 0, 0, *entry.device]
     header = MAGIC + b"".join(b"%08X" % value for value in [*fields, len(name), 0])
     return _padded(header + name) + _padded(entry.content)
 

@@ -8,21 +8,30 @@ import os
 import resource
 import socket
 import tempfile
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mulligan.drivers.bubblewrap import orphans, preflight, seccomp
 from mulligan.drivers.bubblewrap.arguments import VmPlan
-from mulligan.drivers.bubblewrap.child import child
 from mulligan.drivers.interface import BootSpec, Capabilities
 from mulligan.drivers.limits import Limits, check_held
-from mulligan.drivers.process import OwnedProcess
-from mulligan.drivers.qemu import accel, clock, holding, image, tools, walls
+from mulligan.drivers.qemu import (
+    accel,
+    clock,
+    copies,
+    holding,
+    image,
+    templates,
+    tools,
+    walls,
+    warm,
+)
 from mulligan.drivers.qemu.arguments import (
     DESCRIPTOR,
     INFO,
+    NONE,
     SECCOMP,
     QemuSpec,
     ShareSpec,
@@ -31,13 +40,17 @@ from mulligan.drivers.qemu.arguments import (
     start_script,
 )
 from mulligan.drivers.qemu.console import Console
+from mulligan.drivers.qemu.launching import end, launch, memory, pair
 from mulligan.drivers.qemu.machine import Part, QemuMachine, hang_up
 from mulligan.drivers.sentinel import Sentinel
 from mulligan.errors import ConfigError, ExecutionFailed
+from mulligan.log import get_logger
 from mulligan.models import VmLimit
 
 if TYPE_CHECKING:
     from qemu.qmp import EventListener, QMPClient
+
+log = get_logger()
 
 GUEST_UP_S = {"kvm": 10.0, "tcg": 60.0}
 PORT_OPEN = "VSERPORT_CHANGE"
@@ -73,6 +86,7 @@ class QemuDriver:
         self.accel = accel.find(self._tools, self._image, self._run_as, directory / "images")
         self._accel = self.accel.name
         self._sentinel: Sentinel | None = None
+        self._refused: set[str] = set()  # templates it was said of
 
     def limits(self, asked: Limits) -> dict[str, VmLimit]:
         """See ``Driver``."""
@@ -131,13 +145,81 @@ class QemuDriver:
             console.close()
             raise
 
+    async def make_template(self, spec: BootSpec) -> templates.Template:
+        """Makes the template that VMs of this shape are copied from, anew where there is one.
+
+        Raises:
+            ConfigError: VMs of this shape have none, or this host has not what it takes.
+            ExecutionFailed: its machine did not come up.
+            OSError: there is no room for it.
+        """
+        holding.check_size(spec.limits)
+        if not _copied(spec):
+            raise ConfigError("VMs with files of their own have no template")
+        plan = self._guest_plan(spec)
+        return await copies.make(self._ground(spec), plan, self._shape(spec), self._stamp_of(spec))
+
+    def _template(self, spec: BootSpec) -> templates.Template | None:
+        """What a VM can be a copy of; None where it has to boot."""
+        if not _copied(spec):
+            return None
+        shape = self._shape(spec)
+        try:
+            return templates.find(self._directory / "images", shape, self._stamp_of(spec))
+        except ConfigError as error:
+            if shape not in self._refused:
+                self._refused.add(shape)
+                log.warning("template_refused", reason=error.detail, remedy=error.remedy)
+            return None
+
+    def _shape(self, spec: BootSpec) -> str:
+        """What has to be the same for VMs to be copies of one template."""
+        machine, plan = self._machine(spec), self._guest_plan(spec)
+        sizes = machine.memory_mb, machine.cpus, plan.shm_mb
+        return templates.digest(
+            sizes, plan.environment, plan.binds, plan.symlinks, plan.shares, plan.python
+        )
+
+    def _stamp_of(self, spec: BootSpec) -> templates.Stamp:
+        """What a template of today is made with."""
+        machine, plan = self._machine(spec), self._guest_plan(spec)
+        qemu, python = self._tools.qemu.stat(), plan.python.stat()
+        constant = replace(machine, tsc_khz=None, told=0, memory=0)
+        return templates.Stamp(
+            format=templates.FORMAT,
+            qemu=f"{qemu.st_mtime_ns:x}:{qemu.st_size:x}",
+            kernel=self._image.stamp.key,
+            image=templates.digest(
+                plan.agent, plan.rootfs, python.st_mtime_ns, python.st_size, plan.bwrap
+            ),
+            processor=templates.processor(),
+            machine=templates.digest(qemu_command(self._tools, constant), warm.INIT),
+            tsc_khz=machine.tsc_khz,
+        )
+
+    def _ground(self, spec: BootSpec) -> copies.Ground:
+        images = self._directory / "images"
+        return copies.Ground(self._tools, images, self._machine(spec), self._run_as)
+
+    def _machine(self, spec: BootSpec) -> QemuSpec:
+        """The machine of a VM, without what is connected to it."""
+        return QemuSpec(
+            kernel=self._image.kernel,
+            initrd=self._image.initrd,
+            accel=self._accel,
+            memory_mb=holding.memory_mb(spec.limits),
+            cpus=holding.cpus(spec.limits),
+            monitor=NONE,
+            tsc_khz=None if self._accel == "kvm" else clock.tsc_khz(),
+        )
+
     async def _boot(self, spec: BootSpec, console: Console) -> QemuMachine:
-        with _pair() as (connection, agent):
+        with pair() as (connection, agent):
             share, files = await self._serve_files(spec)
             try:
                 qemu, monitor = await self._start(spec, agent, console, files)
             except BaseException as error:
-                await _end(share)
+                await end(share)
                 lines = (console.said() or share.process.stderr()).splitlines()
                 share.process.close()
                 if isinstance(error, ExecutionFailed) and lines:
@@ -159,15 +241,15 @@ class QemuDriver:
         guest = self._guest_plan(spec)
         with ExitStack() as stack:
             listening, connected = self._connected(stack)
-            start = stack.enter_context(_memory(start_script(self._tools, guest).encode()))
+            start = stack.enter_context(memory(start_script(self._tools, guest).encode()))
             filtered = seccomp.descriptor()
             stack.callback(os.close, filtered)
-            links = stack.enter_context(_memory(walls.program()))
+            links = stack.enter_context(memory(walls.program()))
             _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
             share = ShareSpec(listening.fileno(), start, filtered, links, most)
             inherited = [listening.fileno(), start, filtered, links]
-            staged = bool(plan.staged)
-            part = await self._launch(share_command(self._tools, plan, share), inherited, staged)
+            run_as = None if plan.staged else self._run_as
+            part = await launch(share_command(self._tools, plan, share), inherited, run_as)
             return part, connected.dup()
 
     def _connected(self, stack: ExitStack) -> tuple[socket.socket, socket.socket]:
@@ -189,28 +271,30 @@ class QemuDriver:
         """Starts QEMU, and returns when the guest has opened its port."""
         from qemu.qmp import QMPClient  # noqa: PLC0415  (of an extra)
 
-        with _pair() as (monitor, monitor_end):
-            plan = QemuSpec(
-                kernel=self._image.kernel,
-                initrd=self._image.initrd,
-                accel=self._accel,
-                memory_mb=holding.memory_mb(spec.limits),
-                cpus=holding.cpus(spec.limits),
-                agent=agent.fileno(),
-                share=files.fileno(),
-                monitor=monitor_end.fileno(),
-                console=console.descriptor,
-                tsc_khz=None if self._accel == "kvm" else clock.tsc_khz(),
-                layers=spec.layers,
-            )
-            inherited = [plan.agent, plan.share, plan.monitor, plan.console]
-            qemu = await self._launch(qemu_command(self._tools, plan), inherited)
+        machine = replace(
+            self._machine(spec),
+            agent=agent.fileno(),
+            share=files.fileno(),
+            console=console.descriptor,
+            layers=spec.layers,
+        )
+        template = self._template(spec)
+        if template is not None:
+            with pair() as (told, told_end):
+                machine = replace(machine, told=told_end.fileno())
+                plan = self._guest_plan(spec)
+                running = await copies.go_on(self._ground(spec), template, machine, told, plan)
+            return running.qemu, running.monitor
+        with pair() as (monitor, monitor_end):
+            machine = replace(machine, monitor=monitor_end.fileno())
+            inherited = [machine.agent, machine.share, machine.monitor, machine.console]
+            qemu = await launch(qemu_command(self._tools, machine), inherited, self._run_as)
             ours = monitor.dup()
         client = QMPClient("mulligan")
         try:
             await self._await_guest(client, ours, qemu)
         except BaseException:
-            await _end(qemu)
+            await end(qemu)
             qemu.process.close()
             await hang_up(client)
             raise
@@ -251,27 +335,6 @@ class QemuDriver:
             if isinstance(data, dict) and data.get("open") is True:
                 return True
         return False
-
-    async def _launch(self, command: list[str], inherited: list[int], staged: bool = False) -> Part:
-        with _pair() as (info, theirs):
-            info.setblocking(False)
-            where = command.index("--unshare-user")
-            command = [*command[:where], "--info-fd", str(theirs.fileno()), *command[where:]]
-            process = OwnedProcess(
-                command,
-                run_as=None if staged else self._run_as,
-                pass_fds=[*inherited, theirs.fileno()],
-                env={},
-                cwd="/",
-            )
-            theirs.close()
-            try:
-                return Part(process, await child(info, process))
-            except BaseException:
-                process.kill()
-                await asyncio.shield(process.wait())
-                process.close()
-                raise
 
     def _plan(self, spec: BootSpec) -> VmPlan:
         """What the guest is shown, as on this host."""
@@ -314,26 +377,6 @@ class QemuDriver:
         )
 
 
-@contextmanager
-def _pair() -> Iterator[tuple[socket.socket, socket.socket]]:
-    ours, theirs = socket.socketpair()
-    with ours, theirs:
-        yield ours, theirs
-
-
-@contextmanager
-def _memory(content: bytes) -> Iterator[int]:
-    """A descriptor some bytes can be read from."""
-    memory = os.memfd_create("microvm", os.MFD_CLOEXEC)
-    try:
-        os.write(memory, content)
-        os.lseek(memory, 0, os.SEEK_SET)
-        yield memory
-    finally:
-        os.close(memory)
-
-
-async def _end(part: Part) -> None:
-    """Ends a part of a microVM that never came to be."""
-    part.kill()
-    await asyncio.shield(asyncio.create_task(part.ended()))
+def _copied(spec: BootSpec) -> bool:
+    """Whether VMs like it are copies, where there is a template."""
+    return spec.disk is not None and not spec.files

@@ -1,0 +1,227 @@
+"""Templates of microVMs: booted once, kept with a warm zygote, copied for each VM.
+
+::
+
+    <data_dir>/images/template-<shape>.json          what it was made with, and where it is
+    <data_dir>/images/template-<shape>-<n>/memory    of the machine, with holes
+    <data_dir>/images/template-<shape>-<n>/devices   the rest of it, as QEMU migrates it
+    <data_dir>/images/template-<shape>-<n>/initrd    its first file system
+
+QEMU leaves out memory that others share (``x-ignore-shared``), which is copied here: what shows a
+VM its files looks into its memory, so no two VMs can have the same pages.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field, StrictInt, StrictStr, ValidationError
+
+from mulligan.errors import ConfigError
+
+FORMAT = 1
+MAKE = "mulligan microvm template"
+PREFIX = "template-"
+MEMORY, DEVICES, INITRD = "memory", "devices", "initrd"
+PAGE = 4096
+CHUNK = 4 * 1024 * 1024
+MIB = 1024 * 1024
+PROCESSOR = ("model name", "flags")
+
+
+class Stamp(BaseModel):
+    """What a template was made with; a copy goes on with the very same, or not at all."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    format: StrictInt
+    qemu: StrictStr
+    kernel: StrictStr
+    image: StrictStr
+    processor: StrictStr
+    machine: StrictStr
+    tsc_khz: StrictInt | None
+
+    def differences(self, now: Stamp) -> list[str]:
+        """The names of what is another now; the counter's pace is a measurement, and goes on."""
+        names = [name for name in Stamp.model_fields if name != "tsc_khz"]
+        return [name for name in names if getattr(self, name) != getattr(now, name)]
+
+
+class Pointer(BaseModel):
+    """The template of a shape: its stamp, and its directory beside this file."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    directory: StrictStr = Field(pattern=r"^template-[A-Za-z0-9_-]+$")
+    stamp: Stamp
+
+
+@dataclass(frozen=True)
+class Template:
+    """One that was found whole."""
+
+    directory: Path
+    stamp: Stamp
+
+    @property
+    def devices(self) -> Path:
+        """What QEMU said of its devices."""
+        return self.directory / DEVICES
+
+    @property
+    def initrd(self) -> Path:
+        """What it was booted from; copies name it, and never read it."""
+        return self.directory / INITRD
+
+    def fill(self, memory: int) -> None:
+        """Copies its memory into some that is new.
+
+        Args:
+            memory: see ``new_memory``.
+
+        Raises:
+            OSError: there is no room for it, or it is of another size.
+        """
+        with (self.directory / MEMORY).open("rb") as file:
+            _copy(file.fileno(), memory, os.fstat(memory).st_size)
+
+
+def new_memory(size_mb: int) -> int:
+    """A descriptor of empty memory, of that size in MiB."""
+    memory = os.memfd_create("microvm", os.MFD_CLOEXEC)
+    os.ftruncate(memory, size_mb * MIB)
+    return memory
+
+
+def _copy(source: int, target: int, size: int) -> None:
+    """Copies what is not a hole."""
+    if os.fstat(source).st_size != size:
+        raise OSError(errno.EINVAL, "the template's memory is of another size")
+    end = 0
+    while True:
+        try:
+            start = os.lseek(source, end, os.SEEK_DATA)
+        except OSError as error:
+            if error.errno == errno.ENXIO:  # nothing more
+                return
+            raise
+        end = os.lseek(source, start, os.SEEK_HOLE)
+        os.lseek(target, start, os.SEEK_SET)
+        at = start
+        while at < end:
+            sent = os.sendfile(target, source, at, end - at)
+            if sent == 0:
+                raise OSError(errno.EIO, "the template's memory ended early")
+            at += sent
+
+
+def digest(*parts: object) -> str:
+    """A name of some values that changes with any of them."""
+    return hashlib.sha256(json.dumps(parts, default=str).encode()).hexdigest()[:16]
+
+
+def processor() -> str:
+    """What programs of an emulated machine may have found of this host's processor."""
+    with Path("/proc/cpuinfo").open() as file:
+        found: dict[str, str] = {}
+        for line in file:
+            name, _, value = line.partition(":")
+            if name.strip() in PROCESSOR:
+                found.setdefault(name.strip(), value.strip())
+    return digest(found)
+
+
+def find(images: Path, shape: str, now: Stamp) -> Template | None:
+    """The template of a shape; None where there is none.
+
+    Raises:
+        ConfigError: it was made with something else, or is damaged; the text says what.
+    """
+    place = images / f"{PREFIX}{shape}.json"
+    try:
+        pointer = Pointer.model_validate_json(place.read_bytes())
+    except FileNotFoundError:
+        return None
+    except (OSError, ValidationError) as error:
+        why = str(error).splitlines()[0]
+        raise ConfigError(f"the template {place} cannot be read: {why}", remedy=MAKE) from None
+    directory = images / pointer.directory
+    if not all((directory / name).is_file() for name in (MEMORY, DEVICES, INITRD)):
+        raise ConfigError(f"the template {directory} is damaged", remedy=MAKE)
+    if others := pointer.stamp.differences(now):
+        raise ConfigError(
+            f"the template {directory} was made with another {', '.join(others)}", remedy=MAKE
+        )
+    return Template(directory, pointer.stamp)
+
+
+def staging(images: Path, shape: str) -> Path:
+    """The directory of a template to be."""
+    made = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{shape}-", dir=images))
+    made.chmod(0o711)
+    return made
+
+
+def keep(staged: Path, shape: str, stamp: Stamp, memory: int) -> Template:
+    """Has a template be the one of its shape; the ones no VM could be a copy of any more go.
+
+    Args:
+        staged: see ``staging``; ``devices`` and ``initrd`` are there already.
+        shape: of the VMs it is for.
+        stamp: what it was made with.
+        memory: descriptor of its machine's memory.
+    """
+    _store(memory, staged / MEMORY)
+    images = staged.parent
+    pointer = images / f".{PREFIX}{shape}.new"
+    pointer.write_text(Pointer(directory=staged.name, stamp=stamp).model_dump_json(indent=2))
+    os.sync()  # once, for files of megabytes that others are to trust
+    pointer.replace(images / f"{PREFIX}{shape}.json")
+    _remove_others(images, shape, staged, stamp)
+    return Template(staged, stamp)
+
+
+def _remove_others(images: Path, shape: str, kept: Path, stamp: Stamp) -> None:
+    """Removes templates nobody copies any more: of this shape, or made with another QEMU or
+    kernel. VMs have read what they need of theirs when they are up."""
+    for place in images.glob(f"{PREFIX}*.json"):
+        try:
+            pointer = Pointer.model_validate_json(place.read_bytes())
+        except (OSError, ValidationError):
+            continue  # another's to be told of, and made anew
+        old = images / pointer.directory
+        if (pointer.stamp.qemu, pointer.stamp.kernel) != (stamp.qemu, stamp.kernel):
+            place.unlink()
+            shutil.rmtree(old, ignore_errors=True)
+    for path in images.glob(f"{PREFIX}{shape}-*"):
+        if path != kept:
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _store(memory: int, path: Path) -> None:
+    """Writes memory down, pages of zeros as holes."""
+    size = os.fstat(memory).st_size
+    empty = bytes(PAGE)
+    target = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        os.ftruncate(target, size)
+        for start in range(0, size, CHUNK):
+            chunk = memoryview(os.pread(memory, min(CHUNK, size - start), start))
+            at = 0
+            while at < len(chunk):
+                until = at
+                while until < len(chunk) and chunk[until : until + PAGE] != empty:
+                    until += PAGE
+                if until > at:
+                    os.pwrite(target, chunk[at:until], start + at)
+                at = until + PAGE
+    finally:
+        os.close(target)
