@@ -308,6 +308,24 @@ def test_a_console_keeps_the_last_words_and_holds_nobody_up() -> None:
         console.close()
 
 
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        ("", ""),
+        ("[    1.0] Kernel panic\n[    1.1] Kernel Offset\n", "[    1.1] Kernel Offset"),
+        ("mulligan: there is no /dev\n[    1.0] Kernel panic\n", "mulligan: there is no /dev"),
+        ("x" * 1000, "x" * 300),
+    ],
+)
+def test_a_console_complains_in_the_words_of_programs(said: str, told: str) -> None:
+    console = Console()
+    try:
+        os.write(console.descriptor, said.encode())
+        assert console.complaint() == told
+    finally:
+        console.close()
+
+
 @pytest.mark.parametrize(("mode", "works"), [(0o666, True), (0o600, False), (0o660, False)])
 def test_a_kvm_that_may_not_be_used_is_not_tried(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: int, *, works: bool

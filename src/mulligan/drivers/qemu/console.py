@@ -10,6 +10,7 @@ import os
 
 LIMIT = 64 * 1024
 SHOWN = 4096
+MOST_COMPLAINT = 300
 
 
 class Console:
@@ -28,6 +29,12 @@ class Console:
         with contextlib.suppress(BlockingIOError):
             self._heard = (self._heard + os.read(self._pipe, LIMIT))[-SHOWN:]
         return self._heard.decode(errors="replace").strip()
+
+    def complaint(self) -> str:
+        """The last line of a program's, else of the kernel's, which says much of itself."""
+        lines = self.said().splitlines()
+        by_programs = [line for line in lines if not line.startswith("[")]
+        return (by_programs or lines or [""])[-1][:MOST_COMPLAINT]
 
     def close(self) -> None:
         """Lets go of it; call it once."""

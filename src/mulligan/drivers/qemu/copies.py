@@ -65,8 +65,7 @@ async def make(ground: Ground, plan: VmPlan, shape: str, stamp: Stamp) -> Templa
 
     Raises:
         ConfigError: the image's interpreter does not say what it needs.
-        ExecutionFailed: it did not come up, or could not be saved.
-        OSError: there is no room for it.
+        ExecutionFailed: it did not come up, or could not be kept, as on a full disk.
     """
     staged = await asyncio.to_thread(templates.staging, ground.images, shape)
     try:
@@ -86,8 +85,10 @@ async def make(ground: Ground, plan: VmPlan, shape: str, stamp: Stamp) -> Templa
             return await asyncio.to_thread(templates.keep, staged, shape, stamp, memory)
         finally:
             os.close(memory)
-    except BaseException:
+    except BaseException as error:
         shutil.rmtree(staged, ignore_errors=True)
+        if isinstance(error, OSError):
+            raise ExecutionFailed(f"the template cannot be kept: {error.strerror}") from None
         raise
 
 
@@ -106,8 +107,12 @@ async def _saved(ground: Ground, machine: QemuSpec, devices: Path) -> None:
         running = await start(ground, machine)
         told_end.close()
         try:
-            await _hear(told, WAITS, running, console, MAKE_S[machine.accel])
+            await _hear(told, WAITS, MAKE_S[machine.accel])
             await _migrated(running, "migrate", file, MAKE_S[machine.accel])
+        except ExecutionFailed as error:
+            said = console.complaint()
+            why = f"{error.detail}; it said: {said}" if said else error.detail
+            raise ExecutionFailed(why) from None
         finally:
             await running.end()
 
@@ -214,7 +219,7 @@ async def _woken(
     assert len(line) < MOST_TOLD
     told.setblocking(False)
     await asyncio.get_running_loop().sock_sendall(told, line)
-    await _hear(told, WOKEN, running, None, limit)
+    await _hear(told, WOKEN, limit)
 
 
 def shown(plan: VmPlan) -> list[tuple[str, str, bool]]:
@@ -259,9 +264,7 @@ def _said(running: Running) -> str:
     return said[-1][:300] if said else ""
 
 
-async def _hear(
-    told: socket.socket, word: bytes, running: Running, console: Console | None, limit: float
-) -> None:
+async def _hear(told: socket.socket, word: bytes, limit: float) -> None:
     """Waits for a word of process 1."""
     told.setblocking(False)
     loop = asyncio.get_running_loop()
@@ -271,13 +274,11 @@ async def _hear(
             while heard != word and word.startswith(heard):
                 more = await loop.sock_recv(told, len(word) - len(heard))
                 if not more:
-                    break
+                    raise ExecutionFailed("the microVM ended as it came up")
                 heard += more
-    except (TimeoutError, ConnectionError):
-        pass  # it said nothing, or not the whole
+    except TimeoutError:
+        raise ExecutionFailed(f"the microVM did not come up within {limit:g} s") from None
+    except ConnectionError:
+        raise ExecutionFailed("the microVM ended as it came up") from None
     if heard != word:
-        lines = console.said().splitlines() if console is not None else []
-        told_by_programs = [line for line in lines if not line.startswith("[")]
-        said = (told_by_programs or lines or [_said(running)])[-1][:300]
-        last = f"; it said: {said}" if said else ""
-        raise ExecutionFailed(f"the microVM did not come up within {limit:g} s{last}")
+        raise ExecutionFailed("process 1 of the microVM broke the protocol")

@@ -150,8 +150,7 @@ class QemuDriver:
 
         Raises:
             ConfigError: VMs of this shape have none, or this host has not what it takes.
-            ExecutionFailed: its machine did not come up.
-            OSError: there is no room for it.
+            ExecutionFailed: its machine did not come up, or there is no room for it.
         """
         holding.check_size(spec.limits)
         if not _copied(spec):
@@ -220,11 +219,10 @@ class QemuDriver:
                 qemu, monitor = await self._start(spec, agent, console, files)
             except BaseException as error:
                 await end(share)
-                lines = (console.said() or share.process.stderr()).splitlines()
+                said = console.complaint() or "".join(share.process.stderr().splitlines()[-1:])
                 share.process.close()
-                if isinstance(error, ExecutionFailed) and lines:
-                    why = f"{error.detail}; it said: {lines[-1][:300]}"
-                    raise ExecutionFailed(why) from None
+                if isinstance(error, ExecutionFailed) and said:
+                    raise ExecutionFailed(f"{error.detail}; it said: {said}") from None
                 raise
             finally:
                 files.close()

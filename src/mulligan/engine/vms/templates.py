@@ -29,8 +29,7 @@ async def make_template(settings: Settings, vm_type: str) -> Path:
     Raises:
         ConfigError: there is no such type, this host has not what it takes, or the machine is too
             large for it.
-        ExecutionFailed: its machine did not come up.
-        OSError: there is no room for it.
+        ExecutionFailed: its machine did not come up, or there is no room for it.
     """
     limits = limits_of_type(settings.vm_type(vm_type))
     make_directory(settings.data_dir)
