@@ -12,8 +12,7 @@ import time
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-
-from qemu.qmp import ConnectError, EventListener, ExecuteError, QMPClient, QMPError
+from typing import TYPE_CHECKING
 
 from mulligan.drivers.bubblewrap.arguments import VmPlan
 from mulligan.drivers.qemu import templates, warm
@@ -25,6 +24,9 @@ from mulligan.drivers.qemu.templates import Stamp, Template
 from mulligan.errors import ExecutionFailed
 from mulligan.guest.root import AGENT, DISK, IMAGE, LAYERS
 from mulligan.guest.woken import MOST_TOLD, WAITS, WOKEN
+
+if TYPE_CHECKING:
+    from qemu.qmp import EventListener, QMPClient
 
 MAKE_S = {"kvm": 30.0, "tcg": 120.0}
 GO_ON_S = {"kvm": 10.0, "tcg": 30.0}
@@ -138,6 +140,8 @@ async def start(ground: Ground, machine: QemuSpec) -> Running:
     Raises:
         ExecutionFailed: it ended; the text is what it said.
     """
+    from qemu.qmp import ConnectError, EventListener, ExecuteError, QMPClient, QMPError  # noqa: PLC0415  (of an extra)
+
     with pair() as (monitor, monitor_end):
         machine = replace(machine, monitor=monitor_end.fileno())
         handed = [machine.agent, machine.told, machine.memory, machine.monitor, machine.console]
@@ -233,6 +237,8 @@ def shown(plan: VmPlan) -> list[tuple[str, str, bool]]:
 
 async def _migrated(running: Running, command: str, descriptor: int, limit: float) -> None:
     """Has QEMU save or load its devices, by a descriptor it is given."""
+    from qemu.qmp import ExecuteError, QMPError  # noqa: PLC0415  (of an extra)
+
     try:
         async with asyncio.timeout(limit):
             running.monitor.send_fd_scm(descriptor)
@@ -253,6 +259,8 @@ async def _migrated(running: Running, command: str, descriptor: int, limit: floa
 
 
 async def _command(running: Running, command: str, arguments: dict[str, str]) -> None:
+    from qemu.qmp import ExecuteError, QMPError  # noqa: PLC0415  (of an extra)
+
     try:
         await running.monitor.execute(command, arguments)
     except (QMPError, ExecuteError) as error:
