@@ -126,6 +126,8 @@ class Agent:
             self._starter.drop_spare()  # it is ended with the programs that could reach it
         spared, busy = self._starter.spared(), bool(self._executions)
         self._vm.move(channel, body, spared, self._kernels, busy=busy)
+        if body["end"]:
+            self._starter.keep_spare()
 
     def _on_frame(self, execution: Execution, frame: frames.Frame) -> None:
         """A frame for an execution that has not ended."""
