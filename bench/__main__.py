@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 import httpx
@@ -19,6 +20,7 @@ from bench.serving import Served, descendants
 from mulligan import settings as settings_module
 from mulligan.drivers.bubblewrap import preflight
 from mulligan.engine.engine import Engine
+from mulligan.guest.starts import SPARE_S
 from mulligan.layers.directories import PASS_THROUGH, remove_tree
 from mulligan.models import VmCreateRequest, VmExecuteRequest
 
@@ -145,9 +147,15 @@ async def measure(directory: Path) -> list[str]:
 
 
 def idle_pss_mib(engine: Engine) -> float:
-    """Memory of one VM that has run a program and waits: bubblewrap, agent and zygote."""
+    """Memory of one VM that has run a program and waits: bubblewrap, agent and zygote.
+
+    What it keeps ready for a next program it lets go of after a while, which is waited for.
+    """
     vm = next(vm for vm in engine.fleet.vms.values() if vm._machine is not None)
     assert vm._machine is not None
+    before, until = len(descendants(vm._machine.pid)), time.monotonic() + 2 * SPARE_S
+    while len(descendants(vm._machine.pid)) >= before and time.monotonic() < until:
+        time.sleep(0.1)
     return pss_kib(descendants(vm._machine.pid)) / 1024
 
 

@@ -68,3 +68,9 @@ async def test_programs_start_where_it_was_ended(machine) -> None:
     async with beside(machine, END):
         assert await machine.text("echo next") == "next\n"
         assert await machine.text("print(1)", "python") == "1\n"
+
+
+@pytest.mark.long
+async def test_one_that_nobody_wants_is_let_go_of(machine) -> None:
+    async with beside(machine, "while spare in siblings():\n    time.sleep(0.1)"):
+        assert await machine.text("echo next") == "next\n"

@@ -83,6 +83,7 @@ class Agent:
         due = self._vm.timeout()
         if self._vm.paused:
             return due
+        due = min(due, self._starter.timeout())
         for execution in self._executions.values():
             if execution.linger_until is not None:
                 due = min(due, LINGER_TICK_S)
@@ -308,6 +309,7 @@ class Agent:
 
     def _on_time(self) -> None:
         """Ends what is over its time, and lets go of what has lingered enough."""
+        self._starter.on_time()
         if self._kernels is not None:
             self._kernels.on_time()
         now = time.monotonic()

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from mulligan.guest.loop import Loop
 
 FORK_S = 0.25  # a fork takes no longer
+SPARE_S = 10.0  # for so long a spare waits: a VM that does nothing need not pay for it
+NEVER_S = 3600.0
 MOST_SPARES = 1 << 29  # before their channels come round again
 
 
@@ -57,6 +59,7 @@ class Starter:
         self.limits: dict[str, tuple[int, int]] = {}
         self._spare: zygotes.Spare | None = None
         self._spares = 0
+        self._spare_until = 0.0
         self._taken: dict[int, int] = {}  # what the zygote calls a spare: its execution's channel
         self._groups = groups
         self._loop = loop
@@ -140,6 +143,7 @@ class Starter:
         if self._spare is not None or self.zygote is None or not self.zygote.serves:
             return
         self._spares = (self._spares + 1) % MOST_SPARES
+        self._spare_until = time.monotonic() + SPARE_S
         try:
             self._spare = self.zygote.spare(forkserver.SPARE + self._spares)
         except OSError:
@@ -161,6 +165,17 @@ class Starter:
         if spare is not None and spare.channel == channel:
             self.drop_spare()
         return self._taken.pop(channel, None)
+
+    def timeout(self) -> float:
+        """Seconds until the spare has waited for long enough."""
+        if self._spare is None:
+            return NEVER_S
+        return max(0.0, self._spare_until - time.monotonic())
+
+    def on_time(self) -> None:
+        """Lets go of a spare that nobody wanted."""
+        if self._spare is not None and time.monotonic() >= self._spare_until:
+            self.drop_spare()
 
     def drop_spare(self) -> None:
         """Lets go of the spare, which ends: nothing done to it lasts."""
