@@ -45,6 +45,8 @@ REFUSED = [
     ("javascript", "./local", "is a path"),
     ("javascript", "x.tgz", "is a path"),
     ("javascript", "UPPER@@", "is none"),
+    ("javascript", "~name", "is none"),
+    ("javascript", "@~scope/name", "names an address"),
     ("bash", "curl", "not supported for bash"),
     ("rust", "serde", "not supported for rust"),
 ]

@@ -13,8 +13,8 @@ INSTEAD = {
     "bash": "send them with python or javascript; programs of the host's /usr can be called",
     "rust": "programs are one file with the standard library; send what they need as code",
 }
-_SCOPE = r"(?:@[a-z0-9~-][a-z0-9._~-]*/)?"
-_NPM = re.compile(rf"({_SCOPE}[a-z0-9~-][a-z0-9._~-]*)(?:@([A-Za-z0-9.^~<>=|*+ -]+))?")
+_SCOPE = r"(?:@[a-z0-9-][a-z0-9._~-]*/)?"
+_NPM = re.compile(rf"({_SCOPE}[a-z0-9-][a-z0-9._~-]*)(?:@([A-Za-z0-9.^~<>=|*+ -]+))?")
 _ARCHIVE = (".tgz", ".tar.gz", ".tar", ".zip", ".whl")
 _NPM_NAME_MOST = 214  # npm's own limit
 
