@@ -33,7 +33,7 @@ selfcheck: install  ## Try VMs' walls from inside, and write the tables of docs/
 
 test: install  ## Run the tests
 	@$(BIN)/python -m compileall -q src
-	$(BIN)/pytest -m "not long" -n 2 --dist loadfile
+	$(BIN)/pytest -m "not long" -n 2 --dist loadfile --no-loadscope-reorder
 
 test-long: install  ## Run the tests that take minutes, too; DRIVER=gvisor: the suite of one driver
 	$(BIN)/pytest $(if $(DRIVER),tests/conformance tests/oracle -k $(DRIVER) -rs)

@@ -104,8 +104,27 @@ SLOW_FILES = {
 }
 
 
+# Files of few tests that take long begin first: else one process waits for the other at the end.
+FIRST_FILES = {
+    "test_access.py",
+    "test_bad_past.py",
+    "test_cli.py",
+    "test_crash.py",
+    "test_docs.py",
+    "test_idempotency.py",
+    "test_interruptions.py",
+    "test_kill_rounds.py",
+    "test_lifecycle.py",
+    "test_many_clients.py",
+    "test_mixed_load.py",
+    "test_state_machine.py",
+    "test_undo_over_http.py",
+}
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: item.path.name not in FIRST_FILES)
     for item in items:
         if item.path.name in SLOW_FILES:
             item.add_marker(pytest.mark.long)

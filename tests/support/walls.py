@@ -32,5 +32,6 @@ def groups(data_dir: Path) -> list[Path]:
     """The control groups there are of the VMs of a data directory."""
     status = data_dir.stat()
     name = f"mulligan-{status.st_dev:x}-{status.st_ino:x}"
-    found = Path("/sys/fs/cgroup").rglob(f"{name}/*")
-    return sorted(path for path in found if path.is_dir())
+    # Others' come and go meanwhile, which this way of walking passes over.
+    found = [Path(top, each) for top, below, _ in os.walk("/sys/fs/cgroup") for each in below]
+    return sorted(path for path in found if path.parent.name == name)
