@@ -13,6 +13,7 @@ import pytest
 from mulligan import settings as settings_module
 from mulligan.client.client import VmExecutionClient
 from mulligan.engine.engine import Engine
+from mulligan.engine.pool import spares
 from mulligan.engine.pool.rest import hibernate
 from mulligan.errors import HostFull, TooManyRequests, VmNotAvailable
 from mulligan.models import (
@@ -112,6 +113,19 @@ async def test_a_spare_vm_is_the_first_of_whoever_comes(data_dir: Path) -> None:
             assert counts.pool == ["hit", "hit"]
             await engine.create_vm(VmCreateRequest(agent_id="ada"))
             assert counts.pool == ["hit", "hit", "miss"]  # ada's layers are not a spare one's
+
+
+async def test_its_first_user_goes_before_the_next_spare_one(
+    data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(spares, "FIRST_USE_S", 600.0)
+    async with engine_with(data_dir, vm_type={"warm": 2}) as engine:
+        await warm(engine, 2)
+        await engine.create_vm(VmCreateRequest(agent_id="ada"))
+        await run(engine, "ada", "sleep 0.2")  # longer than a VM takes
+        assert engine.fleet.spares.ready(DEFAULT_VM_TYPE, None) == 1
+        await engine.create_vm(VmCreateRequest(agent_id="grace"))
+        await warm(engine, 1)  # the next one in may not come to nothing
 
 
 async def test_what_a_leased_vm_did_is_history_as_any_others(data_dir: Path) -> None:

@@ -34,6 +34,7 @@ log = get_logger()
 NOBODY = ""  # no agent is called so
 STEP_S = 0.05
 STEPS = 40
+FIRST_USE_S = 0.1
 RETRY_S = 1.0
 LONGEST_RETRY_S = 60.0
 
@@ -96,6 +97,7 @@ class Spares:
         self._discards: set[asyncio.Task[None]] = set()
         self._retry_at = 0.0
         self._retry_s = RETRY_S
+        self._given_at = -FIRST_USE_S
         self._closed = False
 
     def ready(self, vm_type: str, agent_id: str | None) -> int:
@@ -143,6 +145,7 @@ class Spares:
     async def _fill(self) -> None:
         """Makes one after the other, and lets executions go first."""
         while not self._closed and (key := self._missing()) is not None and not self._full():
+            await self._let_go_first(key)
             for _ in range(STEPS):
                 if not self._busy():
                     break
@@ -159,6 +162,13 @@ class Spares:
                 self._discard(spare)  # it is not wanted any more
             else:
                 self._kept.setdefault(key, deque()).append(spare)
+
+    async def _let_go_first(self, key: Key) -> None:
+        """Who has just been given a VM is about to use it: unless others may come to nothing."""
+        for _ in range(STEPS):
+            if not self._kept.get(key) or time.monotonic() >= self._given_at + FIRST_USE_S:
+                break
+            await asyncio.sleep(STEP_S)
 
     async def _make(self, key: Key) -> Spare:
         vm_id = new_id("vm")
@@ -233,6 +243,7 @@ class Spares:
         """
         found = await self._lease(record, give, first)
         count("pool", result="miss" if found is None else "hit")
+        self._given_at = time.monotonic()
         self.tend()
         return found
 
