@@ -112,6 +112,21 @@ async def test_files_that_cannot_be_opened_again_are_left_open(engine) -> None:
     assert await value(engine, "f.read()") == "'1'"
 
 
+async def test_a_kernel_that_lets_go_of_the_root_too_late_lives_on(engine) -> None:
+    busy = """
+import signal, time
+signal.signal(signal.SIGALRM, lambda *_: (open("busy", "w").close(), time.sleep(3)))
+signal.setitimer(signal.ITIMER_REAL, 0.3)
+x = 1
+"""
+    await run(engine, busy)
+    waits = "until [ -e busy ]; do sleep 0.05; done"  # and the VM is asked to move just after
+    assert (await run(engine, waits, "bash", kernel=None, timeout_seconds=20)).exit_code == 0
+    assert await text(engine, "ls", kernel=None) == "busy\n"
+    answer = await run(engine, "x + 1")
+    assert (answer.result, answer.notes) == ("2", [])
+
+
 async def test_a_deleted_open_file_is_told_and_hinders_nothing(engine) -> None:
     await run(engine, "import os; f = open('f', 'w+'); os.unlink('f'); f.write('x'); f.flush()")
     await run(engine, "open('g', 'w').write('1')")

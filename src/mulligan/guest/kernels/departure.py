@@ -52,7 +52,10 @@ class Departure:
         return True
 
     def give_up(self) -> None:
-        """Goes on without those that do not answer."""
+        """Goes on without those that do not answer; when they do, it is no answer any more."""
+        for kernel in self._leaving:
+            if kernel.name in self._waiting and kernel.live is not None:
+                kernel.live.late += 1
         self._waiting.clear()
         self._check()
 

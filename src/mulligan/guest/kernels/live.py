@@ -74,6 +74,7 @@ class Live:
         self.namespace = 0
         self.channel = 0
         self.said_ready = False
+        self.late = 0  # answers to "release" that nobody waits for any more
         self.notes: list[str] = []
         self.used = (0, 0)
         self.silent_since: float | None = None

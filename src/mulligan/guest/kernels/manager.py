@@ -309,6 +309,8 @@ class Kernels(Runners):
             self._done(kernel, live, message)
         elif message.op in ("state", "failed") and kernel.saving:
             self.snapshots.said(kernel, message)
+        elif message.op == "released" and live.late:
+            live.late -= 1
         elif (
             message.op != "released"
             or self.departure is None
