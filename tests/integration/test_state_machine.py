@@ -319,7 +319,8 @@ class TimeMachine(RuleBasedStateMachine):
         self.do(self.engine.open())
         for vm in self.vms:
             vm.background, vm.state.variables = False, None
-            rows = self.do(self.engine.past.history(HistoryQueryRequest(vm_id=vm.id)))
+            whole = HistoryQueryRequest(vm_id=vm.id, limit=1000)
+            rows = self.do(self.engine.past.history(whole))
             assert [entry.id for entry in rows.entries] == vm.rows[::-1]
             self.look(vm)
 
