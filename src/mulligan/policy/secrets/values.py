@@ -23,6 +23,7 @@ _CODE = re.compile(
 _CALL = re.compile(rb"[A-Za-z_][\w.]*[(\[].*[)\]]|[(\[{]")
 _NUMBER = re.compile(rb"0[xob][0-9A-Fa-f_]+|[0-9]+(?:\.[0-9]+)+|[0-9]+(?:ms|s|m|h|d|%)")
 _DOTTED = re.compile(rb"[A-Za-z]+\.[A-Za-z]+[0-9!?#*%@&]+")
+_TOKEN = re.compile(rb"[0-9A-Za-z_=.~+/-]+")
 _MODULE = re.compile(rb"[a-z_]\w*(?:\.[A-Za-z_]\w*){2,}")
 _SCHEME = re.compile(rb"[0-9A-Z]+(?:-[0-9A-Z]+)+$")
 _IDENTIFIER = re.compile(rb"[A-Za-z_][A-Za-z_]*$")
@@ -71,6 +72,14 @@ def _is_code(value: bytes) -> bool:
     if _CODE.match(value) is None:
         return False
     return _DOTTED.fullmatch(value) is None
+
+
+def _is_expression(value: bytes) -> bool:
+    """Whether a value is program text; tokens have dots, too, and random parts between them."""
+    if _CODE.match(value) is None:
+        return False
+    parts = _TOKEN.fullmatch(value) and value.split(b".")
+    return not parts or not any(len(p) >= 16 and checks.looks_random(p) for p in parts)
 
 
 def is_password(value: bytes) -> bool:
@@ -175,7 +184,7 @@ def is_medium(value: bytes, how: Written) -> bool:
     """Whether what is assigned to the name of a token or key is one."""
     if len(value) < 8 or b" " in value:
         return False
-    if _CODE.match(value) or _PATH.match(value) or _PLAIN.match(value):
+    if _is_expression(value) or _PATH.match(value) or _PLAIN.match(value):
         return False
     if value.lower().startswith((b"sha256:", b"sha1:", b"sha512-", b"sha256-", b"md5:")):
         return False
@@ -188,7 +197,7 @@ def is_medium(value: bytes, how: Written) -> bool:
 
 def is_weak(value: bytes, *, vendor: bool) -> bool:
     """Whether what is assigned to something called a key is a key: random, and no digest."""
-    if len(value) < 20 or b" " in value or _PATH.match(value) or _CODE.match(value):
+    if len(value) < 20 or b" " in value or _PATH.match(value) or _is_expression(value):
         return vendor and len(value) >= 16 and is_random(value)
     if checks.is_hex(value) or checks.is_uuid(value):
         return vendor and not value.isdigit()
