@@ -67,8 +67,11 @@ class Follower:
         for statement in body:
             KINDS[type(statement)](self, statement, scope)
             while self._pending:
-                function, given = self._pending.pop(0)
-                self.call_function(function, [given] * 3, {})
+                (function, around), given = self._pending.pop(0)
+                if around.get("this") is None:  # it is whose event this is
+                    around = Scope(around)
+                    around.set("this", given)
+                self.call_function((function, around), [given] * 3, {})
 
     def finish(self) -> None:
         """Follows the functions nobody called, with arguments that are not known."""

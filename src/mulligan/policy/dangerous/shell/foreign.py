@@ -20,12 +20,13 @@ if TYPE_CHECKING:
 _SOCKETS = re.compile(
     r"fsockopen|pfsockopen|stream_socket_client|socket_create|socket_connect|IO::Socket|use Socket|"
     r"TCPSocket|TCPServer|UDPSocket|require\s*\(?['\"]socket|/inet/(?:tcp|udp)/|Net\.Sockets|"
-    r"\[\s*socket\s+\S+\s+\d|socket\.tcp|luasocket|java\.net\.Socket|rsocket|sockaddr_in",
+    r"\[\s*socket\s+\S+\s+\d|socket\.tcp|luasocket|java\.net\.Socket|rsocket|sockaddr_in|"
+    r"using Sockets|gen_tcp|Java\.type\(.java\.net",
     re.IGNORECASE,
 )
 _STARTS = re.compile(
     r"\b(?:exec|system|popen|popen2|popen3|shell_exec|passthru|proc_open|pcntl_exec|spawn|"
-    r"os\.execute|io\.popen|iex|invoke-expression|fork|getline|eval)\b|`|<&\d|\|&",
+    r"os\.execute|io\.popen|iex|invoke-expression|fork|getline|eval|ProcessBuilder)\b|`|<&\d|\|&",
     re.IGNORECASE,
 )
 _SHELL_STRINGS = re.compile(

@@ -36,6 +36,8 @@ LANGUAGES: Final[dict[str, tuple[str, str]]] = {
     "elixir": ("elixir", "e"),
     "groovy": ("groovy", "e"),
     "jshell": ("java", ""),
+    "jrunscript": ("java", "e"),
+    "jjs": ("java", ""),
     "guile": ("scheme", "c"),
 }
 # Options of the interpreters that take the next word and are not code.
