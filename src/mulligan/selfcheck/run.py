@@ -13,6 +13,7 @@ from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 
+from mulligan.drivers.qemu.image import lend
 from mulligan.engine.engine import Engine
 from mulligan.errors import VmExecutionError
 from mulligan.images.store import store_of
@@ -144,6 +145,7 @@ async def selfcheck(
     make_directory(settings.data_dir)
     directory = settings.data_dir / f"selfcheck-{secrets.token_hex(4)}"
     make_directory(directory)
+    lend(settings.data_dir / "images", directory / "images")
     try:
         user = control_user((settings.guest_uid, settings.guest_gid))
         async with Engine(_configured(settings, directory, kind)) as engine:
