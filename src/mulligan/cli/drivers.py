@@ -8,6 +8,7 @@ import time
 
 from mulligan.cli.findings import Finding
 from mulligan.drivers.choosing import EMBEDDED, MAKERS
+from mulligan.drivers.qemu.image import lend
 from mulligan.engine.drivers import AUTO, Drivers, tried
 from mulligan.errors import VmExecutionError
 from mulligan.images.host import HostImage, prepare
@@ -20,6 +21,7 @@ def drivers(settings: Settings) -> list[Finding]:
     directory = settings.data_dir / f"doctor-{secrets.token_hex(4)}"
     try:
         make_directory(directory)
+        lend(settings.data_dir / "images", directory / "images")
         return asyncio.run(_looked_at(settings.model_copy(update={"data_dir": directory})))
     except VmExecutionError as error:
         return [Finding("drivers", "fail", str(error.detail), error.remedy)]

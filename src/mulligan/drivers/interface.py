@@ -105,7 +105,8 @@ class Machine(Protocol):
 
         ``binds``, as ``guest.root.Roots`` takes them; ``limits``, as ``guest.starts.Starter`` takes
         what it is to hold processes to, and in them ``memory``, the bytes of all programs that the
-        agent is to watch, where nothing else holds them; ``variables``, which programs have in
+        agent is to watch, where nothing else holds them, or ``memory_counted``, where the VM's own
+        kernel does and its agent is to tell of it; ``variables``, which programs have in
         their environment and the agent has not; and ``foreign``, whether programs see other
         interpreters than the agent.
         """
@@ -113,6 +114,10 @@ class Machine(Protocol):
     @property
     def pid(self) -> int:
         """The host's process that holds the VM; the VM does not outlive it."""
+
+    @property
+    def pids(self) -> tuple[int, ...]:
+        """All of the host's processes that the VM's others are below of; ``pid`` is the first."""
 
     def check_limits(self) -> None:
         """Makes sure that a VM that says it is ready has its limits.

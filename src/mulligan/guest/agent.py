@@ -159,6 +159,7 @@ class Agent:
                 host=self._host,
                 starter=self._starter,
                 root=lambda: self._vm.root,
+                ends=self._vm.ends,
                 env=self._env | self._vm.variables,
                 foreign=self._vm.foreign,
             )
@@ -351,6 +352,7 @@ class Agent:
         self._streams.release(execution)
         if self._owners is not None:
             self._owners.leaves(execution)
+        self._vm.ends()
         self._send(frames.EXIT, execution.channel, execution.result() | self._vm.written())
         if not self._vm.paused:
             self._starter.keep_spare()

@@ -72,6 +72,9 @@ class Memory:
         if self._limit:
             self._due = min(self._due, time.monotonic() + SHORTEST_S)
 
+    def tell(self) -> None:
+        """A program has ended: says what the host is to know before it hears of that."""
+
     def timeout(self) -> float:
         """Seconds until ``on_time`` has something to do."""
         return min(IDLE_S, max(0.0, self._due - time.monotonic()))

@@ -94,7 +94,7 @@ class Vm:
             self._roots = Roots(body["binds"], self._veiled if body.get("shows_agent") else set)
             own.add(_mounts())
             self.quota.ready(own)
-            if body["limits"].get("memory"):
+            if body["limits"].get("memory") or body["limits"].get("memory_counted"):
                 self._watch_memory(body["limits"], own)
             if body["generation"] is not None:
                 self._assemble(body)
@@ -118,6 +118,10 @@ class Vm:
             from mulligan.guest.toldmemory import ToldMemory
 
             self.memory = ToldMemory(limits["memory"], self._running, programs, self._send)
+        elif limits.get("memory_counted"):
+            from mulligan.guest.countedmemory import CountedMemory
+
+            self.memory = CountedMemory(self._running, programs, self._send)
         else:
             from mulligan.guest.memory import Memory
 
@@ -128,6 +132,11 @@ class Vm:
         self.quota.begin(start)
         if self.memory is not None:
             self.memory.begin()
+
+    def ends(self) -> None:
+        """A program has ended, and its EXIT frame is about to be sent."""
+        if self.memory is not None:
+            self.memory.tell()
 
     def move(
         self,

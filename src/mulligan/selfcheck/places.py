@@ -104,7 +104,8 @@ class VmPlace:
     def processes(self) -> list[int]:
         """See ``Place``."""
         machines = [vm.machine for vm in self._engine.fleet.of(AGENT)]
-        return [pid for each in machines if each is not None for pid in below(each.pid)]
+        tops = [pid for each in machines if each is not None for pid in each.pids]
+        return [pid for top in tops for pid in below(top)]
 
 
 class ControlPlace:

@@ -71,6 +71,11 @@ class BubblewrapMachine:
         """See ``Machine``."""
         return self._process.pid
 
+    @property
+    def pids(self) -> tuple[int, ...]:
+        """See ``Machine``."""
+        return (self.pid,)
+
     async def wait(self) -> int:
         """See ``Machine``."""
         return await self._process.wait()

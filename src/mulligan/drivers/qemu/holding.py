@@ -75,4 +75,5 @@ def by_agent(asked: Limits) -> dict[str, object]:
         "open_files": asked.max_open_files,
         "cpu_seconds": asked.cpu_seconds,
         "processes": asked.max_processes + OURS if asked.max_processes else 0,
+        "memory_counted": True,
     }

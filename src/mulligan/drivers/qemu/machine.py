@@ -84,15 +84,15 @@ class QemuMachine:
         return self._qemu.process.pid
 
     @property
-    def share_pid(self) -> int:
-        """The host's process that holds what shows the VM its files."""
-        return self._share.process.pid
+    def pids(self) -> tuple[int, ...]:
+        """See ``Machine``: QEMU, and what shows the VM its files."""
+        return self.pid, self._share.process.pid
 
     def check_limits(self) -> None:
         """See ``Machine``. A machine has no more memory and processors than it was made with."""
 
     def strain(self) -> Strain:
-        """See ``Machine``. What its own kernel does for want of memory is not told to the host."""
+        """See ``Machine``. What its own kernel does for want of memory its agent tells of."""
         return Strain()
 
     async def wait(self) -> int:

@@ -271,6 +271,7 @@ class Kernels(Runners):
     def finish(self, cell: Cell, status: int) -> None:
         """Says how a cell ended."""
         self._cells.pop(cell.channel, None)
+        self.place.ends()
         self.place.send(frames.EXIT, cell.channel, cell.answer(status))
 
     def fail(self, kernel: Kernel, why: str) -> None:

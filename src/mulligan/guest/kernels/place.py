@@ -19,6 +19,7 @@ class Place:
         host: where frames go.
         starter: starts their processes.
         root: the descriptor of the VM's present root.
+        ends: called before a cell's EXIT frame is sent.
         env: of the VM's programs.
         foreign: whether they see other interpreters than the agent.
     """
@@ -30,6 +31,7 @@ class Place:
         host: Host,
         starter: Starter,
         root: Callable[[], int],
+        ends: Callable[[], None],
         env: dict[str, str],
         foreign: bool,
     ) -> None:
@@ -39,5 +41,6 @@ class Place:
         self.crowded = host.crowded
         self.starter = starter
         self.root = root
+        self.ends = ends
         self.env = env
         self.foreign = foreign
