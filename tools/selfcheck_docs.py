@@ -1,7 +1,7 @@
 """Runs `mulligan selfcheck` with its control, and writes the tables of docs/security.md anew.
 
 The long tables are of bubblewrap; beside them stands what differs with every other driver that this
-host has, or why it has it not.
+host has, or why it has it not. MicroVMs have the kernel image of the data directory there is.
 
 Usage: python tools/selfcheck_docs.py
 """
@@ -12,6 +12,7 @@ import tempfile
 from pathlib import Path
 
 from mulligan import settings
+from mulligan.drivers.qemu.image import lend
 from mulligan.errors import ConfigError
 from mulligan.layers.directories import PASS_THROUGH, remove_tree
 from mulligan.selfcheck.report import markdown, side_by_side, summary
@@ -24,7 +25,7 @@ BEGIN_DRIVERS, END_DRIVERS = (
     "<!-- selfcheck-drivers:begin -->\n",
     "<!-- selfcheck-drivers:end -->\n",
 )
-FIRST, OTHERS = "bubblewrap", ("gvisor",)
+FIRST, OTHERS = "bubblewrap", ("gvisor", "qemu")
 
 
 def main() -> int:
@@ -53,6 +54,7 @@ def tried(driver: str) -> Report:
     directory = Path(tempfile.mkdtemp(prefix="mulligan-selfcheck-docs-"))
     directory.chmod(PASS_THROUGH)
     try:
+        lend(settings.load().data_dir / "images", directory / "images")
         chosen = settings.load(data_dir=directory, driver=driver)
         return asyncio.run(selfcheck(chosen, control=True))
     finally:

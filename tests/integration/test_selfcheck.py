@@ -15,6 +15,7 @@ from mulligan import settings as settings_module
 from mulligan.cli.app import app
 from mulligan.drivers.bubblewrap import arguments, seccomp
 from mulligan.drivers.gvisor import runsc
+from mulligan.drivers.qemu import image
 from mulligan.engine import engine as engine_module
 from mulligan.errors import ConfigError
 from mulligan.images.host import prepare
@@ -23,7 +24,7 @@ from mulligan.selfcheck.inside.probing import PROBES
 from mulligan.selfcheck.kernels import OF_KERNELS
 from mulligan.selfcheck.run import FIRST, HELD, MODULES, probes, program, selfcheck
 from mulligan.selfcheck.verdicts import FAILED, GROUPS, PASSED, SKIPPED, Outcome, Report
-from support import host
+from support import host, microvm
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "security.md"
@@ -51,15 +52,22 @@ def planted_things() -> set[str]:
 
 
 async def check(
-    groups: tuple[str, ...] = (), *, control: bool = False, driver: str = "bubblewrap"
+    groups: tuple[str, ...] = (),
+    *,
+    control: bool = False,
+    driver: str = "bubblewrap",
+    images: Path | None = None,
 ) -> Report:
-    """A run of its own, after which nothing is left."""
+    """A run of its own, after which nothing is left but the images it was lent."""
     before, things, env = host.descendants(os.getpid()), planted_things(), dict(os.environ)
     open_before = host.descriptors()
     with host.data_directory() as directory:
+        if images is not None:
+            image.lend(images, directory / "images")
+        before_it = list(directory.iterdir())
         settings = settings_module.load(data_dir=directory, driver=driver)
         report = await selfcheck(settings, groups, control=control)
-        assert not list(directory.iterdir())
+        assert list(directory.iterdir()) == before_it
     assert not host.descendants(os.getpid()) - before
     assert not {each for each in planted_things() - things if not revoked(each)}
     assert dict(os.environ) == env
@@ -97,6 +105,17 @@ async def test_every_probe_passes_in_gvisor_or_says_why_it_is_not_tried() -> Non
     assert states(report, FAILED) == {}
     assert states(report, SKIPPED).keys() <= {*OF_KERNELS["gvisor"], *HELD, *LANGUAGES}
     assert report.host["driver"] == "gvisor"
+
+
+@pytest.mark.long
+async def test_every_probe_passes_in_a_microvm() -> None:
+    found = microvm.images()
+    if isinstance(found, str):
+        pytest.skip(found)
+    report = await check(driver="qemu", images=found)
+    assert states(report, FAILED) == {}
+    assert states(report, SKIPPED).keys() <= {*HELD, *LANGUAGES}
+    assert report.host["driver"] == "qemu"
 
 
 async def test_drivers_side_by_side(controlled: Report) -> None:

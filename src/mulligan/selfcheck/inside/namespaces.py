@@ -129,7 +129,7 @@ def hostname() -> Seen:
 @probe("namespaces.cgroup_path", "read /proc/self/cgroup", "every path is / or below", "depends")
 def cgroup_path() -> Seen:
     paths = {line.split(":", 2)[2] for line in text("/proc/self/cgroup").splitlines()}
-    return not {path for path in paths if path != "/"}, short(" ".join(sorted(paths)))
+    return not {path for path in paths if path != "/"}, short(" ".join(sorted(paths)) or "none")
 
 
 def _unshared(flags: int, then: Callable[[], Seen] | None = None) -> Seen:
