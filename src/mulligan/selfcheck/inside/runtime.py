@@ -35,17 +35,42 @@ def agent() -> list[int]:
     return [told["agent"]]
 
 
-def zygote() -> list[int]:
+def beside() -> list[int]:
     """What the agent runs beside programs: of no session that a program leads."""
     if told["outside"]:
         return [told["agent"]]
-    found = [int(name) for name in os.listdir("/proc") if name.isdigit()]
-    mine = {told["main"], os.getpid(), os.getppid()}
+    mine = {1, told["main"], os.getpid(), os.getppid()}
     return [
         pid
-        for pid in found
-        if pid not in mine and pid != 1 and os.getsid(pid) in (0, 1, os.getsid(1))
+        for pid in map(int, filter(str.isdigit, os.listdir("/proc")))
+        if pid not in mine and _session(pid) in (0, 1, os.getsid(1))
     ]
+
+
+def zygote() -> list[int]:
+    """Who of them is the agent's own child.
+
+    The zygote's is a program to be, which may be about to end: nothing that is done to it lasts.
+    """
+    if told["outside"]:
+        return [told["agent"]]
+    return [pid for pid in beside() if _parent(pid) == 1]
+
+
+def _session(pid: int) -> int:
+    """The session of a process; -1 where it is gone."""
+    try:
+        return os.getsid(pid)
+    except ProcessLookupError:
+        return -1
+
+
+def _parent(pid: int) -> int:
+    """The parent of a process (proc(5)); -1 where it is gone."""
+    try:
+        return int(text(f"/proc/{pid}/stat").rpartition(")")[2].split()[1])
+    except OSError:
+        return -1
 
 
 def _seized(pid: int) -> tuple[int, int]:
@@ -119,18 +144,20 @@ ACTS: dict[str, tuple[str, Callable[[int], object]]] = {
         lambda pid: os.setpriority(os.PRIO_PROCESS, pid, os.getpriority(os.PRIO_PROCESS, pid)),
     ),
 }
-WHO: dict[str, tuple[str, Callable[[], list[int]]]] = {
-    "agent": ("the agent, process 1", agent),
-    "zygote": ("the zygote", zygote),
+# Of each: what looks ask of, and what acts do.
+WHO: dict[str, tuple[str, Callable[[], list[int]], Callable[[], list[int]]]] = {
+    "agent": ("the agent, process 1", agent, agent),
+    "zygote": ("the zygote", beside, zygote),
 }
 
 
 def _register_looks() -> None:
-    for who, (called, whose) in WHO.items():
+    for who, (called, looked_at, acted_on) in WHO.items():
         for name, (what, work) in (LOOKS | ACTS).items():
 
             def run(
-                whose: Callable[[], list[int]] = whose, work: Callable[[int], object] = work
+                whose: Callable[[], list[int]] = looked_at if name in LOOKS else acted_on,
+                work: Callable[[int], object] = work,
             ) -> Seen:
                 found = whose()
                 if not found:
