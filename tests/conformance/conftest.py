@@ -21,17 +21,23 @@ from mulligan.layers.store import LayerStore
 from mulligan.models import utc_now
 from support import host, microvm
 from support.kernels import Kernel
+from support.profiles import LACKS
 
 GUEST = (61000, 61000)
 
 
 class Machine:
-    """A VM of a driver, and short ways to use it."""
+    """A VM of a driver, and short ways to use it.
+
+    Attributes:
+        pace: the driver's: bounds of what is to be there in a moment are so many times longer.
+    """
 
     def __init__(self, vm: Vm, image: HostImage, driver: Driver) -> None:
         self.vm = vm
         self.image = image
         self.driver = driver
+        self.pace = driver.pace
 
     def program(
         self,
@@ -52,16 +58,22 @@ class Machine:
     ) -> ProgramResult:
         return await self.vm.run(self.program(code, language, **more), on_output)
 
-    async def text(self, code: str, language: str = "bash", **more) -> str:
-        """What a program prints; it must succeed."""
-        result = await self.run(code, language, **more)
+    async def text(
+        self, code: str, language: str = "bash", *, timeout_ms: int = 20_000, **more
+    ) -> str:
+        """What a program prints; it must succeed, and may take its time."""
+        result = await self.run(code, language, timeout_ms=timeout_ms * self.pace, **more)
         assert (result.reason, result.status) == ("exit", 0), result.stderr.decode()
         return result.stdout.decode()
 
-    def needs_to_be_seen(self) -> None:
-        """Skips a test that looks at the VM's processes from the host, where that cannot be."""
-        if self.driver.capabilities.own_kernel:
-            pytest.skip("processes of a VM with a kernel of its own are not the host's")
+    def has(self, what: str) -> bool:
+        """Whether its VMs can have something of ``support.profiles``."""
+        return what not in LACKS[self.driver.name]
+
+    def needs(self, what: str) -> None:
+        """Skips a test of something its VMs cannot have."""
+        if not self.has(what):
+            pytest.skip(f"{self.driver.name} has no {what}: {LACKS[self.driver.name][what]}")
 
     def agent(self) -> int:
         """The number of the booted VM's process 1 on the host."""
@@ -90,7 +102,7 @@ def make(name: str, directory: Path) -> Driver:
     params=[
         "bubblewrap",
         pytest.param("gvisor", marks=pytest.mark.long),
-        pytest.param("qemu", marks=pytest.mark.long),
+        pytest.param("qemu", marks=[pytest.mark.long, pytest.mark.timeout(400)]),
     ],
 )
 async def machine(request: pytest.FixtureRequest) -> AsyncIterator[Machine]:

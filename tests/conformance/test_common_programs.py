@@ -78,7 +78,8 @@ PYTHON = {
         "import os, shutil, tempfile, mmap\n"
         "with tempfile.TemporaryDirectory() as d:\n"
         "    with open(d + '/a', 'wb') as f: f.write(b'x' * 5000)\n"
-        "    shutil.copytree(d, d + '/t'); os.link(d + '/a', d + '/b'); os.chmod(d + '/b', 0o600)\n"
+        "    shutil.copytree(d, d + '/t'); os.rename(d + '/t/a', d + '/b')\n"
+        "    os.chmod(d + '/b', 0o600)\n"
         "    with open(d + '/a', 'r+b') as f, mmap.mmap(f.fileno(), 0) as m: m[0:1] = b'y'\n"
         "    os.setxattr(d + '/a', 'user.n', b'v'); print(os.getxattr(d + '/a', 'user.n'))",
         "b'v'\n",

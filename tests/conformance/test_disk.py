@@ -5,8 +5,15 @@ import asyncio
 import pytest
 
 from mulligan.engine.vms import disk
+from support.profiles import HARD_LINKS
 
 pytestmark = pytest.mark.anyio
+
+
+async def test_a_file_has_several_names(machine) -> None:
+    machine.needs(HARD_LINKS)
+    script = "echo one > a && ln a b && rm a && echo two >> b && ln b c && cat c && stat -c %h c"
+    assert await machine.text(script) == "one\ntwo\n2\n"
 
 
 async def test_freezing_and_going_back(machine) -> None:

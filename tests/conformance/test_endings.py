@@ -6,6 +6,7 @@ import os
 import pytest
 
 from support import host
+from support.profiles import SEEN
 
 pytestmark = pytest.mark.anyio
 
@@ -41,7 +42,7 @@ async def running(machine, expected: int | None = None) -> int:
 @pytest.mark.parametrize("name", HIDERS)
 async def test_a_timeout_ends_the_whole_tree(machine, name: str) -> None:
     before = await running(machine)
-    result = await machine.run(HIDERS[name], timeout_ms=400)
+    result = await machine.run(HIDERS[name], timeout_ms=400 * machine.pace)
     assert result.reason == "timeout"
     assert await running(machine, before) == before
 
@@ -53,7 +54,7 @@ async def test_a_cancel_ends_the_whole_tree(machine, name: str) -> None:
     task = asyncio.create_task(
         machine.run("echo started\n" + HIDERS[name], on_output=lambda *_: started.set())
     )
-    await asyncio.wait_for(started.wait(), 10)
+    await asyncio.wait_for(started.wait(), 10 * machine.pace)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
@@ -97,7 +98,7 @@ async def test_python_is_ended_too(machine) -> None:
         "time.sleep(300)"
     )
     before = await running(machine)
-    assert (await machine.run(code, "python", timeout_ms=500)).reason == "timeout"
+    assert (await machine.run(code, "python", timeout_ms=500 * machine.pace)).reason == "timeout"
     assert await running(machine, before) == before
 
 
@@ -146,7 +147,7 @@ async def test_a_child_whose_first_thread_ended_is_found(machine) -> None:
 
 async def test_a_zygote_that_is_stopped_goes_on(machine) -> None:
     assert await machine.text("print(1)", "python") == "1\n"
-    machine.needs_to_be_seen()
+    machine.needs(SEEN)
     machine.stop_zygote()
     bystander = asyncio.create_task(machine.run("sleep 2; echo well"))
     assert await machine.text("print(1)", "python") == "1\n"
@@ -173,7 +174,7 @@ async def test_more_executions_than_descriptors(machine) -> None:
 async def test_a_waiting_compiler_holds_nothing_of_the_agents(machine) -> None:
     if "rust" not in machine.image.toolchains:
         pytest.skip("this host has no rust")
-    machine.needs_to_be_seen()
+    machine.needs(SEEN)
     # Looked at from the host: it has the zygote's command line, and where there is Landlock
     # programs of other executions do not see its descriptors.
     compiling = asyncio.create_task(machine.run("fn main() {}", "rust", timeout_ms=60_000))
@@ -212,7 +213,8 @@ async def test_a_process_that_only_forks_and_exits_is_caught(machine) -> None:
         f"import os, time\nif os.fork() == 0:\n    exec({HOPPER!r})\n    os._exit(0)\ntime.sleep(9)"
     )
     for _ in range(3):
-        assert (await machine.run(code, "python", timeout_ms=700)).reason == "timeout"
+        ended = await machine.run(code, "python", timeout_ms=700 * machine.pace)
+        assert ended.reason == "timeout"
     await asyncio.sleep(3)
     assert (await machine.run("ls /workspace/hopper-was-here")).status != 0
 
@@ -288,7 +290,7 @@ async def test_resources_are_told(machine) -> None:
 async def test_a_zygote_that_was_stopped_keeps_no_execution_from_its_end(
     machine, then: str, reason: str
 ) -> None:
-    machine.needs_to_be_seen()
+    machine.needs(SEEN)
     before = await machine.text("readlink /proc/1/ns/pid; stat -c %Z /proc/1")
     code = f"import time; print('begun', flush=True); time.sleep(0.5); {then}"
     begun = asyncio.Event()

@@ -42,7 +42,7 @@ async def test_memory_comes_back_after_its_kernel_was_killed(python) -> None:
     assert (await python.memory("revive", "a")).memory == "kept"
     assert await python.value("x") == "1"
     stubborn = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)\nwhile True: pass"
-    assert (await python.run(stubborn, timeout_ms=300)).kernel_ended
+    assert (await python.run(stubborn, timeout_ms=300 * python.pace)).kernel_ended
     assert (await python.memory("revive", "a")).memory == "kept"
     assert await python.value("x") == "1"
 
@@ -67,7 +67,7 @@ async def test_a_revived_kernel_can_be_kept_interrupted_and_print(python) -> Non
     await python.memory("checkpoint", "a")
     await python.memory("revive", "a")
     assert await python.text("print('seen')") == "seen\n"
-    assert (await python.run("while True: pass", timeout_ms=300)).kernel_ended is None
+    assert (await python.run("while True: pass", timeout_ms=300 * python.pace)).kernel_ended is None
     await python.run("x = 2")
     assert (await python.memory("checkpoint", "b")).memory == "kept"
     await python.memory("revive", "a")
@@ -192,14 +192,16 @@ async def test_bash_goes_on_after_exit(bash, ending: str, status: int) -> None:
 @pytest.mark.parametrize("code", ["while :; do :; done", "sleep 60; echo on", "(sleep 60)"])
 async def test_bash_is_interrupted(bash, code: str) -> None:
     await bash.text("x=1")
-    result = await bash.run(code, timeout_ms=300)
+    result = await bash.run(code, timeout_ms=300 * bash.pace)
     assert (result.reason, result.stdout, result.kernel_ended) == ("timeout", b"", None)
     assert await bash.text("echo $x") == "1\n"
 
 
 async def test_bash_that_ends_says_so(bash) -> None:
     assert "signal 9" in (await bash.run("x=1; kill -9 $$")).kernel_ended
-    result = await bash.run("echo [$x]; trap '' INT; while :; do :; done", timeout_ms=300)
+    result = await bash.run(
+        "echo [$x]; trap '' INT; while :; do :; done", timeout_ms=300 * bash.pace
+    )
     assert (result.stdout, "did not stop" in result.kernel_ended) == (b"[]\n", True)
 
 
@@ -268,7 +270,7 @@ async def test_node_errors_show_the_cell(node) -> None:
 )
 async def test_node_is_interrupted(node, code: str) -> None:
     await node.run("let x = 1")
-    result = await node.run(code, timeout_ms=400)
+    result = await node.run(code, timeout_ms=400 * node.pace)
     assert (result.reason, result.kernel_ended) == ("timeout", None)
     assert await node.value("x") == "1"
 

@@ -9,6 +9,7 @@ import pytest
 from mulligan.engine.vms.connection import Program
 from mulligan.images.host import WORKSPACE
 from support import host
+from support.profiles import SEEN
 
 pytestmark = pytest.mark.anyio
 
@@ -37,7 +38,7 @@ def soft_limit(pid: int, soft: int) -> int:
 @pytest.fixture
 async def few(machine):
     """Few descriptors for the agent, set from outside; as many as before afterwards."""
-    machine.needs_to_be_seen()
+    machine.needs(SEEN)
     await machine.text("true")
     agent = machine.agent()
     before = soft_limit(agent, FEW)

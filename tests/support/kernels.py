@@ -17,6 +17,7 @@ class Kernel:
         self.machine = machine
         self.language = language
         self.name = f"k{next(_numbers)}"
+        self.pace = machine.pace  # of its driver
 
     def program(self, code: str, **more) -> Program:
         _, steps, _ = steps_for(self.language, self.machine.image)

@@ -107,8 +107,8 @@ class Machine(Protocol):
         what it is to hold processes to, and in them ``memory``, the bytes of all programs that the
         agent is to watch, where nothing else holds them, or ``memory_counted``, where the VM's own
         kernel does and its agent is to tell of it; ``variables``, which programs have in
-        their environment and the agent has not; and ``foreign``, whether programs see other
-        interpreters than the agent.
+        their environment and the agent has not; ``foreign``, whether programs see other
+        interpreters than the agent; and ``pace``, that of the driver.
         """
 
     @property
@@ -160,10 +160,15 @@ class Machine(Protocol):
 
 
 class Driver(Protocol):
-    """A way to make VMs."""
+    """A way to make VMs.
+
+    Attributes:
+        pace: how many times longer than elsewhere what takes a moment may take in its VMs.
+    """
 
     name: str
     capabilities: Capabilities
+    pace: int
 
     async def boot(self, spec: BootSpec) -> Machine:
         """Boots a VM.

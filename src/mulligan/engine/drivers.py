@@ -39,6 +39,7 @@ class Absent:
     def __init__(self, name: str, why: ConfigError, owner: tuple[int, int]) -> None:
         self.name = name
         self.capabilities = CAPABILITIES.get(name, CAPABILITIES[EMBEDDED])
+        self.pace = 1
         self._why = why
         self._owner = owner
 

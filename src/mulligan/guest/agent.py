@@ -162,6 +162,7 @@ class Agent:
                 ends=self._vm.ends,
                 env=self._env | self._vm.variables,
                 foreign=self._vm.foreign,
+                pace=self._vm.pace,
             )
             self._kernels = Kernels(place)
         return self._kernels
@@ -302,7 +303,7 @@ class Agent:
         if execution.reason == "exit" and not (execution.namespace or execution.is_job):
             self._lost(execution)  # by whatever it was ended, no program of it ever ran
         elif execution.reason == "exit" and execution.left_behind():
-            execution.linger_until = time.monotonic() + execution.LINGER_S
+            execution.linger_until = time.monotonic() + execution.LINGER_S * self._vm.pace
         else:
             if execution.reason != "exit":
                 execution.end(execution.reason)
@@ -334,7 +335,7 @@ class Agent:
             return
         if execution.patience:
             execution.patience = False
-            execution.deadline = time.monotonic() + PATIENCE_S
+            execution.deadline = time.monotonic() + PATIENCE_S * self._vm.pace
         else:
             self._starter.give_up()
 

@@ -50,6 +50,7 @@ class Vm:
         self.root = -1
         self.variables: dict[str, str] = {}
         self.foreign = False
+        self.pace = 1  # how many times longer a moment is
         self._starter = starter
         self._groups = groups
         self._streams = streams
@@ -89,6 +90,7 @@ class Vm:
             self._starter.hold_to(body["limits"])
             self.variables = body.get("variables", {})
             self.foreign = body.get("foreign", False)
+            self.pace = body.get("pace", 1)
             self._streams.holds = bool(body.get("mounts_apart"))
             own = {_mounts()}
             self._roots = Roots(body["binds"], self._veiled if body.get("shows_agent") else set)

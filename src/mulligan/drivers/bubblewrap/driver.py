@@ -141,6 +141,7 @@ class BubblewrapDriver:
     """
 
     name = "bubblewrap"
+    pace = 1
     capabilities = Capabilities(
         own_kernel=False, network=("none", "allowlist"), boot_cost="milliseconds", images=True
     )

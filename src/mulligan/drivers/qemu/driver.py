@@ -53,6 +53,7 @@ if TYPE_CHECKING:
 log = get_logger()
 
 GUEST_UP_S = {"kvm": 10.0, "tcg": 60.0}
+PACES = {"kvm": 1, "tcg": 3}
 PORT_OPEN = "VSERPORT_CHANGE"
 
 
@@ -85,6 +86,7 @@ class QemuDriver:
         self._image = image.load(directory / "images")
         self.accel = accel.find(self._tools, self._image, self._run_as, directory / "images")
         self._accel = self.accel.name
+        self.pace = PACES[self._accel]
         self._sentinel: Sentinel | None = None
         self._refused: set[str] = set()  # templates it was said of
 
@@ -230,7 +232,8 @@ class QemuDriver:
         ours.setblocking(False)
         binds = [str(path) for path in spec.image.binds]
         binds += [*(place for _, place in spec.shares), *spec.files]
-        frame: dict[str, object] = {"binds": binds, "limits": holding.by_agent(spec.limits)}
+        limits = holding.by_agent(spec.limits)
+        frame: dict[str, object] = {"binds": binds, "limits": limits, "pace": self.pace}
         return QemuMachine(qemu, share, monitor, ours, console, frame)
 
     async def _serve_files(self, spec: BootSpec) -> tuple[Part, socket.socket]:

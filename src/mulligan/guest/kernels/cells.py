@@ -49,11 +49,11 @@ class Cell:
             os.write(self.input, data)
         self.input_ended |= ended
 
-    def interrupted(self, reason: str) -> None:
-        """It was asked to stop; it has a moment to do so."""
+    def interrupted(self, reason: str, grace: float) -> None:
+        """It was asked to stop; it has so many seconds to do so."""
         if self.reason == "exit":
             self.reason = reason
-        self.deadline = time.monotonic() + GRACE_S
+        self.deadline = time.monotonic() + grace
 
     def take(self, kind: int, data: bytes) -> bytes:
         """Counts a piece of output; what of it is passed on."""

@@ -9,7 +9,7 @@ from _signal import SIGINT, SIGKILL
 from mulligan.guest import frames, processes
 from mulligan.guest.execution import refused
 from mulligan.guest.forkserver import ENDED, FORKED
-from mulligan.guest.kernels.cells import GRACE_S, Cell
+from mulligan.guest.kernels.cells import Cell
 from mulligan.guest.kernels.departure import Departure
 from mulligan.guest.kernels.links import LinkError, Message
 from mulligan.guest.kernels.live import IDLE_OUTPUT, Live, words
@@ -257,14 +257,15 @@ class Kernels(Runners):
             return
         assert live is not None
         if cell.reason == "exit" and processes.member(live.pid, live.namespace):
-            cell.interrupted(reason)
+            cell.interrupted(reason, self.place.grace)
             try:
                 os.killpg(live.pid, SIGINT)
             except ProcessLookupError:
                 processes.send([live.pid], SIGINT)  # it has left its group
         elif reason == "timeout" or cell.reason == "exit":
             cell.reason = reason if cell.reason == "exit" else cell.reason
-            ended = f"the kernel was ended: it did not stop within {GRACE_S:g} s of an interrupt"
+            grace = self.place.grace
+            ended = f"the kernel was ended: it did not stop within {grace:g} s of an interrupt"
             self.end(kernel, ended + FRESH)
             self.pump(kernel)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from mulligan.guest.kernels.cells import GRACE_S
+
 TYPE_CHECKING = False  # importing typing for it would cost every VM milliseconds
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,6 +24,7 @@ class Place:
         ends: called before a cell's EXIT frame is sent.
         env: of the VM's programs.
         foreign: whether they see other interpreters than the agent.
+        pace: how many times longer a moment is than on the host.
     """
 
     def __init__(
@@ -34,6 +37,7 @@ class Place:
         ends: Callable[[], None],
         env: dict[str, str],
         foreign: bool,
+        pace: int,
     ) -> None:
         self.loop = loop
         self.host = host
@@ -44,3 +48,4 @@ class Place:
         self.ends = ends
         self.env = env
         self.foreign = foreign
+        self.grace = GRACE_S * pace  # for a cell that is interrupted
