@@ -68,6 +68,7 @@ bench: install  ## Measure, side by side with what is installed
 	$(BIN)/python -m bench.fairness
 	$(BIN)/python -m bench.http_load
 	$(BIN)/python -m bench.performance --write
+	$(BIN)/python -m bench.drivers --write
 
 bench-policy: install  ## Measure extraction, dangerous patterns and secrets beside the seed's rules
 	$(BIN)/python -m bench.policy_extraction
