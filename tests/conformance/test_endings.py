@@ -164,7 +164,7 @@ async def test_a_command_line_that_is_too_long_is_told(machine) -> None:
 async def test_more_executions_than_descriptors(machine) -> None:
     """Each is answered: by the program's end, or by the reason it could not start."""
     results = await asyncio.gather(
-        *(machine.run("sleep 0.2; echo x", timeout_ms=90_000) for _ in range(400))
+        *(machine.run("sleep 0.2; echo x", timeout_ms=90_000 * machine.pace) for _ in range(400))
     )
     assert {result.reason for result in results} <= {"exit", "setup"}
     assert sum(result.stdout == b"x\n" for result in results) > 100

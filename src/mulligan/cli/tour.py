@@ -16,12 +16,14 @@ from rich.markup import escape
 
 from mulligan import settings as settings_module
 from mulligan.cli.console import out, printable, run_async
+from mulligan.drivers.qemu.image import lend
 from mulligan.engine.engine import Engine
 from mulligan.errors import ValidationFailed
 from mulligan.extraction import extract
 from mulligan.images.toolchains import find
-from mulligan.layers.directories import PASS_THROUGH, remove_tree
+from mulligan.layers.directories import PASS_THROUGH, make_directory, remove_tree
 from mulligan.models import ForkRequest, RollbackTo, VmExecuteRequest, VmExecuteResponse
+from mulligan.settings import Settings
 
 ANSWER = """\
 Sure! This counts the primes below 10,000:
@@ -102,11 +104,12 @@ async def _demo(directory: Path) -> None:
     secret_file = directory / "host-secret.txt"
     secret_file.write_text(secret)
     os.environ["MULLIGAN_DEMO_SECRET"] = secret
-    settings = settings_module.load(data_dir=directory / "data")
+    settings = _settings(directory / "data")
     async with Engine(settings) as engine:
+        _place(engine)
         await _answer(engine)
         await _refused(engine, secret, secret_file)
-    ungated = settings_module.load(data_dir=directory / "ungated", hooks={"enabled": False})
+    ungated = _settings(directory / "ungated", hooks={"enabled": False})
     async with Engine(ungated) as engine:
         await _spy(engine, secret, secret_file)
         await _runaway(engine)
@@ -115,6 +118,20 @@ async def _demo(directory: Path) -> None:
         await _variables(engine)
         await _timings(engine)
     del os.environ["MULLIGAN_DEMO_SECRET"]
+
+
+def _settings(data_dir: Path, **changes: object) -> Settings:
+    """As they are set, with a directory of the demonstration's own, which lends what VMs boot."""
+    make_directory(data_dir)
+    lend(settings_module.load().data_dir / "images", data_dir / "images")
+    return settings_module.load(data_dir=data_dir, **changes)
+
+
+def _place(engine: Engine) -> None:
+    driver = engine.drivers.of_type(engine.settings.default_vm_type)
+    _title(f"VMs by the driver {driver.name}")
+    kernel = "a kernel of their own" if driver.capabilities.own_kernel else "the host's kernel"
+    out.print(f"  {escape(printable(driver.about()))}; they have {kernel}")
 
 
 async def _answer(engine: Engine) -> None:
