@@ -54,7 +54,8 @@ SNAPSHOT, ROLLBACK = "snapshot", "rollback"
 BACK = "rollback to first result"
 KEEP, RESTORE = "memory to disk, with an interpreter", "VM from that memory, ready"
 IDLE = "idle VM, memory (PSS)"
-ROWS = (NEW, COPY, POOL, PYTHON, BASH, SNAPSHOT, ROLLBACK, BACK, KEEP, RESTORE, IDLE)
+LOAD = "load average meanwhile"
+ROWS = (NEW, COPY, POOL, PYTHON, BASH, SNAPSHOT, ROLLBACK, BACK, KEEP, RESTORE, IDLE, LOAD)
 Cells = dict[str, str]
 
 
@@ -251,25 +252,25 @@ def table(columns: list[Column]) -> list[str]:
 
 async def measure(names: list[str], directory: Path, rounds: int) -> list[str]:
     """The lines of the section."""
-    columns, missing, loads = [], [], [os.getloadavg()[0]]
+    columns, missing = [], []
     for name in names:
         column = Column(name, directory / name, rounds)
         make_directory(directory / name)
+        before = os.getloadavg()[0]
         try:
             await column.measure()
+            column.cells[LOAD] = f"{before:.1f} to {os.getloadavg()[0]:.1f}"
             columns.append(column)
         except ConfigError as error:
             missing.append(f"- no `{name}` here: {error.detail}: {error.remedy}")
-        loads.append(os.getloadavg()[0])
-    return [*table(columns), "", *missing, *environment(rounds, loads)]
+    return [*table(columns), "", *missing, *environment(rounds)]
 
 
-def environment(rounds: int, loads: list[float]) -> list[str]:
+def environment(rounds: int) -> list[str]:
     """What was measured on."""
-    said = f"{min(loads):.1f} to {max(loads):.1f}"
     return [
         f"{os.cpu_count()} cores, Linux {platform.release()}, medians of {rounds} (programs in a "
-        f"VM that runs: {3 * rounds}), one driver after the other; load average {said}."
+        f"VM that runs: {3 * rounds}), one driver after the other."
     ]
 
 

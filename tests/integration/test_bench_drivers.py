@@ -15,7 +15,7 @@ async def test_every_row_is_measured_that_a_driver_can_do(data_dir: Path) -> Non
     column = drivers.Column("bubblewrap", data_dir, 1)
     await column.measure()
     missing = set(drivers.ROWS) - column.cells.keys()
-    assert missing == {drivers.COPY, drivers.KEEP, drivers.RESTORE}
+    assert missing == {drivers.COPY, drivers.KEEP, drivers.RESTORE, drivers.LOAD}
     assert column.title == "`bubblewrap`"
 
 
