@@ -173,13 +173,20 @@ def test_flags_are_read_from_the_help() -> None:
     assert runsc.known_of({"overlay2", "network"}) == ("--overlay2=none",)
 
 
-def fake(directory: Path, monkeypatch, *, run: str = CURRENT, platforms: str = "systrap") -> Path:
+def fake(
+    directory: Path,
+    monkeypatch,
+    *,
+    run: str = CURRENT,
+    platforms: str = "systrap",
+    version: str = "1",
+) -> Path:
     """A program called runsc that answers as one does."""
     (directory / "run.txt").write_text(run)
     program = directory / "runsc"
     program.write_text(
         "#!/bin/sh\n"
-        f'case "$*" in --version) echo "runsc version 1" ;;\n'
+        f'case "$*" in --version) echo "runsc version {version}" ;;\n'
         f"flags) echo '  -overlay2 value' ;;\n"
         f'"help platforms") echo {platforms} ;;\n'
         f'"help run") cat {directory}/run.txt >&2 ;;\n'
@@ -205,6 +212,8 @@ def test_what_is_found_is_asked_what_it_can_do(tmp_path, monkeypatch) -> None:
         ({"run": DEBIANS}, "no --pass-fd"),
         ({"platforms": "kvm"}, "none of the platforms systrap, ptrace, only kvm"),
         ({"platforms": ""}, "only none"),
+        ({"version": "0.0~20240729.0"}, "becomes user 0 of its sandbox"),
+        ({"version": "release-20260323.0"}, "those from 20260330 on do not"),
     ],
 )
 def test_what_lacks_something_is_refused(tmp_path, monkeypatch, answers, why: str) -> None:
@@ -212,6 +221,12 @@ def test_what_lacks_something_is_refused(tmp_path, monkeypatch, answers, why: st
     with pytest.raises(ConfigError, match=why) as caught:
         runsc.find()
     assert "go install" in caught.value.remedy
+
+
+def test_versions_without_a_date_and_of_later_ones_are_taken(tmp_path, monkeypatch) -> None:
+    for version in ("VERSION_MISSING", "release-20260330.0", "0.0~20260921.0", "20240101"):
+        fake(tmp_path, monkeypatch, version=version)
+        assert runsc.find().version == f"runsc version {version}"
 
 
 def test_none_is_refused(tmp_path, monkeypatch) -> None:

@@ -1,6 +1,6 @@
 """The runsc there is, and what it can do: asked of itself, since versions say little.
 
-Debian's of 2022 calls itself like one of 2024, and one built from its module calls itself nothing.
+Debian's have dates for versions, as releases have; one built from its module calls itself nothing.
 """
 
 from __future__ import annotations
@@ -19,8 +19,11 @@ PLATFORMS = ("systrap", "ptrace")  # the better one first; see docs/decisions/00
 KVM = Path("/dev/kvm")
 REMEDY = (
     "install a current one where PATH leads: go install gvisor.dev/gvisor/runsc@latest "
-    "(Debian's of 2022 is too old)"
+    "(Debian's of 2022 and 2024 are too old)"
 )
+# Only since then it starts where there is no user 0 (gVisor's commit 82275ab10), and no flag tells.
+WITHOUT_ROOT = 20260330
+_DATE = re.compile(r"\b(?:release-|0\.0~)(20[0-9]{6})\b")
 _FLAG = re.compile(r"^\s+-{1,2}([a-z0-9][a-z0-9-]*)\b", re.MULTILINE)
 
 
@@ -65,6 +68,13 @@ def find() -> Runsc:
             "namespaces that came before that are what VMs need",
             remedy=REMEDY,
         )
+    dated = date_of(version)
+    if dated is not None and dated < WITHOUT_ROOT:
+        raise ConfigError(
+            f"{path} ({version}) is too old: it becomes user 0 of its sandbox, whom VMs do not "
+            f"have; those from {WITHOUT_ROOT} on do not",
+            remedy=REMEDY,
+        )
     platform = next((each for each in PLATFORMS if each in platforms), None)
     if platform is None:
         raise ConfigError(
@@ -78,6 +88,12 @@ def find() -> Runsc:
 def flags_of(text: str) -> set[str]:
     """The names of flags in a help text of Go's flag package."""
     return set(_FLAG.findall(text))
+
+
+def date_of(version: str) -> int | None:
+    """The date in a version, as the number YYYYMMDD; None where it has none."""
+    found = _DATE.search(version)
+    return int(found[1]) if found else None
 
 
 def known_of(known: set[str]) -> tuple[str, ...]:
