@@ -1,10 +1,12 @@
-"""A server for the tests that only talk to one."""
+"""A server for the tests that only talk to one, and drivers for those of networks."""
 
 from collections.abc import Iterator
 
 import httpx
 import pytest
 
+from mulligan.drivers.gvisor import runsc
+from mulligan.errors import ConfigError
 from support.host import data_directory
 from support.server import Server
 
@@ -19,3 +21,15 @@ def server() -> Iterator[Server]:
 def http(server: Server) -> Iterator[httpx.Client]:
     with httpx.Client(base_url=server.url, timeout=60, trust_env=False) as client:
         yield client
+
+
+@pytest.fixture(params=["bubblewrap", pytest.param("gvisor", marks=pytest.mark.long)])
+def networked_driver(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A driver whose VMs can have a network, for all VMs of the test: it is the same with each."""
+    if request.param == "gvisor":
+        try:
+            runsc.find()
+        except ConfigError as missing:
+            pytest.skip(f"{missing.detail}: {missing.remedy}")
+    monkeypatch.setenv("MULLIGAN_DRIVER", request.param)
+    return request.param

@@ -84,7 +84,7 @@ async def test_an_engine_with_it(data_dir: Path) -> None:
         assert (vm.driver, vm.capabilities.own_kernel, vm.capabilities.network) == (
             "gvisor",
             True,
-            ["none"],
+            ["none", "allowlist"],
         )
         first = await engine.execute(request("kept = {'a': 1}", "python", kernel="k"))
         assert first.exit_code == 0
@@ -113,18 +113,17 @@ async def test_types_of_both_drivers_in_one_engine(data_dir: Path) -> None:
 
 
 @gvisor
-async def test_a_type_that_asks_for_what_it_cannot_do_is_refused_at_start(data_dir: Path) -> None:
-    wanted = VmType(driver="gvisor", network="allowlist", allow=["example.org"])
-    with pytest.raises(ConfigError, match='has no network "allowlist"') as caught:
-        await Engine(settings(data_dir, vm_types=HERE | {"n": wanted})).open()
-    assert caught.value.field == "vm_types.n.network"
-    assert "vm_types.n.driver" in caught.value.remedy
-
-
-async def test_auto_takes_what_can_do_what_a_type_asks(data_dir: Path) -> None:
+async def test_auto_takes_it_for_a_type_with_a_network(data_dir: Path) -> None:
     wanted = VmType(driver="auto", network="allowlist", allow=["example.org"])
     async with Engine(settings(data_dir, vm_types=HERE | {"n": wanted})) as engine:
-        assert engine.drivers.of_type("n").name == "bubblewrap"
+        assert engine.drivers.of_type("n").name == "gvisor"
+
+
+async def test_memory_is_not_kept_beside_a_network(data_dir: Path) -> None:
+    wanted = VmType(driver="auto", network="allowlist", allow=["a.example"], keep_memory=True)
+    with pytest.raises(ConfigError, match="do not outlive the server") as caught:
+        await Engine(settings(data_dir, vm_types=HERE | {"n": wanted})).open()
+    assert caught.value.field == "vm_types.n.keep_memory"
 
 
 async def test_auto_passes_over_what_does_not_work(data_dir: Path, broken) -> None:

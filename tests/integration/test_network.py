@@ -34,7 +34,7 @@ from mulligan.network.authority import Authority
 from support import host
 from support.upstream import Upstream, listening
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("networked_driver")]
 NAMES = {
     "server.example": "127.0.0.1",
     "other.example": "127.0.0.1",
@@ -84,6 +84,7 @@ async def networked(allow: list[str], **options: Any) -> AsyncIterator[Agent]:
             **options,
         )
         async with Engine(chosen, resolver=resolve) as engine:
+            assert engine.drivers.of_type("focal-optimized").name == os.environ["MULLIGAN_DRIVER"]
             yield Agent(engine)
     assert host.descriptors() <= before + 1
 

@@ -10,7 +10,7 @@ from ipaddress import ip_address
 from mulligan.models import NetworkConnection
 from mulligan.network.conversation import Terms
 from mulligan.network.limits import Limits
-from mulligan.network.proxy import Owner, Proxy
+from mulligan.network.proxy import Listener, Owner, Proxy
 from mulligan.network.rules import AllowList
 
 Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
@@ -110,7 +110,12 @@ async def fronted(
     async def ask(_: int) -> Owner:
         return Owner(("exec-1",), certain=True)
 
-    proxy = Proxy(listener, terms, ask, lambda _, note: front.notes.append(note))
+    proxy = Proxy(
+        Listener(listener, terms.limits.idle_seconds),
+        terms,
+        ask,
+        lambda _, note: front.notes.append(note),
+    )
     front = Front(listener.getsockname()[1], proxy, terms)
     front.asked = asked
     proxy.start()

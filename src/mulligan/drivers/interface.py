@@ -96,13 +96,14 @@ class Machine(Protocol):
     def network(self) -> socket.socket | None:
         """Where the agent sends, as it starts, the socket its programs connect to the proxy by.
 
-        The caller closes it. None where the VM has no network.
+        The caller closes it. None where the VM has no network, or its connections come as frames.
         """
 
     @property
     def boot_frame(self) -> dict[str, object]:
         """The driver's part of the BOOT frame.
 
+        ``links``, whether connections of programs to the proxy come as frames (``guest.links``);
         ``binds``, as ``guest.root.Roots`` takes them; ``limits``, as ``guest.starts.Starter`` takes
         what it is to hold processes to, and in them ``memory``, the bytes of all programs that the
         agent is to watch, where nothing else holds them, or ``memory_counted``, where the VM's own

@@ -119,6 +119,7 @@ class Drivers:
                 the error names the setting.
         """
         for name, kind in self._settings.vm_types.items():
+            check_kept(name, kind)
             wanted: str = kind.driver or self._settings.driver
             if wanted == AUTO:
                 wanted = await self._strongest(kind, image)
@@ -218,6 +219,21 @@ class Drivers:
             log.info("driver_passed_over", driver=name, why=str(why))
             return False
         return True
+
+
+def check_kept(vm_type: str, kind: VmType) -> None:
+    """Makes sure that a type wants no memory kept that would be worth nothing.
+
+    Raises:
+        ConfigError: it does.
+    """
+    if kind.keep_memory and kind.network != "none":
+        raise ConfigError(
+            "connections, and the placeholders of secrets, do not outlive the server, and memory "
+            "that has them would",
+            field=f"vm_types.{vm_type}.keep_memory",
+            remedy=f'set it to false, or vm_types.{vm_type}.network to "none"',
+        )
 
 
 def lacking(capabilities: Capabilities, kind: VmType) -> str | None:

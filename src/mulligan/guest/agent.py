@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from mulligan.guest.kernels.manager import Kernels
+    from mulligan.guest.links import Links
     from mulligan.guest.network import Owners
     from mulligan.guest.zygotes import Zygote
 
@@ -59,6 +60,7 @@ class Agent:
         self._vm = Vm(self._send, self._running, self._starter, own, self._streams)
         self._kernels: Kernels | None = None
         self._owners = owners
+        self._links: Links | None = None
 
     def run(self) -> None:
         """Serves the host until it is gone."""
@@ -98,7 +100,7 @@ class Agent:
     # Frames
 
     def _handle(self, frame: frames.Frame) -> None:
-        if self._vm.takes(frame):
+        if self._is_of_links(frame) or self._vm.takes(frame):
             return
         if frame.kind == frames.PING:
             look = frame.body().get("look")
@@ -147,6 +149,23 @@ class Agent:
         if self._owners is not None:
             answer = self._owners.of(frame.body()["port"], self._executions, self._kernels)
         self._send(frames.OWNER_DONE, frame.channel, answer)
+
+    def _is_of_links(self, frame: frames.Frame) -> bool:
+        """Deals with a frame of a connection, and has there be some from the boot on."""
+        if frame.kind in frames.TO_LINKS and self._links is not None:
+            self._links.take(frame)
+        elif frame.kind == frames.BOOT and self._links is not None:
+            self._links.renew()
+        elif frame.kind == frames.BOOT and frame.body().get("links"):
+            from mulligan.guest.links import Links
+            from mulligan.guest.network import Owners
+
+            try:
+                self._links, self._owners = Links(self._loop, self._send), Owners()
+            except OSError as error:
+                self._send(frames.FATAL, 0, {"message": f"its network: {error}"})
+                return True
+        return frame.kind in frames.TO_LINKS
 
     def _all_kernels(self) -> Kernels:
         """The kernels; what they need is not imported before the first."""

@@ -5,9 +5,9 @@ A frame is a header of ten bytes, big-endian, and its payload::
     length u32 | version u8 | kind u8 | channel u32 | payload (length bytes)
 
 ``channel`` is the number of the execution a frame belongs to, 0 for the VM itself. Payloads are
-raw bytes for STDIN, STDOUT and STDERR, and a JSON object for every other kind. Either side treats
-the other's frames as input from a stranger: a frame of another version, an unknown kind or a
-length over the bound ends the connection.
+raw bytes for the kinds in ``RAW``, and a JSON object for every other kind. Either side treats the
+other's frames as input from a stranger: a frame of another version, an unknown kind or a length
+over the bound ends the connection.
 
 The frames of a terminal: RESIZE has ``cols`` and ``rows``, SIGNAL the ``number`` of a signal for
 its foreground process group, CREDIT the ``bytes`` of output that may be sent beyond those granted
@@ -16,6 +16,14 @@ last.
 
 OWNER asks whose the connection to the host from a ``port`` of the VM's loopback is; OWNER_DONE has
 the ``channels`` of the executions it may be of.
+
+Where no socket of the VM can be handed to the host, connections of its programs to the proxy are
+passed on as frames, and ``channel`` is the number of the connection. LINK_WANT asks for the next
+one; LINK answers, with its number and the ``port`` it is from, or port 0 if there can be none now.
+LINK_UP and LINK_DOWN have its bytes; one without any says that no more come from there. At most
+LINK_WINDOW may be under way in either direction, beyond the ``bytes`` that LINK_GRANT (of what came
+up) and LINK_ROOM (of what went down) say were taken. LINK_DROP says that nobody serves it any more;
+LINK_LOST, the last of each, that the program is gone or that it was dropped.
 
 MEMORY says how many programs the agent has ``ended`` because the VM's memory was used up, where it
 watches that.
@@ -29,6 +37,7 @@ VERSION = 1
 HEADER = struct.Struct(">IBBI")
 MAX_PAYLOAD = 32 * 1024 * 1024
 MAX_CHUNK = 64 * 1024
+LINK_WINDOW = 128 * 1024
 LAST_WORDS = 64 * 1024  # of a terminal that is over, beyond its window; the kernel keeps less
 
 # From the host
@@ -46,6 +55,10 @@ RESIZE = 11
 SIGNAL = 12
 CREDIT = 13
 OWNER = 14
+LINK_WANT = 15
+LINK_DOWN = 16
+LINK_GRANT = 17
+LINK_DROP = 18
 # From the agent
 READY = 65
 STARTED = 66
@@ -61,16 +74,24 @@ DISK = 75
 TAKEN = 76
 OWNER_DONE = 77
 MEMORY = 78
+LINK = 79
+LINK_UP = 80
+LINK_ROOM = 81
+LINK_LOST = 82
 
 TO_TERMINAL = frozenset((RESIZE, SIGNAL, CREDIT))
-FROM_HOST = TO_TERMINAL | frozenset(
-    (BOOT, START, STDIN, STDIN_END, KILL, PING, KERNELS, ROOT, PAUSE, RESUME, OWNER)
+TO_LINKS = frozenset((LINK_WANT, LINK_DOWN, LINK_GRANT, LINK_DROP))
+OF_LINKS = frozenset((LINK, LINK_UP, LINK_ROOM, LINK_LOST))
+FROM_HOST = (
+    TO_TERMINAL
+    | TO_LINKS
+    | frozenset((BOOT, START, STDIN, STDIN_END, KILL, PING, KERNELS, ROOT, PAUSE, RESUME, OWNER))
 )
-FROM_AGENT = frozenset(
+FROM_AGENT = OF_LINKS | frozenset(
     (READY, STARTED, STDOUT, STDERR, EXIT, PONG, FATAL, KERNELS_DONE, ROOT_DONE, PAUSED)
     + (DISK, TAKEN, OWNER_DONE, MEMORY)
 )
-RAW = frozenset((STDIN, STDOUT, STDERR))
+RAW = frozenset((STDIN, STDOUT, STDERR, LINK_DOWN, LINK_UP))
 
 
 class FrameError(ValueError):

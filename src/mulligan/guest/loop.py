@@ -61,6 +61,23 @@ class Loop:
         mask = select.EPOLLIN | select.EPOLLOUT if wanted else select.EPOLLIN
         self._epoll.modify(descriptor, mask)
 
+    def want(
+        self,
+        descriptor: int,
+        handler: Callable[[], None],
+        *,
+        read: bool = False,
+        write: bool = False,
+    ) -> None:
+        """Has ``handler`` called for that from now on; for neither, the descriptor is forgotten."""
+        mask = (select.EPOLLIN if read else 0) | (select.EPOLLOUT if write else 0)
+        known = descriptor in self._handlers
+        if mask:
+            self._handlers[descriptor] = handler
+            (self._epoll.modify if known else self._epoll.register)(descriptor, mask)
+        elif known:
+            self.forget(descriptor)
+
     def step(self, timeout: float) -> None:
         """Waits for at most ``timeout`` seconds and calls the handlers of what is ready."""
         for descriptor, _ in self._epoll.poll(timeout):

@@ -127,7 +127,7 @@ class Conversation:
 
     def __init__(
         self,
-        connected: Stream,
+        connected: AnyStream,
         terms: Terms,
         tell: Told,
         known: asyncio.Future[Any] | None = None,
@@ -248,7 +248,6 @@ class Conversation:
 
     async def _secure(self, server: AnyStream, host: Host, tls: ssl.SSLContext) -> TlsStream:
         """TLS with the server, whose certificate has to be good for its name."""
-        assert isinstance(server, Stream)
         secure = TlsStream(server, tls, server_side=False, server_hostname=str(host))
         try:
             await secure.handshake(self._limits.header_seconds)
@@ -279,7 +278,7 @@ class Conversation:
         await talk.send(h11.Response(status_code=200, headers=[], reason=b"Connection established"))
         return talk.http.trailing_data[0]
 
-    async def _relay(self, server: Stream) -> None:
+    async def _relay(self, server: AnyStream) -> None:
         """Bytes both ways until both sides are done, or nothing moves."""
         moves = Moves()
         tasks = {
@@ -302,7 +301,7 @@ class Conversation:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _pipe(self, source: Stream, target: Stream, moves: Moves) -> None:
+    async def _pipe(self, source: AnyStream, target: AnyStream, moves: Moves) -> None:
         while data := await source.receive():
             moves.last = time.monotonic()
             await self._terms.bucket.take(len(data))

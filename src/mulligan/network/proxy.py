@@ -6,10 +6,11 @@ import asyncio
 import contextlib
 import socket
 from collections.abc import Awaitable, Callable
+from typing import Protocol
 
 from mulligan.models import NetworkConnection, utc_now
 from mulligan.network.conversation import Conversation, Terms
-from mulligan.network.streams import Stream
+from mulligan.network.streams import AnyStream, Stream
 
 ADDRESS = "127.0.0.1"
 PORT = 3128
@@ -31,6 +32,20 @@ class Owner:
 NOBODY = Owner((), certain=False)
 Ask = Callable[[int], Awaitable[Owner]]
 Note = Callable[[Owner, NetworkConnection], None]
+
+
+class Entrance(Protocol):
+    """Where a VM's programs come in."""
+
+    async def accept(self) -> tuple[AnyStream, int]:
+        """The next connection, and the port of the VM's loopback that it is from.
+
+        Raises:
+            OSError: there is none that could be had now.
+        """
+
+    def close(self) -> None:
+        """Lets go of it; nobody waits for the next one."""
 
 
 class ForeignSocketError(ValueError):
@@ -64,19 +79,41 @@ def _namespace(which: socket.socket) -> bytes | None:
         return None
 
 
+class Listener:
+    """A listening socket of the VM's, as an ``Entrance``.
+
+    Args:
+        listener: in the VM's network namespace; owned.
+        idle: see ``Stream``.
+    """
+
+    def __init__(self, listener: socket.socket, idle: float) -> None:
+        listener.setblocking(False)
+        self._listener = listener
+        self._idle = idle
+
+    async def accept(self) -> tuple[Stream, int]:
+        """See ``Entrance``."""
+        client, address = await asyncio.get_running_loop().sock_accept(self._listener)
+        return Stream(client, self._idle), address[1]
+
+    def close(self) -> None:
+        """See ``Entrance``."""
+        self._listener.close()
+
+
 class Proxy:
     """Takes connections until it is closed.
 
     Args:
-        listener: in the VM's network namespace; owned.
+        entrance: where they come from; owned.
         terms: what the VM may reach, and how much of it.
         ask: says whose a connection from a port of the VM's loopback is.
         note: called with what came of each connection.
     """
 
-    def __init__(self, listener: socket.socket, terms: Terms, ask: Ask, note: Note) -> None:
-        listener.setblocking(False)
-        self._listener = listener
+    def __init__(self, entrance: Entrance, terms: Terms, ask: Ask, note: Note) -> None:
+        self._entrance = entrance
         self._terms = terms
         self._ask = ask
         self._note = note
@@ -98,7 +135,7 @@ class Proxy:
         if self._accepting is not None:
             self._accepting.cancel()
             await asyncio.gather(self._accepting, return_exceptions=True)
-        self._listener.close()
+        self._entrance.close()
         await self.close_connections()
 
     async def close_connections(self) -> None:
@@ -129,24 +166,22 @@ class Proxy:
             await asyncio.wait(tasks)
 
     async def _accept(self) -> None:
-        loop = asyncio.get_running_loop()
         while True:
             await self._terms.pace.take(1)
             try:
-                client, address = await loop.sock_accept(self._listener)
+                stream, port = await self._entrance.accept()
             except OSError:  # out of descriptors; the programs wait
                 await asyncio.sleep(RETRY_S)
                 continue
-            self._serve(client, address[1])
+            self._serve(stream, port)
             await asyncio.sleep(0)
 
-    def _serve(self, client: socket.socket, port: int) -> None:
+    def _serve(self, stream: AnyStream, port: int) -> None:
         owner = asyncio.create_task(self._owner(port))
         if len(self._open) >= self._terms.limits.connections:
-            client.close()
+            stream.close()
             task = asyncio.create_task(self._turned_away(owner))
         else:
-            stream = Stream(client, self._terms.limits.idle_seconds)
             task = asyncio.create_task(self._converse(stream, owner))
         self._open[task] = owner
         task.add_done_callback(self._open.pop)
@@ -158,7 +193,7 @@ class Proxy:
         except TimeoutError:
             return NOBODY
 
-    async def _converse(self, stream: Stream, owner: asyncio.Task[Owner]) -> None:
+    async def _converse(self, stream: AnyStream, owner: asyncio.Task[Owner]) -> None:
         def tell(note: NetworkConnection) -> None:
             self._tell(owner, note)
 

@@ -7,6 +7,7 @@ import contextlib
 import socket
 import ssl
 import time
+from typing import Protocol
 
 CHUNK = 256 * 1024
 _TLS_CHUNK = 64 * 1024
@@ -27,6 +28,24 @@ class Bucket:
         self._due = max(self._due, now - 0.25) + size / self._rate
         if self._due > now:
             await asyncio.sleep(self._due - now)
+
+
+class AnyStream(Protocol):
+    """Bytes both ways; see ``Stream``, which says what each of these does."""
+
+    @property
+    def received(self) -> int: ...
+
+    @property
+    def sent(self) -> int: ...
+
+    async def receive(self, timeout: float | None = None) -> bytes: ...
+
+    async def send(self, data: bytes) -> None: ...
+
+    async def finish(self) -> None: ...
+
+    def close(self) -> None: ...
 
 
 class Stream:
@@ -92,7 +111,7 @@ class TlsStream:
 
     def __init__(
         self,
-        below: Stream,
+        below: AnyStream,
         context: ssl.SSLContext,
         *,
         server_side: bool,
@@ -184,6 +203,3 @@ class TlsStream:
         async with self._sending:
             if self._outgoing.pending:
                 await self._below.send(self._outgoing.read())
-
-
-AnyStream = Stream | TlsStream

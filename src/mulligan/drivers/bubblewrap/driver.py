@@ -148,6 +148,7 @@ class BubblewrapDriver:
     machine = BubblewrapMachine
     _also_shown: tuple[Path, ...] = ()
     _mounts_apart = False  # whether making a file system read-only does it to one mount alone
+    _links = False  # whether connections of programs to the proxy come as frames
     _shows_agent = False  # whether programs could see the agent's descriptors in /proc
 
     def __init__(self, guest: tuple[int, int], directory: Path) -> None:
@@ -218,7 +219,8 @@ class BubblewrapDriver:
     async def _boot(self, spec: BootSpec, groups: VmGroups | None) -> BubblewrapMachine:
         ours, theirs = socket.socketpair()
         info, info_theirs = socket.socketpair()
-        network, network_theirs = socket.socketpair() if spec.network else (None, None)
+        handed_over = spec.network and not self._links
+        network, network_theirs = socket.socketpair() if handed_over else (None, None)
         walls, gate = seccomp.descriptor(), NONE
         try:
             for end in (ours, theirs):
@@ -251,6 +253,7 @@ class BubblewrapDriver:
             "limits": self._limits_of_agent(spec.limits),
             "variables": spec.image.variables,
             "foreign": spec.image.digest is not None,
+            "links": spec.network and self._links,
             "mounts_apart": self._mounts_apart,
             "shows_agent": self._shows_agent,
         }

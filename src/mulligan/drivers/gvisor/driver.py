@@ -20,7 +20,7 @@ from mulligan.drivers.gvisor.runsc import Runsc
 from mulligan.drivers.interface import BootSpec, Capabilities
 from mulligan.drivers.limits import Limits
 from mulligan.drivers.process import OwnedProcess
-from mulligan.errors import ConfigError, ExecutionFailed
+from mulligan.errors import ExecutionFailed
 from mulligan.models import VmLimit
 
 
@@ -66,11 +66,12 @@ class GvisorDriver(BubblewrapDriver):
     name = "gvisor"
     capabilities = Capabilities(
         own_kernel=True,
-        network=("none",),
+        network=("none", "allowlist"),
         boot_cost="milliseconds",
         memory_across_restart=True,
     )
     machine = GvisorMachine
+    _links = True
     _mounts_apart = True
     _shows_agent = True
 
@@ -93,12 +94,6 @@ class GvisorDriver(BubblewrapDriver):
 
     async def boot(self, spec: BootSpec) -> BubblewrapMachine:
         """See ``Driver``."""
-        if spec.network:
-            raise ConfigError(
-                "gVisor VMs have no network",
-                field="vm_types.*.network",
-                remedy='set network of the VM type to "none", or its driver to "bubblewrap"',
-            )
         machine = await super().boot(spec)
         assert isinstance(machine, GvisorMachine)
         if spec.memory is not None:

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from mulligan.engine.vms.links import Links
 from mulligan.engine.vms.program import OutputCallback, Program, Running
 from mulligan.engine.vms.questions import ASK_S, Questions
 from mulligan.engine.vms.replies import (
@@ -59,6 +60,7 @@ class AgentConnection(Questions, asyncio.Protocol):
         self._goes_on = asyncio.Event()  # nothing can be ended during a pause
         self._goes_on.set()
         self._lost: str | None = None
+        self.links: Links | None = None  # where connections of its programs come as frames
         self.memory_ended = 0  # programs, by the agent, for want of memory
         self.counted: dict[str, int] = {}  # trees the agent found the size of
         self.used_at = time.monotonic()  # when something was last begun, or ended
@@ -76,7 +78,7 @@ class AgentConnection(Questions, asyncio.Protocol):
             for frame in self._decoder.feed(data):
                 if self._lost is not None:
                     return
-                self._handle(frame)
+                (self._on_link if frame.kind in frames.OF_LINKS else self._handle)(frame)
         except (frames.FrameError, ValueError) as error:
             self.give_up(f"its agent broke the protocol: {error}")
 
@@ -254,6 +256,11 @@ class AgentConnection(Questions, asyncio.Protocol):
         """Whether anything runs, or is waited for."""
         return bool(self._running or self._answers)
 
+    def link(self, idle: float) -> Links:
+        """Has connections of its programs come as frames; see ``Links``."""
+        self.links = Links(self._write, self.drained, idle)
+        return self.links
+
     # The VM as a whole; see ``Questions``
 
     async def pause(self) -> bool:
@@ -308,6 +315,11 @@ class AgentConnection(Questions, asyncio.Protocol):
             asked[1].set_result(frame.body())
         else:
             self._unasked.take(frame)  # such as the last words of what was given up
+
+    def _on_link(self, frame: frames.Frame) -> None:
+        if self.links is None:
+            raise frames.FrameError("a connection of a VM that has none")
+        self.links.take(frame)
 
     def _on_disk(self, frame: frames.Frame) -> None:
         state, sizes = disk_state(frame.body())

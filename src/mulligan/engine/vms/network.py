@@ -25,7 +25,9 @@ from mulligan.network.proxy import (
     ADDRESS,
     NOBODY,
     PORT,
+    Entrance,
     ForeignSocketError,
+    Listener,
     Owner,
     Proxy,
     check_listener,
@@ -246,9 +248,14 @@ class VmNetwork:
             ExecutionFailed: it handed over nothing to serve it by.
         """
         assert self._terms is not None
-        listener = _received(machine.network)
+        idle = self._terms.limits.idle_seconds
+        entrance: Entrance
+        if machine.boot_frame.get("links"):
+            entrance = connection.link(idle)
+        else:
+            entrance = Listener(_received(machine.network), idle)
         self._connection = connection
-        self._proxy = Proxy(listener, self._terms, self._ask, self._note)
+        self._proxy = Proxy(entrance, self._terms, self._ask, self._note)
         self._proxy.start()
 
     async def down(self) -> None:
