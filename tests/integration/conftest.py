@@ -1,4 +1,4 @@
-"""A server for the tests that only talk to one, and drivers for those of networks."""
+"""A server for the tests that only talk to one, and the drivers of those that start engines."""
 
 from collections.abc import Iterator
 
@@ -24,8 +24,8 @@ def http(server: Server) -> Iterator[httpx.Client]:
 
 
 @pytest.fixture(params=["bubblewrap", pytest.param("gvisor", marks=pytest.mark.long)])
-def networked_driver(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """A driver whose VMs can have a network, for all VMs of the test: it is the same with each."""
+def each_driver(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A driver that has networks and images, for all VMs of a test: it is the same with each."""
     if request.param == "gvisor":
         try:
             runsc.find()

@@ -119,11 +119,20 @@ async def test_auto_takes_it_for_a_type_with_a_network(data_dir: Path) -> None:
         assert engine.drivers.of_type("n").name == "gvisor"
 
 
-async def test_memory_is_not_kept_beside_a_network(data_dir: Path) -> None:
-    wanted = VmType(driver="auto", network="allowlist", allow=["a.example"], keep_memory=True)
-    with pytest.raises(ConfigError, match="do not outlive the server") as caught:
+@gvisor
+async def test_a_type_whose_packages_it_cannot_build_is_refused_at_start(data_dir: Path) -> None:
+    wanted = VmType(driver="gvisor", allow_builds=True)
+    with pytest.raises(ConfigError, match="is not what packages are built in") as caught:
         await Engine(settings(data_dir, vm_types=HERE | {"n": wanted})).open()
-    assert caught.value.field == "vm_types.n.keep_memory"
+    assert caught.value.field == "vm_types.n.allow_builds"
+    assert caught.value.remedy == 'set it to false, or vm_types.n.driver to "bubblewrap"'
+
+
+@gvisor
+async def test_auto_gives_a_type_that_builds_packages_to_bubblewrap(data_dir: Path) -> None:
+    types = HERE | {"n": VmType(driver="auto", allow_builds=True)}
+    async with Engine(settings(data_dir, vm_types=types)) as engine:
+        assert engine.drivers.of_type("n").name == "bubblewrap"
 
 
 async def test_auto_passes_over_what_does_not_work(data_dir: Path, broken) -> None:

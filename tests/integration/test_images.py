@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -74,7 +75,9 @@ class Vms:
 
     async def make(self, vm_type: str) -> str:
         request = VmCreateRequest(agent_id=self.agent, vm_name=vm_type, vm_type=vm_type)
-        return (await self.engine.create_vm(request)).id
+        vm = await self.engine.create_vm(request)
+        assert vm.driver == os.environ.get("MULLIGAN_DRIVER", "bubblewrap")
+        return vm.id
 
     async def run(self, vm_id: str, code: str, **more) -> VmExecuteResponse:
         fields = {"language": "bash"} | more
@@ -88,6 +91,7 @@ class Vms:
         return response.stdout
 
 
+@pytest.mark.usefixtures("each_driver")
 async def test_vms_of_different_images_side_by_side(ready: Path) -> None:
     async with Engine(settings_of(ready)) as engine:
         vms = Vms(engine)
@@ -110,6 +114,7 @@ async def test_vms_of_different_images_side_by_side(ready: Path) -> None:
             await engine.delete_vm(vm_id)
 
 
+@pytest.mark.usefixtures("each_driver")
 async def test_an_image_is_read_only_and_what_is_written_is_the_vms(ready: Path) -> None:
     async with Engine(settings_of(ready)) as engine:
         vms = Vms(engine)
@@ -130,6 +135,7 @@ async def test_an_image_is_read_only_and_what_is_written_is_the_vms(ready: Path)
             await engine.delete_vm(vm_id)
 
 
+@pytest.mark.usefixtures("each_driver")
 async def test_kernels_terminals_and_forks(ready: Path) -> None:
     async with Engine(settings_of(ready)) as engine:
         vms = Vms(engine)
@@ -158,6 +164,7 @@ async def test_spare_vms_are_of_their_types_image(ready: Path) -> None:
         await engine.delete_vm(vm_id)
 
 
+@pytest.mark.usefixtures("each_driver")
 async def test_layers_are_never_above_another_image(ready: Path) -> None:
     async with Engine(settings_of(ready)) as engine:
         vms = Vms(engine)
@@ -342,6 +349,7 @@ def test_what_no_build_is_started_for(data_dir: Path, words: list[str], why: str
 
 
 @pytest.mark.long
+@pytest.mark.usefixtures("each_driver")
 @pytest.mark.timeout(900)
 @pytest.mark.skipif(shutil.which("mmdebstrap") is None, reason="apt-get install mmdebstrap uidmap")
 async def test_a_debian_image(data_dir: Path) -> None:

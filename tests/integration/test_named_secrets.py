@@ -59,7 +59,7 @@ async def offering(
             yield Agent(engine)
 
 
-@pytest.mark.usefixtures("networked_driver")
+@pytest.mark.usefixtures("each_driver")
 async def test_it_reaches_who_it_is_for_and_nobody_else() -> None:
     body = b"it was " + VALUE.encode()
     named = Upstream(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
@@ -87,7 +87,7 @@ async def test_it_reaches_who_it_is_for_and_nobody_else() -> None:
 
 
 @pytest.mark.long
-@pytest.mark.usefixtures("networked_driver")
+@pytest.mark.usefixtures("each_driver")
 async def test_it_lasts_with_a_kernel_and_what_runs_in_the_background() -> None:
     server = Upstream()
     async with listening(server.serve) as port:
@@ -110,7 +110,7 @@ async def to_loopback(name: str) -> Sequence[Address]:
 
 
 @pytest.mark.long
-@pytest.mark.usefixtures("networked_driver")
+@pytest.mark.usefixtures("each_driver")
 async def test_https(tmp_path: Path) -> None:
     known = Authority()
     ca_file = tmp_path / "ca.pem"

@@ -34,7 +34,7 @@ from mulligan.network.authority import Authority
 from support import host
 from support.upstream import Upstream, listening
 
-pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("networked_driver")]
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("each_driver")]
 NAMES = {
     "server.example": "127.0.0.1",
     "other.example": "127.0.0.1",

@@ -115,6 +115,7 @@ def asked(code: str, *requirements: str, language: str = "python", **more) -> Vm
     )
 
 
+@pytest.mark.usefixtures("each_driver")
 async def test_a_set_is_there_for_who_asks_and_for_nobody_else(
     engine: Engine, configured: Index, data_dir: Path
 ) -> None:
@@ -137,6 +138,7 @@ async def test_a_set_is_there_for_who_asks_and_for_nobody_else(
     assert SECRET not in "".join(p.read_text() for p in data_dir.glob("packages/records/*"))
 
 
+@pytest.mark.usefixtures("each_driver")
 async def test_several_sets_live_in_one_vm_at_once(engine: Engine) -> None:
     code = "import second, time; time.sleep(.2); print(second.VERSION)"
     requests = [asked(code, "second<2"), asked(code, "second>2"), asked(code, "conflict")]
@@ -145,6 +147,7 @@ async def test_several_sets_live_in_one_vm_at_once(engine: Engine) -> None:
     assert len({each.vm_id for each in done}) == 1
 
 
+@pytest.mark.usefixtures("each_driver")
 async def test_an_interpreter_is_as_one_of_a_virtual_environment(engine: Engine) -> None:
     code = """
 import json, subprocess, sys, sysconfig
@@ -166,6 +169,7 @@ print(version("first"), sys.hooked)
         assert done.stdout == "True True\nTrue\nscript 1.0\n1.0 True\n"
 
 
+@pytest.mark.usefixtures("each_driver")
 async def test_programs_find_no_set_but_their_own_and_write_to_none(engine: Engine) -> None:
     await engine.execute(asked("1", "second"))
     code = """
@@ -182,6 +186,7 @@ for what in (lambda: os.listdir("/packages"), lambda: open(first.__file__, "a"),
     assert done.stderr == ""
 
 
+@pytest.mark.usefixtures("each_driver")
 async def test_kernels_take_sets_up(engine: Engine) -> None:
     await engine.execute(asked("kept = 1", kernel="k"))
     done = await engine.execute(asked("import second; second.VERSION, kept", "second", kernel="k"))
@@ -193,6 +198,7 @@ async def test_kernels_take_sets_up(engine: Engine) -> None:
     assert done.result == "'1.0'"
 
 
+@pytest.mark.usefixtures("each_driver")
 async def test_sets_stay_through_rollbacks_and_forks(engine: Engine) -> None:
     write = "import second; open('f', 'w').write(second.VERSION); print(open('f').read())"
     done = await engine.execute(asked(write, "second"))
@@ -280,6 +286,7 @@ async def test_refusals_are_in_the_history(engine: Engine) -> None:
     assert "no-such-package" in (refused.error or "")
 
 
+@pytest.mark.usefixtures("each_driver")
 async def test_packages_of_javascript(engine: Engine, configured: Index) -> None:
     code = (
         "const fs = require('fs'); console.log(require('left'), require('@scope/right'));"

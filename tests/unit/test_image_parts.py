@@ -8,8 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from mulligan.drivers.choosing import CAPABILITIES
-from mulligan.engine.drivers import lacking
 from mulligan.engine.executions.programs import program_of, rehearsal, steps_for
 from mulligan.engine.packages.interpreters import interpreter_of
 from mulligan.errors import ConfigError, ExecutionFailed, ValidationFailed
@@ -19,7 +17,7 @@ from mulligan.images.store import ImageRecord, ImageStore
 from mulligan.images.stored import StoredImage, stored_image
 from mulligan.images.toolchains import Toolchain, numbers
 from mulligan.models import ImageProgram, VmExecuteRequest, utc_now
-from mulligan.settings import Settings, VmType
+from mulligan.settings import Settings
 from support import host
 
 PYTHON = ImageProgram(path="/usr/bin/python3", version="Python 3.10.13")
@@ -150,14 +148,6 @@ def test_certificates_of_an_image_are_read_in_its_tree(image: StoredImage, tmp_p
     (image.rootfs / "etc/pki").mkdir()
     (image.rootfs / "etc/pki/bundle.pem").write_text("certificates")
     assert image.bundle(paths) == ("/run/mulligan.pem", "certificates")
-
-
-def test_drivers_say_whether_they_take_images() -> None:
-    for name, capabilities in CAPABILITIES.items():
-        assert lacking(capabilities, VmType()) is None
-        missing = lacking(capabilities, VmType(image="debian"))
-        assert (missing is None) is capabilities.images, name
-    assert CAPABILITIES["bubblewrap"].images
 
 
 # The store

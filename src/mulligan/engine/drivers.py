@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import platform
+from dataclasses import dataclass
 from pathlib import Path
 
 from mulligan.drivers.choosing import CAPABILITIES, EMBEDDED, MAKERS, reluctance
@@ -162,38 +163,29 @@ class Drivers:
         except ConfigError as error:
             why = f"VMs of type {vm_type} are to be made by {driver}: {error.detail}"
             raise ConfigError(why, field=field, remedy=error.remedy) from None
-        missing = lacking(made.capabilities, kind)
-        if missing is not None and kind.image != HOST and not made.capabilities.images:
+        lack = lacking(made.capabilities, kind)
+        if lack is not None:
+            able = [
+                f'"{name}"' for name in CAPABILITIES if lacking(CAPABILITIES[name], kind) is None
+            ]
             raise ConfigError(
-                f"VMs of type {vm_type} are to be made by {driver}, {missing}",
-                field=f"vm_types.{vm_type}.image",
-                remedy=f'set it to "{HOST}", or {field} to "{EMBEDDED}"',
-            )
-        if kind.keep_memory and not made.capabilities.memory_across_restart:
-            able = [name for name in CAPABILITIES if CAPABILITIES[name].memory_across_restart]
-            raise ConfigError(
-                f"VMs of type {vm_type} are to be made by {driver}, {missing}",
-                field=f"vm_types.{vm_type}.keep_memory",
-                remedy=f"set it to false, or {field} to one of {', '.join(able)}",
-            )
-        if missing is not None:
-            raise ConfigError(
-                f"VMs of type {vm_type} are to be made by {driver}, {missing}",
-                field=f"vm_types.{vm_type}.network",
-                remedy=f"set it to one of {', '.join(made.capabilities.network)}, or {field} to "
-                f'"{AUTO}"',
+                f"VMs of type {vm_type} are to be made by {driver}, {lack.words}",
+                field=f"vm_types.{vm_type}.{lack.setting}",
+                remedy=f"set it to {lack.instead}"
+                + (f", or {field} to {' or '.join(able)}" if able else ""),
             )
 
     def _can_after_all(self, vm_type: str, kind: VmType, driver: str) -> None:
         """Makes sure that what is left does what a type asks for."""
-        missing = lacking(CAPABILITIES[driver], kind)
-        if missing is not None:
+        lack = lacking(CAPABILITIES[driver], kind)
+        if lack is not None:
             why = "; ".join(f"{name}: {error.detail}" for name, error in self.reasons.items())
             raise ConfigError(
-                f"VMs of type {vm_type} can be made by {driver} alone on this host, {missing}"
+                f"VMs of type {vm_type} can be made by {driver} alone on this host, {lack.words}"
                 f"{f' ({why})' if why else ''}",
-                field=f"vm_types.{vm_type}.keep_memory",
-                remedy="set it to false, or make the driver work that can: docs/drivers.md",
+                field=f"vm_types.{vm_type}.{lack.setting}",
+                remedy=f"set it to {lack.instead}, or make the driver work that can: "
+                "docs/drivers.md",
             )
 
     async def _strongest(self, kind: VmType, image: HostImage) -> str:
@@ -236,14 +228,33 @@ def check_kept(vm_type: str, kind: VmType) -> None:
         )
 
 
-def lacking(capabilities: Capabilities, kind: VmType) -> str | None:
-    """What a VM type asks for and a driver cannot do, in words; None where it can do all."""
-    if kind.network not in capabilities.network:
-        return f'which has no network "{kind.network}"'
+@dataclass(frozen=True)
+class Lack:
+    """What a VM type asks for and a driver cannot do.
+
+    Attributes:
+        setting: of the type.
+        words: the end of a sentence about the driver.
+        instead: what the setting can be.
+    """
+
+    setting: str
+    words: str
+    instead: str
+
+
+def lacking(capabilities: Capabilities, kind: VmType) -> Lack | None:
+    """The first thing a VM type asks for and a driver cannot do; None where it can do all."""
     if kind.image != HOST and not capabilities.images:
-        return "which makes VMs of the host's image alone"
+        return Lack("image", "which makes VMs of the host's image alone", f'"{HOST}"')
     if kind.keep_memory and not capabilities.memory_across_restart:
-        return "which keeps no memory over a restart of the server"
+        return Lack("keep_memory", "which keeps no memory over a restart of the server", "false")
+    if kind.network not in capabilities.network:
+        modes = " or ".join(f'"{mode}"' for mode in capabilities.network)
+        return Lack("network", f'which has no network "{kind.network}"', modes)
+    if kind.allow_builds and capabilities.own_kernel:
+        why = "which is not what packages are built in: their code would have the host's kernel"
+        return Lack("allow_builds", why, "false")
     return None
 
 

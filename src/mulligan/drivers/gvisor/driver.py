@@ -68,6 +68,7 @@ class GvisorDriver(BubblewrapDriver):
         own_kernel=True,
         network=("none", "allowlist"),
         boot_cost="milliseconds",
+        images=True,
         memory_across_restart=True,
     )
     machine = GvisorMachine
