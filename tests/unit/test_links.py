@@ -293,3 +293,13 @@ async def test_one_that_comes_when_nobody_waits_is_dropped(alone) -> None:
         await asking
     links.take(said(frames.LINK, 7, {"port": 1}))
     assert [frame.kind for frame in told] == [frames.LINK_WANT, frames.LINK_DROP]
+
+
+async def test_what_comes_of_a_dropped_one_takes_no_room(alone) -> None:
+    links, _ = alone
+    link = await opened(links)
+    links.take(said(frames.LINK_UP, 7, bytes(1 << 16)))
+    link.close()
+    for _ in range(8):
+        links.take(said(frames.LINK_UP, 7, bytes(1 << 16)))
+    assert not link._incoming

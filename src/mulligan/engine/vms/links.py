@@ -74,6 +74,7 @@ class Link:
         """See ``Stream``."""
         if not self._dropped:
             self._dropped = True
+            self._incoming.clear()
             self._links.tell(frames.LINK_DROP, self._number)
 
     async def _wait(self) -> None:
@@ -95,6 +96,8 @@ class Link:
             self._lost = True
         elif frame.kind == frames.LINK_ROOM:
             self._window += _number(frame, "bytes", frames.LINK_WINDOW - self._window)
+        elif self._dropped:
+            return  # what an agent goes on to say of it takes no room
         elif self._ended:
             raise frames.FrameError("a connection goes on after its end")
         else:
