@@ -46,12 +46,9 @@ def kept(images: Path, memory: bytes = b"\1" * PAGE, shape: str = SHAPE) -> temp
 
 
 def copy_of(template: templates.Template, size_mb: int = 1) -> bytes:
-    memory = templates.new_memory(size_mb)
-    try:
+    with templates.memory_of(size_mb) as memory:
         template.fill(memory)
         return os.pread(memory, size_mb * templates.MIB, 0)
-    finally:
-        os.close(memory)
 
 
 @settings(max_examples=10, deadline=None)

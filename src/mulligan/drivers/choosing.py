@@ -43,6 +43,11 @@ def reluctance(driver: Driver) -> ConfigError | None:
     return None
 
 
+def forgetful(driver: Driver) -> ConfigError | None:
+    """Why a driver that could keep memory over a restart of the server cannot on this host."""
+    return driver.forgets if isinstance(driver, QemuDriver) else None
+
+
 def table() -> str:
     """What each driver can do, as a table of Markdown; docs/drivers.md has it."""
     names = [f"`{name}`" for name in CAPABILITIES]

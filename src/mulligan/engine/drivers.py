@@ -8,7 +8,7 @@ import platform
 from dataclasses import dataclass
 from pathlib import Path
 
-from mulligan.drivers.choosing import CAPABILITIES, EMBEDDED, MAKERS, reluctance
+from mulligan.drivers.choosing import CAPABILITIES, EMBEDDED, MAKERS, forgetful, reluctance
 from mulligan.drivers.interface import BootSpec, Capabilities, Driver, Machine
 from mulligan.drivers.limits import Limits
 from mulligan.engine.executions.programs import steps_for
@@ -91,6 +91,7 @@ class Drivers:
         self._made: dict[str, Driver] = {}
         self._of_types: dict[str, str] = {}
         self.reasons: dict[str, ConfigError] = {}
+        self._forgetful: dict[str, ConfigError] = {}
         self.jobs = self.make(EMBEDDED)
 
     async def open(self) -> None:
@@ -166,20 +167,26 @@ class Drivers:
         lack = lacking(made.capabilities, kind)
         if lack is not None:
             able = [
-                f'"{name}"' for name in CAPABILITIES if lacking(CAPABILITIES[name], kind) is None
+                f'"{name}"'
+                for name in CAPABILITIES
+                if name != driver and lacking(CAPABILITIES[name], kind) is None
             ]
+            old = forgetful(made) if lack.setting == "keep_memory" else None
             raise ConfigError(
-                f"VMs of type {vm_type} are to be made by {driver}, {lack.words}",
+                f"VMs of type {vm_type} are to be made by {driver}, {lack.words}"
+                + (f": {old.detail}" if old is not None else ""),
                 field=f"vm_types.{vm_type}.{lack.setting}",
                 remedy=f"set it to {lack.instead}"
-                + (f", or {field} to {' or '.join(able)}" if able else ""),
+                + (f", or {field} to {' or '.join(able)}" if able else "")
+                + (f", or {old.remedy}" if old is not None else ""),
             )
 
     def _can_after_all(self, vm_type: str, kind: VmType, driver: str) -> None:
         """Makes sure that what is left does what a type asks for."""
         lack = lacking(CAPABILITIES[driver], kind)
         if lack is not None:
-            why = "; ".join(f"{name}: {error.detail}" for name, error in self.reasons.items())
+            known = self.reasons | self._forgetful
+            why = "; ".join(f"{name}: {error.detail}" for name, error in known.items())
             raise ConfigError(
                 f"VMs of type {vm_type} can be made by {driver} alone on this host, {lack.words}"
                 f"{f' ({why})' if why else ''}",
@@ -190,8 +197,13 @@ class Drivers:
 
     async def _strongest(self, kind: VmType, image: HostImage) -> str:
         for name in MAKERS:
-            if lacking(CAPABILITIES[name], kind) is None and await self._works(name, image):
+            if lacking(CAPABILITIES[name], kind) is not None or not await self._works(name, image):
+                continue
+            made = self.make(name)
+            if lacking(made.capabilities, kind) is None:
                 return name
+            if (why := forgetful(made)) is not None:
+                self._forgetful[name] = why
         return EMBEDDED
 
     async def _works(self, name: str, image: HostImage) -> bool:

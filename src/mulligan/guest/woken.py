@@ -4,6 +4,10 @@ It starts the VM's walls over a tree of what an agent needs to come up, kept in 
 Templates are saved while it does, and every copy goes on from there: it is told of the moment and
 gets randomness of its own, the host's files appear as a device, and are mounted where they belong
 before the agent is spoken to. Whatever goes wrong ends it, and with process 1 its kernel.
+
+A VM whose memory is kept is saved again and again. All that is inside its walls is frozen for that
+(control groups, version 2) and goes on when it was told of the moment, be it in the same machine or
+in another one.
 """
 
 from __future__ import annotations
@@ -11,6 +15,7 @@ from __future__ import annotations
 import fcntl
 import mmap
 import os
+import select
 import struct
 import time
 
@@ -23,7 +28,12 @@ if TYPE_CHECKING:
 
 FILES = "/late"  # where the host's files are mounted
 RESCAN = "/sys/bus/pci/rescan"
-WAITS, WOKEN = b"waits\n", b"woken\n"
+WAITS, WOKEN, RESTS, MOVES = b"waits\n", b"woken\n", b"rests\n", b"moves\n"
+GROUPS = "/sys/fs/cgroup"
+WALLS = f"{GROUPS}/walls"
+FORGET = "/proc/sys/vm/drop_caches"
+REST_S = 5.0
+REST_TICK_S = 0.002
 MOST_TOLD = 1 << 20
 TICK_S = 0.02
 WIPED_PERCENT = 90  # what is left over is for the kernel
@@ -43,19 +53,69 @@ def main(serial: str, told: str, tag: str, command: list[str]) -> None:
             calls as 4, and 5 for what bubblewrap says.
     """
     host = os.open(told, os.O_RDWR | os.O_CLOEXEC)
+    kernel.mount("groups", GROUPS, "cgroup2", kernel.MS_NOSUID | kernel.MS_NODEV)
+    os.mkdir(WALLS)
     walls, agent = _start(serial, command)
     _await_rest(agent)
     _wipe()
     os.write(host, WAITS)
     body: Any = lightjson.loads(_line(host).decode())
     _renew(body["time_ns"], bytes.fromhex(body["seed"]))
-    with open(RESCAN, "w") as file:
-        file.write("1")
+    _write(RESCAN, "1")
     kernel.mount(tag, FILES, "virtiofs", kernel.MS_NOSUID | kernel.MS_NODEV)
     _in_child(lambda: _show(agent, body["shown"]))
     os.write(host, WOKEN)
-    while os.wait()[0] != walls:
-        pass
+    _serve(host, walls)
+
+
+def _serve(host: int, walls: int) -> None:
+    """Does what the host says, until the walls are gone."""
+    gone = os.pidfd_open(walls)
+    poll = select.poll()
+    poll.register(gone, select.POLLIN)
+    poll.register(host, select.POLLIN)
+    while True:
+        ready = dict(poll.poll())
+        if gone in ready:
+            return
+        if not ready[host] & select.POLLIN:  # the host has hung up
+            poll.unregister(host)
+            continue
+        body: Any = lightjson.loads(_line(host).decode())
+        if "rest" in body:
+            os.write(host, RESTS if _rest(forget=body["forget"]) else MOVES)
+        else:
+            _renew(body["time_ns"], bytes.fromhex(body["seed"]))
+            _write(f"{WALLS}/cgroup.freeze", "0")
+            os.write(host, WOKEN)
+
+
+def _rest(*, forget: bool) -> bool:
+    """Freezes what is inside the walls; whether that came about.
+
+    Args:
+        forget: whether names that nobody uses are to be forgotten, see drop_caches in proc(5).
+    """
+    _write(f"{WALLS}/cgroup.freeze", "1")
+    until = time.monotonic() + REST_S
+    while not _frozen():
+        if time.monotonic() > until:
+            _write(f"{WALLS}/cgroup.freeze", "0")
+            return False
+        time.sleep(REST_TICK_S)
+    if forget:
+        _write(FORGET, "2")
+    return True
+
+
+def _frozen() -> bool:
+    with open(f"{WALLS}/cgroup.events") as file:
+        return "frozen 1" in file.read()
+
+
+def _write(path: str, text: str) -> None:
+    with open(path, "w") as file:
+        file.write(text)
 
 
 def _start(serial: str, command: list[str]) -> tuple[int, int]:
@@ -64,6 +124,7 @@ def _start(serial: str, command: list[str]) -> tuple[int, int]:
     pid = os.fork()
     if pid == 0:
         try:
+            _write(f"{WALLS}/cgroup.procs", "0")
             connection = os.open(serial, os.O_RDWR)
             seccomp = os.open("/.microvm/seccomp", os.O_RDONLY)
             kept = [os.dup(each) for each in (connection, seccomp, write_end)]

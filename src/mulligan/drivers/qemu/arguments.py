@@ -48,17 +48,43 @@ NONE = -1  # no descriptor
 ADDRESSES = (1, 2, 3)
 SLOT = "late"
 LATE = {"driver": "vhost-user-fs-pci", "id": "files", "bus": SLOT, "chardev": "share", "tag": TAG}
+# How both kinds of virtiofsd are told the same.
+OF_QEMU = (
+    "-f",
+    *("-o", f"source={TREE}"),
+    *("-o", "sandbox=chroot"),
+    *("-o", "xattr"),
+    *("-o", "cache=always"),
+    *("-o", "log_level=warn"),
+)
+OF_ITS_OWN = (
+    f"--shared-dir={TREE}",
+    "--sandbox=namespace",
+    "--xattr",
+    "--cache=always",
+    "--no-announce-submounts",
+    "--log-level=warn",
+)
 TICKS = 250  # CONFIG_HZ of Debian's kernels
 
 
 @dataclass(frozen=True)
 class Tools:
-    """Programs of the host a microVM is made with."""
+    """Programs of the host a microVM is made with.
+
+    Attributes:
+        bwrap, qemu, virtiofsd, setpriv: their paths.
+        qemu_version: as QEMU says it.
+        virtiofsd_version: of the one that is a project of its own; None: it is the older one, which
+            is part of QEMU.
+    """
 
     bwrap: Path
     qemu: Path
     virtiofsd: Path
     setpriv: Path
+    qemu_version: tuple[int, ...] = ()
+    virtiofsd_version: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -96,6 +122,7 @@ class QemuSpec:
         told: number of an inherited, connected socket to ``guest.woken``: the machine is one that
             becomes a template, or a copy of one.
         goes_on: whether it waits to be told what to go on from, see ``templates``.
+        shown: whether that had its files in their slot.
     """
 
     kernel: Path
@@ -112,6 +139,7 @@ class QemuSpec:
     memory: int = NONE
     told: int = NONE
     goes_on: bool = False
+    shown: bool = False
 
 
 def start_script(tools: Tools, plan: VmPlan) -> str:
@@ -147,12 +175,7 @@ def share_command(tools: Tools, plan: VmPlan, spec: ShareSpec) -> list[str]:
         str(tools.virtiofsd),
         f"--fd={spec.listening}",
         f"--rlimit-nofile={spec.files}",
-        "-f",
-        "-o", f"source={TREE}",
-        "-o", "sandbox=chroot",
-        "-o", "xattr",
-        "-o", "cache=always",
-        "-o", "log_level=warn",
+        *(OF_QEMU if tools.virtiofsd_version is None else OF_ITS_OWN),
     ]  # fmt: skip
 
 
@@ -300,7 +323,9 @@ def _share(spec: QemuSpec, *, template: bool) -> list[str]:
         arguments += ["-chardev", f"socket,id=share,fd={spec.share}"]
     if template:
         port = f"id={SLOT},addr={ADDRESSES[1]},chassis=1,slot=1,power_controller_present=off"
-        return [*arguments, "-device", f"pcie-root-port,{port}"]
+        files = ",".join(f"{key}={value}" for key, value in LATE.items())
+        late = ["-device", files.removeprefix("driver=")] if spec.shown else []
+        return [*arguments, "-device", f"pcie-root-port,{port}", *late]
     device = f"vhost-user-fs-pci,addr={ADDRESSES[1]},chardev=share,tag={TAG}"
     return [*arguments, "-device", device]
 

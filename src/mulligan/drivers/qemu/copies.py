@@ -1,42 +1,34 @@
-"""Boots the machine that becomes a template, and has copies of it go on."""
+"""Boots the machine that becomes a template, and has copies of it go on.
+
+A VM whose memory is to be kept is such a machine also where it is no copy: its process 1 has to be
+one that can be told of the moment.
+"""
 
 from __future__ import annotations
 
 import asyncio
-import json
 import os
-import secrets
 import shutil
 import socket
-import time
+import tempfile
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from mulligan.drivers.bubblewrap.arguments import VmPlan
 from mulligan.drivers.qemu import templates, warm
-from mulligan.drivers.qemu.arguments import LATE, QemuSpec, Tools, qemu_command
+from mulligan.drivers.qemu.arguments import LATE, QemuSpec, Tools
 from mulligan.drivers.qemu.console import Console
-from mulligan.drivers.qemu.launching import end, launch, pair
-from mulligan.drivers.qemu.machine import Part, hang_up
-from mulligan.drivers.qemu.templates import Stamp, Template
+from mulligan.drivers.qemu.firstprocess import hear, renew
+from mulligan.drivers.qemu.launching import pair
+from mulligan.drivers.qemu.running import Running, start
+from mulligan.drivers.qemu.templates import Saved, Stamp, Template
 from mulligan.errors import ExecutionFailed
 from mulligan.guest.root import AGENT, DISK, IMAGE, LAYERS
-from mulligan.guest.woken import MOST_TOLD, WAITS, WOKEN
-
-if TYPE_CHECKING:
-    from qemu.qmp import EventListener, QMPClient
+from mulligan.guest.woken import WAITS
 
 MAKE_S = {"kvm": 30.0, "tcg": 120.0}
 GO_ON_S = {"kvm": 10.0, "tcg": 30.0}
-SEED_BYTES = 64
-MIGRATION = "MIGRATION"
-DEVICES = "devices"
-CAPABILITIES = [
-    {"capability": "x-ignore-shared", "state": True},
-    {"capability": "events", "state": True},
-]
 
 
 @dataclass(frozen=True)
@@ -72,26 +64,23 @@ async def make(ground: Ground, plan: VmPlan, shape: str, stamp: Stamp) -> Templa
     staged = await asyncio.to_thread(templates.staging, ground.images, shape)
     try:
         initrd = staged / templates.INITRD
-        archive = await asyncio.to_thread(
-            warm.first_file_system,
-            ground.tools,
-            warm.plan_of(plan),
-            ground.machine.initrd.read_bytes(),
-        )
-        initrd.write_bytes(archive)
-        initrd.chmod(0o644)
-        memory = templates.new_memory(ground.machine.memory_mb)
-        try:
+        await asyncio.to_thread(_write_first, ground, plan, initrd)
+        with templates.memory_of(ground.machine.memory_mb) as memory:
             machine = replace(ground.machine, initrd=initrd, memory=memory)
             await _saved(ground, machine, staged / templates.DEVICES)
             return await asyncio.to_thread(templates.keep, staged, shape, stamp, memory)
-        finally:
-            os.close(memory)
     except BaseException as error:
         shutil.rmtree(staged, ignore_errors=True)
         if isinstance(error, OSError):
             raise ExecutionFailed(f"the template cannot be kept: {error.strerror}") from None
         raise
+
+
+def _write_first(ground: Ground, plan: VmPlan, initrd: Path) -> None:
+    initrd.parent.chmod(0o711)
+    first = ground.machine.initrd.read_bytes()
+    initrd.write_bytes(warm.first_file_system(ground.tools, warm.plan_of(plan), first))
+    initrd.chmod(0o644)
 
 
 async def _saved(ground: Ground, machine: QemuSpec, devices: Path) -> None:
@@ -106,65 +95,17 @@ async def _saved(ground: Ground, machine: QemuSpec, devices: Path) -> None:
         machine = replace(
             machine, agent=agent.fileno(), told=told_end.fileno(), console=console.descriptor
         )
-        running = await start(ground, machine)
+        running = await start(ground.tools, machine, ground.run_as)
         told_end.close()
         try:
-            await _hear(told, WAITS, MAKE_S[machine.accel])
-            await _migrated(running, "migrate", file, MAKE_S[machine.accel])
+            await hear(told, WAITS, MAKE_S[machine.accel])
+            await running.migrated("migrate", file, MAKE_S[machine.accel])
         except ExecutionFailed as error:
             said = console.complaint()
             why = f"{error.detail}; it said: {said}" if said else error.detail
             raise ExecutionFailed(why) from None
         finally:
             await running.end()
-
-
-@dataclass
-class Running:
-    """A QEMU and its monitor."""
-
-    qemu: Part
-    monitor: QMPClient
-    migrations: EventListener
-
-    async def end(self) -> None:
-        """Ends it, where it is to be no VM."""
-        await end(self.qemu)
-        self.qemu.process.close()
-        await hang_up(self.monitor)
-
-
-async def start(ground: Ground, machine: QemuSpec) -> Running:
-    """Starts QEMU, and returns when it takes commands.
-
-    Raises:
-        ExecutionFailed: it ended; the text is what it said.
-    """
-    from qemu.qmp import ConnectError, EventListener, ExecuteError, QMPClient, QMPError  # noqa: PLC0415  (of an extra)
-
-    with pair() as (monitor, monitor_end):
-        machine = replace(machine, monitor=monitor_end.fileno())
-        handed = [machine.agent, machine.told, machine.memory, machine.monitor, machine.console]
-        handed += [machine.share] if machine.goes_on else []
-        command = qemu_command(ground.tools, machine)
-        qemu = await launch(command, handed, ground.run_as)
-        ours = monitor.dup()
-    client = QMPClient("mulligan")
-    migrations = EventListener([MIGRATION])
-    client.register_listener(migrations)
-    running = Running(qemu, client, migrations)
-    try:
-        await client.connect(ours)
-        await client.execute("migrate-set-capabilities", {"capabilities": CAPABILITIES})
-    except (ConnectError, QMPError, ExecuteError) as error:
-        await end(qemu)
-        said = qemu.process.stderr().splitlines() or [str(error)]
-        await running.end()
-        raise ExecutionFailed(f"QEMU: {said[-1][:300]}") from None
-    except BaseException:
-        await running.end()
-        raise
-    return running
 
 
 async def go_on(
@@ -175,7 +116,7 @@ async def go_on(
     Args:
         ground: see there.
         template: of the machine.
-        machine: with its sockets and console.
+        machine: with its sockets, console and memory.
         told: our end of its socket.
         plan: of the VM, as in the guest.
 
@@ -183,47 +124,72 @@ async def go_on(
         ExecutionFailed: it does not; the text says why.
         OSError: there is no room for its memory.
     """
-    memory = templates.new_memory(machine.memory_mb)
-    copying = asyncio.create_task(asyncio.to_thread(template.fill, memory))
+    machine = replace(machine, initrd=template.initrd, tsc_khz=template.stamp.tsc_khz)
+    running = await _loaded(ground, template, machine)
     try:
-        machine = replace(
-            machine,
-            initrd=template.initrd,
-            memory=memory,
-            goes_on=True,
-            tsc_khz=template.stamp.tsc_khz,
-        )
-        running = await start(ground, machine)  # while its memory is copied
+        await _woken(running, told, plan, GO_ON_S[machine.accel])
+    except BaseException:
+        await running.end()
+        raise
+    return running
+
+
+async def begin(ground: Ground, machine: QemuSpec, told: socket.socket, plan: VmPlan) -> Running:
+    """Boots a machine of that kind of which there is no template.
+
+    Args, Raises: as for ``go_on``.
+    """
+    with tempfile.TemporaryDirectory(dir=ground.images, prefix=f"{templates.PREFIX}") as staged:
+        initrd = Path(staged) / templates.INITRD
+        await asyncio.to_thread(_write_first, ground, plan, initrd)
+        machine = replace(machine, initrd=initrd)
+        running = await start(ground.tools, machine, ground.run_as)
+        try:
+            await hear(told, WAITS, MAKE_S[machine.accel])
+            await _woken(running, told, plan, GO_ON_S[machine.accel])
+        except BaseException:
+            await running.end()
+            raise
+    return running
+
+
+async def resume(ground: Ground, saved: Saved, machine: QemuSpec, told: socket.socket) -> Running:
+    """Has a VM go on from memory of its own; its programs do when they can be told of the moment.
+
+    Args, Raises: as for ``go_on``.
+    """
+    running = await _loaded(ground, saved, replace(machine, shown=True))
+    try:
+        await renew(told, GO_ON_S[machine.accel])
+    except BaseException:
+        await running.end()
+        raise
+    return running
+
+
+async def _loaded(ground: Ground, saved: Saved, machine: QemuSpec) -> Running:
+    """Starts a machine with the memory and devices of another."""
+    copying = asyncio.create_task(asyncio.to_thread(saved.fill, machine.memory))
+    try:
+        machine = replace(machine, goes_on=True)
+        running = await start(ground.tools, machine, ground.run_as)  # while its memory is copied
         try:
             await copying
-            await _woken(running, template, machine, told, plan)
+            with saved.devices.open("rb") as devices:
+                limit = GO_ON_S[machine.accel]
+                await running.migrated("migrate-incoming", devices.fileno(), limit)
         except BaseException:
             await running.end()
             raise
     finally:
         await asyncio.wait({copying})
-        os.close(memory)
     return running
 
 
-async def _woken(
-    running: Running, template: Template, machine: QemuSpec, told: socket.socket, plan: VmPlan
-) -> None:
-    """Loads the devices, adds the host's files, and tells process 1 of the moment."""
-    limit = GO_ON_S[machine.accel]
-    with template.devices.open("rb") as devices:
-        await _migrated(running, "migrate-incoming", devices.fileno(), limit)
-    await _command(running, "device_add", LATE)
-    body = {
-        "time_ns": time.time_ns(),
-        "seed": secrets.token_hex(SEED_BYTES),
-        "shown": shown(plan),
-    }
-    line = json.dumps(body).encode() + b"\n"
-    assert len(line) < MOST_TOLD
-    told.setblocking(False)
-    await asyncio.get_running_loop().sock_sendall(told, line)
-    await _hear(told, WOKEN, limit)
+async def _woken(running: Running, told: socket.socket, plan: VmPlan, limit: float) -> None:
+    """Adds the host's files, and tells process 1 of the moment."""
+    await running.command("device_add", LATE)
+    await renew(told, limit, {"shown": shown(plan)})
 
 
 def shown(plan: VmPlan) -> list[tuple[str, str, bool]]:
@@ -233,60 +199,3 @@ def shown(plan: VmPlan) -> list[tuple[str, str, bool]]:
     found += [(str(plan.etc), "/etc", False), (str(plan.rootfs), IMAGE, False)]
     found += [(str(plan.agent), AGENT, False), (str(plan.layers), LAYERS, False)]
     return [*found, (str(plan.disk), DISK, True)]
-
-
-async def _migrated(running: Running, command: str, descriptor: int, limit: float) -> None:
-    """Has QEMU save or load its devices, by a descriptor it is given."""
-    from qemu.qmp import ExecuteError, QMPError  # noqa: PLC0415  (of an extra)
-
-    try:
-        async with asyncio.timeout(limit):
-            running.monitor.send_fd_scm(descriptor)
-            await running.monitor.execute("getfd", {"fdname": DEVICES})
-            await running.monitor.execute(command, {"uri": f"fd:{DEVICES}"})
-            async for event in running.migrations:
-                data = event["data"]
-                status = data.get("status") if isinstance(data, dict) else None
-                if status == "completed":
-                    return
-                if status == "failed":
-                    break
-    except TimeoutError:
-        raise ExecutionFailed(f"QEMU did not {command} within {limit:g} s") from None
-    except (QMPError, ExecuteError) as error:
-        raise ExecutionFailed(f"QEMU did not {command}: {_said(running) or error}") from None
-    raise ExecutionFailed(f"QEMU could not {command}: {_said(running) or 'it does not say why'}")
-
-
-async def _command(running: Running, command: str, arguments: dict[str, str]) -> None:
-    from qemu.qmp import ExecuteError, QMPError  # noqa: PLC0415  (of an extra)
-
-    try:
-        await running.monitor.execute(command, arguments)
-    except (QMPError, ExecuteError) as error:
-        raise ExecutionFailed(f"QEMU refused {command}: {_said(running) or error}") from None
-
-
-def _said(running: Running) -> str:
-    said = running.qemu.process.stderr().splitlines()
-    return said[-1][:300] if said else ""
-
-
-async def _hear(told: socket.socket, word: bytes, limit: float) -> None:
-    """Waits for a word of process 1."""
-    told.setblocking(False)
-    loop = asyncio.get_running_loop()
-    heard = b""
-    try:
-        async with asyncio.timeout(limit):
-            while heard != word and word.startswith(heard):
-                more = await loop.sock_recv(told, len(word) - len(heard))
-                if not more:
-                    raise ExecutionFailed("the microVM ended as it came up")
-                heard += more
-    except TimeoutError:
-        raise ExecutionFailed(f"the microVM did not come up within {limit:g} s") from None
-    except ConnectionError:
-        raise ExecutionFailed("the microVM ended as it came up") from None
-    if heard != word:
-        raise ExecutionFailed("process 1 of the microVM broke the protocol")

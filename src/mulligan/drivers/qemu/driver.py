@@ -2,30 +2,25 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import os
-import resource
-import socket
-import tempfile
-from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from mulligan.drivers.bubblewrap import orphans, preflight, seccomp
+from mulligan.drivers.bubblewrap import orphans, preflight
 from mulligan.drivers.bubblewrap.arguments import VmPlan
 from mulligan.drivers.interface import BootSpec, Capabilities
 from mulligan.drivers.limits import Limits, check_held
 from mulligan.drivers.qemu import (
     accel,
+    booting,
     clock,
     copies,
     holding,
     image,
+    keeping,
+    sharing,
     templates,
     tools,
-    walls,
     warm,
 )
 from mulligan.drivers.qemu.arguments import (
@@ -34,27 +29,22 @@ from mulligan.drivers.qemu.arguments import (
     NONE,
     SECCOMP,
     QemuSpec,
-    ShareSpec,
     qemu_command,
-    share_command,
-    start_script,
 )
 from mulligan.drivers.qemu.console import Console
-from mulligan.drivers.qemu.launching import end, launch, memory, pair
-from mulligan.drivers.qemu.machine import Part, QemuMachine, hang_up
+from mulligan.drivers.qemu.keeping import Keeper
+from mulligan.drivers.qemu.launching import end, pair
+from mulligan.drivers.qemu.machine import Part, QemuMachine
+from mulligan.drivers.qemu.running import Running
 from mulligan.drivers.sentinel import Sentinel
 from mulligan.errors import ConfigError, ExecutionFailed
 from mulligan.log import get_logger
 from mulligan.models import VmLimit
 
-if TYPE_CHECKING:
-    from qemu.qmp import EventListener, QMPClient
-
 log = get_logger()
 
 GUEST_UP_S = {"kvm": 10.0, "tcg": 60.0}
 PACES = {"kvm": 1, "tcg": 3}
-PORT_OPEN = "VSERPORT_CHANGE"
 
 
 class QemuDriver:
@@ -66,13 +56,16 @@ class QemuDriver:
 
     Attributes:
         accel: what runs its VMs' instructions.
+        forgets: why memory of its VMs cannot be kept on this host; None: it can.
 
     Raises:
         ConfigError: something this host lacks, or there is no image of a kernel.
     """
 
     name = "qemu"
-    capabilities = Capabilities(own_kernel=True, network=("none",), boot_cost="seconds")
+    capabilities = Capabilities(
+        own_kernel=True, network=("none",), boot_cost="seconds", memory_across_restart=True
+    )
 
     def __init__(self, guest: tuple[int, int], directory: Path) -> None:
         tools.check_qmp()
@@ -87,6 +80,9 @@ class QemuDriver:
         self.accel = accel.find(self._tools, self._image, self._run_as, directory / "images")
         self._accel = self.accel.name
         self.pace = PACES[self._accel]
+        self.forgets = keeping.missing(self._tools)
+        if self.forgets is not None:
+            self.capabilities = replace(self.capabilities, memory_across_restart=False)
         self._sentinel: Sentinel | None = None
         self._refused: set[str] = set()  # templates it was said of
 
@@ -122,8 +118,9 @@ class QemuDriver:
 
     def stamp(self) -> str:
         """See ``Driver``."""
-        stat = self._tools.qemu.stat()
-        return f"{stat.st_mtime_ns:x}:{stat.st_size:x}:{self._image.stamp.key}:{self._accel}"
+        programs = [path.stat() for path in (self._tools.qemu, self._tools.virtiofsd)]
+        sizes = ":".join(f"{stat.st_mtime_ns:x}:{stat.st_size:x}" for stat in programs)
+        return f"{sizes}:{self._image.stamp.key}:{self._accel}"
 
     def disk_owner(self) -> tuple[int, int]:
         """See ``Driver``."""
@@ -216,9 +213,19 @@ class QemuDriver:
 
     async def _boot(self, spec: BootSpec, console: Console) -> QemuMachine:
         with pair() as (connection, agent):
-            share, files = await self._serve_files(spec)
+            plan, guest = self._plan(spec), self._guest_plan(spec)
+            share, files = await sharing.serve(
+                self._tools, plan, guest, self._directory, self._run_as
+            )
+            machine = replace(
+                self._machine(spec),
+                agent=agent.fileno(),
+                share=files.fileno(),
+                console=console.descriptor,
+                layers=spec.layers,
+            )
             try:
-                qemu, monitor = await self._start(spec, agent, console, files)
+                running, keeper = await self._start(spec, machine, guest, share)
             except BaseException as error:
                 await end(share)
                 said = console.complaint() or "".join(share.process.stderr().splitlines()[-1:])
@@ -234,108 +241,35 @@ class QemuDriver:
         binds += [*(place for _, place in spec.shares), *spec.files]
         limits = holding.by_agent(spec.limits)
         frame: dict[str, object] = {"binds": binds, "limits": limits, "pace": self.pace}
-        return QemuMachine(qemu, share, monitor, ours, console, frame)
-
-    async def _serve_files(self, spec: BootSpec) -> tuple[Part, socket.socket]:
-        """Starts virtiofsd; the connected socket QEMU speaks with it by."""
-        plan = self._plan(spec)
-        guest = self._guest_plan(spec)
-        with ExitStack() as stack:
-            listening, connected = self._connected(stack)
-            start = stack.enter_context(memory(start_script(self._tools, guest).encode()))
-            filtered = seccomp.descriptor()
-            stack.callback(os.close, filtered)
-            links = stack.enter_context(memory(walls.program()))
-            _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-            share = ShareSpec(listening.fileno(), start, filtered, links, most)
-            inherited = [listening.fileno(), start, filtered, links]
-            run_as = None if plan.staged else self._run_as
-            part = await launch(share_command(self._tools, plan, share), inherited, run_as)
-            return part, connected.dup()
-
-    def _connected(self, stack: ExitStack) -> tuple[socket.socket, socket.socket]:
-        """A listening socket with one connection made to it, which nobody else can find."""
-        directory = stack.enter_context(tempfile.TemporaryDirectory(dir=self._directory))
-        opened = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-        stack.callback(os.close, opened)
-        place = f"/proc/self/fd/{opened}/s"  # the directory's own name may be too long
-        listening = stack.enter_context(socket.socket(socket.AF_UNIX))
-        listening.bind(place)
-        listening.listen(1)
-        connected = stack.enter_context(socket.socket(socket.AF_UNIX))
-        connected.connect(place)
-        return listening, connected
+        return QemuMachine(running, share, ours, console, frame, keeper)
 
     async def _start(
-        self, spec: BootSpec, agent: socket.socket, console: Console, files: socket.socket
-    ) -> tuple[Part, QMPClient]:
-        """Starts QEMU, and returns when the guest has opened its port."""
-        from qemu.qmp import QMPClient  # noqa: PLC0415  (of an extra)
-
-        machine = replace(
-            self._machine(spec),
-            agent=agent.fileno(),
-            share=files.fileno(),
-            console=console.descriptor,
-            layers=spec.layers,
-        )
-        template = self._template(spec)
-        if template is not None:
-            with pair() as (told, told_end):
-                machine = replace(machine, told=told_end.fileno())
-                plan = self._guest_plan(spec)
-                running = await copies.go_on(self._ground(spec), template, machine, told, plan)
-            return running.qemu, running.monitor
-        with pair() as (monitor, monitor_end):
-            machine = replace(machine, monitor=monitor_end.fileno())
-            inherited = [machine.agent, machine.share, machine.monitor, machine.console]
-            qemu = await launch(qemu_command(self._tools, machine), inherited, self._run_as)
-            ours = monitor.dup()
-        client = QMPClient("mulligan")
-        try:
-            await self._await_guest(client, ours, qemu)
-        except BaseException:
-            await end(qemu)
-            qemu.process.close()
-            await hang_up(client)
-            raise
-        return qemu, client
-
-    async def _await_guest(self, client: QMPClient, monitor: socket.socket, qemu: Part) -> None:
-        from qemu.qmp import EventListener  # noqa: PLC0415
-
-        limit = GUEST_UP_S[self._accel]
-        listener = EventListener([PORT_OPEN])
-        client.register_listener(listener)
-        opened = asyncio.create_task(self._opened(client, monitor, listener))
-        ended = asyncio.ensure_future(qemu.process.wait())
-        await asyncio.wait({opened, ended}, timeout=limit, return_when=asyncio.FIRST_COMPLETED)
-        ended.cancel()
-        if opened.done() and opened.result():
-            return
-        opened.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await opened
-        said = qemu.process.stderr().splitlines()
-        if said:
-            raise ExecutionFailed(f"QEMU: {said[-1][:300]}")
-        raise ExecutionFailed(f"the microVM did not come up within {limit:g} s")
-
-    async def _opened(
-        self, client: QMPClient, monitor: socket.socket, listener: EventListener
-    ) -> bool:
-        """Whether the guest has opened its port; false where there is no QEMU any more."""
-        from qemu.qmp import ConnectError  # noqa: PLC0415
-
-        try:
-            await client.connect(monitor)
-        except ConnectError:
-            return False  # it has ended, or is about to
-        async for event in listener:
-            data = event.get("data")
-            if isinstance(data, dict) and data.get("open") is True:
-                return True
-        return False
+        self, spec: BootSpec, machine: QemuSpec, plan: VmPlan, share: Part
+    ) -> tuple[Running, Keeper | None]:
+        """Starts QEMU, and returns when the agent can be spoken to."""
+        keeps = spec.memory is not None
+        template = self._template(spec) if spec.resumes is None else None
+        if template is None and not keeps:
+            limit = GUEST_UP_S[self._accel]
+            return await booting.boot(self._tools, machine, self._run_as, limit), None
+        ground = self._ground(spec)
+        with pair() as (told, told_end), templates.memory_of(machine.memory_mb) as memory:
+            machine = replace(machine, told=told_end.fileno(), memory=memory)
+            if spec.memory is not None and spec.resumes is not None:
+                saved = templates.Saved(spec.memory / spec.resumes)
+                running = await copies.resume(ground, saved, machine, told)
+            elif template is not None:
+                running = await copies.go_on(ground, template, machine, told, plan)
+            else:
+                running = await copies.begin(ground, machine, told, plan)
+            if spec.memory is None or spec.disk is None:
+                return running, None
+            try:
+                kept = spec.memory, spec.disk, self._accel
+                return running, Keeper(running, share, told, memory, *kept)
+            except BaseException:
+                await running.end()
+                raise
 
     def _plan(self, spec: BootSpec) -> VmPlan:
         """What the guest is shown, as on this host."""

@@ -19,6 +19,9 @@ from mulligan.errors import ExecutionFailed
 if TYPE_CHECKING:
     from qemu.qmp import QMPClient
 
+    from mulligan.drivers.qemu.keeping import Keeper
+    from mulligan.drivers.qemu.running import Running
+
 STOP_TIMEOUT_S = 10.0
 
 
@@ -51,19 +54,20 @@ class QemuMachine:
 
     def __init__(
         self,
-        qemu: Part,
+        running: Running,
         share: Part,
-        monitor: QMPClient,
         connection: socket.socket,
         console: Console,
         boot_frame: dict[str, object],
+        keeper: Keeper | None = None,
     ) -> None:
-        self._qemu = qemu
+        self._qemu = running.qemu
         self._share = share
-        self._monitor = monitor
+        self._monitor = running.monitor
         self._connection = connection
         self._console = console
         self._boot_frame = boot_frame
+        self._keeper = keeper
         self._said: str | None = None
         # Neither is of use without the other.
         self._bound = asyncio.create_task(self._end_together())
@@ -99,9 +103,11 @@ class QemuMachine:
         """See ``Machine``."""
         return await self._qemu.process.wait()
 
-    async def keep_memory(self, name: str) -> None:  # noqa: ARG002
+    async def keep_memory(self, name: str) -> None:
         """See ``Machine``."""
-        raise ExecutionFailed("the memory of VMs of this driver cannot be kept")
+        if self._keeper is None:
+            raise ExecutionFailed("the memory of this VM is not to be kept")
+        await self._keeper.keep(name)
 
     def cause(self) -> str | None:
         """See ``Machine``. The guest's kernel ends programs, not the VM."""
@@ -140,6 +146,8 @@ class QemuMachine:
             self._share.process.close()
             self._console.close()
             await hang_up(self._monitor)
+            if self._keeper is not None:
+                await self._keeper.close()
 
 
 async def hang_up(monitor: QMPClient) -> None:

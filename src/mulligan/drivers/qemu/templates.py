@@ -19,6 +19,8 @@ import json
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -65,27 +67,21 @@ class Pointer(BaseModel):
 
 
 @dataclass(frozen=True)
-class Template:
-    """One that was found whole."""
+class Saved:
+    """A machine that was saved."""
 
     directory: Path
-    stamp: Stamp
 
     @property
     def devices(self) -> Path:
         """What QEMU said of its devices."""
         return self.directory / DEVICES
 
-    @property
-    def initrd(self) -> Path:
-        """What it was booted from; copies name it, and never read it."""
-        return self.directory / INITRD
-
     def fill(self, memory: int) -> None:
         """Copies its memory into some that is new.
 
         Args:
-            memory: see ``new_memory``.
+            memory: see ``memory_of``.
 
         Raises:
             OSError: there is no room for it, or it is of another size.
@@ -94,32 +90,40 @@ class Template:
             _copy(file.fileno(), memory, os.fstat(memory).st_size)
 
 
-def new_memory(size_mb: int) -> int:
+@dataclass(frozen=True)
+class Template(Saved):
+    """One that was found whole."""
+
+    stamp: Stamp
+
+    @property
+    def initrd(self) -> Path:
+        """What it was booted from; copies name it, and never read it."""
+        return self.directory / INITRD
+
+
+@contextmanager
+def memory_of(size_mb: int) -> Iterator[int]:
     """A descriptor of empty memory, of that size in MiB."""
-    memory = os.memfd_create("microvm", os.MFD_CLOEXEC)
-    os.ftruncate(memory, size_mb * MIB)
-    return memory
+    made = os.memfd_create("microvm", os.MFD_CLOEXEC)
+    try:
+        os.ftruncate(made, size_mb * MIB)
+        yield made
+    finally:
+        os.close(made)
 
 
 def _copy(source: int, target: int, size: int) -> None:
     """Copies what is not a hole."""
     if os.fstat(source).st_size != size:
-        raise OSError(errno.EINVAL, "the template's memory is of another size")
-    end = 0
-    while True:
-        try:
-            start = os.lseek(source, end, os.SEEK_DATA)
-        except OSError as error:
-            if error.errno == errno.ENXIO:  # nothing more
-                return
-            raise
-        end = os.lseek(source, start, os.SEEK_HOLE)
+        raise OSError(errno.EINVAL, "the memory that was kept is of another size")
+    for start, end in _filled(source, size):
         os.lseek(target, start, os.SEEK_SET)
         at = start
         while at < end:
             sent = os.sendfile(target, source, at, end - at)
             if sent == 0:
-                raise OSError(errno.EIO, "the template's memory ended early")
+                raise OSError(errno.EIO, "the memory that was kept ended early")
             at += sent
 
 
@@ -179,7 +183,7 @@ def keep(staged: Path, shape: str, stamp: Stamp, memory: int) -> Template:
         stamp: what it was made with.
         memory: descriptor of its machine's memory.
     """
-    _store(memory, staged / MEMORY)
+    store(memory, staged / MEMORY)
     images = staged.parent
     pointer = images / f".{PREFIX}{shape}.new"
     pointer.write_text(Pointer(directory=staged.name, stamp=stamp).model_dump_json(indent=2))
@@ -206,22 +210,41 @@ def _remove_others(images: Path, shape: str, kept: Path, stamp: Stamp) -> None:
             shutil.rmtree(path, ignore_errors=True)
 
 
-def _store(memory: int, path: Path) -> None:
-    """Writes memory down, pages of zeros as holes."""
+def store(memory: int, path: Path) -> None:
+    """Writes memory down, pages of zeros as holes.
+
+    Raises:
+        OSError: there is no room for it; part of it may be there.
+    """
     size = os.fstat(memory).st_size
     empty = bytes(PAGE)
     target = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
         os.ftruncate(target, size)
-        for start in range(0, size, CHUNK):
-            chunk = memoryview(os.pread(memory, min(CHUNK, size - start), start))
-            at = 0
-            while at < len(chunk):
-                until = at
-                while until < len(chunk) and chunk[until : until + PAGE] != empty:
-                    until += PAGE
-                if until > at:
-                    os.pwrite(target, chunk[at:until], start + at)
-                at = until + PAGE
+        for start, end in _filled(memory, size):
+            for place in range(start, end, CHUNK):
+                chunk = os.pread(memory, min(CHUNK, end - place), place)
+                at = 0
+                while at < len(chunk):
+                    until = at
+                    while until < len(chunk) and chunk[until : until + PAGE] != empty:
+                        until += PAGE
+                    if until > at:
+                        os.pwrite(target, chunk[at:until], place + at)
+                    at = until + PAGE
     finally:
         os.close(target)
+
+
+def _filled(file: int, size: int) -> Iterator[tuple[int, int]]:
+    """Where what is no hole begins and ends."""
+    end = 0
+    while end < size:
+        try:
+            start = os.lseek(file, end, os.SEEK_DATA)
+        except OSError as error:
+            if error.errno == errno.ENXIO:  # nothing more
+                return
+            raise
+        end = os.lseek(file, start, os.SEEK_HOLE)
+        yield start, end

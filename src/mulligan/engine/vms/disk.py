@@ -83,7 +83,26 @@ async def _move_and_freeze(vm: Vm, stack_of: Callable[[str | None], list[str]]) 
     vm.background.do(vm.stores.layers.sizes.write, vm.record.agent_id, tree)
     if connection is not None:
         vm.stack_in_use = [tree, *below]
+        if vm.kept is not None:
+            await _name_anew(vm, connection)
     return True
+
+
+async def _name_anew(vm: Vm, connection: AgentConnection) -> None:
+    """Has a VM go on in yet another generation, above the layer under the name it has now.
+
+    It would do without, but not from memory that was kept: there a layer is looked for under the
+    name it was found by, and that was its upper's.
+    """
+    stores, vm_id, left = vm.stores.vms, vm.record.id, vm.state.generation
+    state = VmState(base=vm.state.base, generation=left + 1)
+    await asyncio.to_thread(stores.make_generation, vm_id, state.generation, left)
+    if await connection.move(vm.stack_in_use, state.generation, end=False):
+        await asyncio.to_thread(stores.set_state, vm_id, state)
+        vm.state = state
+        vm.background.do(stores.settle, vm_id, left)
+    else:
+        await asyncio.to_thread(stores.discard_generation, vm_id, state.generation)
 
 
 async def _here_or_there(vm: Vm, work: Callable[[], Result]) -> Result:

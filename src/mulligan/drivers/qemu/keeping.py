@@ -1,0 +1,148 @@
+"""Memory of a microVM on the host's disk: the VM is stopped, saved as templates are, and goes on.
+
+::
+
+    <memory>/<name>/memory    of the machine, with holes
+    <memory>/<name>/devices   the rest of it, as QEMU migrates it, with what virtiofsd knows
+
+virtiofsd says of every file the guest knows where it is found (``--migration-mode=find-paths``, its
+default), and the next one opens it there. Where it cannot say it complains, and nothing is kept.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from pathlib import Path
+
+from mulligan.drivers.qemu import templates
+from mulligan.drivers.qemu.arguments import Tools
+from mulligan.drivers.qemu.firstprocess import hear, renew, tell
+from mulligan.drivers.qemu.machine import Part
+from mulligan.drivers.qemu.running import Running
+from mulligan.errors import ConfigError, ExecutionFailed
+from mulligan.guest.woken import RESTS
+
+QEMU_FROM, VIRTIOFSD_FROM = (8, 2), (1, 11)
+NEWER = (
+    "use Debian 13 or newer, with apt-get install --no-install-recommends qemu-system-x86 virtiofsd"
+)
+SAVE_S = {"kvm": 30.0, "tcg": 60.0}
+MOST_SAID = 300
+Seen = tuple[tuple[str, int], ...]
+
+
+def missing(tools: Tools) -> ConfigError | None:
+    """Why a machine that has its files cannot be saved on this host; None: it can."""
+    old = []
+    if tools.qemu_version < QEMU_FROM:
+        old.append(f"QEMU is {_shown(tools.qemu_version)}, and has to be {_shown(QEMU_FROM)}")
+    if tools.virtiofsd_version is None:
+        old.append(f"virtiofsd is QEMU's own, and has to be {_shown(VIRTIOFSD_FROM)}")
+    elif tools.virtiofsd_version < VIRTIOFSD_FROM:
+        known = _shown(tools.virtiofsd_version)
+        old.append(f"virtiofsd is {known}, and has to be {_shown(VIRTIOFSD_FROM)}")
+    if not old:
+        return None
+    return ConfigError(f"{'; '.join(old)}, to keep memory of microVMs", remedy=NEWER)
+
+
+def _shown(version: tuple[int, ...]) -> str:
+    return ".".join(map(str, version))
+
+
+class Keeper:
+    """Keeps the memory of one VM.
+
+    Args:
+        running: its QEMU.
+        share: what shows it its files.
+        told: our end of the socket to its process 1.
+        memory: descriptor of its memory.
+        directory: of the VM's own, for what is kept.
+        disk: its disk.
+        accel: "kvm" or "tcg".
+
+    ``close`` has to be called.
+    """
+
+    def __init__(
+        self,
+        running: Running,
+        share: Part,
+        told: socket.socket,
+        memory: int,
+        directory: Path,
+        disk: Path,
+        accel: str,
+    ) -> None:
+        self._running = running
+        self._share = share
+        self._told = told.dup()
+        self._memory = os.dup(memory)
+        self._directory = directory
+        self._disk = disk
+        self._limit = SAVE_S[accel]
+        self._seen: Seen = ()
+        self._keeping: asyncio.Task[None] | None = None
+
+    async def keep(self, name: str) -> None:
+        """See ``Machine.keep_memory``."""
+        # A machine is not left stopped because nobody waits any more.
+        self._keeping = asyncio.create_task(self._keep(self._directory / name))
+        await asyncio.shield(self._keeping)
+
+    async def close(self) -> None:
+        """Lets go of it, when its QEMU has ended; call it once."""
+        if self._keeping is not None:
+            await asyncio.wait({self._keeping})
+        self._told.close()
+        os.close(self._memory)
+
+    async def _keep(self, directory: Path) -> None:
+        seen = await asyncio.to_thread(self._look)
+        said = self._share.process.stderr()
+        try:
+            await tell(self._told, {"rest": True, "forget": seen != self._seen})
+            await hear(self._told, RESTS, self._limit)
+            await self._save(directory)
+            more = self._share.process.stderr().removeprefix(said).strip()
+            if more:
+                why = more.splitlines()[-1][:MOST_SAID]
+                raise ExecutionFailed(f"its memory could not be kept: virtiofsd: {why}")
+            self._seen = seen
+        except OSError as error:
+            why = f"its memory could not be kept: {error.strerror}"
+            raise ExecutionFailed(why) from None
+        finally:
+            await self._let_go_on()
+
+    async def _save(self, directory: Path) -> None:
+        await asyncio.to_thread(directory.mkdir, 0o700)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        devices = os.open(directory / templates.DEVICES, flags, 0o600)
+        try:
+            await self._running.migrated("migrate", devices, self._limit)
+        finally:
+            os.close(devices)
+        await asyncio.to_thread(templates.store, self._memory, directory / templates.MEMORY)
+
+    async def _let_go_on(self) -> None:
+        """Whatever came of it; a machine that does not go on is ended."""
+        try:
+            await self._running.command("cont")
+            await renew(self._told, self._limit)
+        except BaseException:
+            self._running.qemu.kill()
+            raise
+
+    def _look(self) -> Seen:
+        """What tells whether the host has moved or removed something on the VM's disk.
+
+        What the guest knows of that, and has no use for, it is to forget: there is no saying where
+        it is found.
+        """
+        with os.scandir(self._disk) as entries:
+            found = [(each.name, each.stat(follow_symlinks=False).st_mtime_ns) for each in entries]
+        return (("", self._disk.stat().st_mtime_ns), *sorted(found))

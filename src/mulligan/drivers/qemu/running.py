@@ -1,0 +1,140 @@
+"""A QEMU that runs, by its monitor: what it is told, and its memory and devices as they move."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from mulligan.drivers.qemu.arguments import NONE, QemuSpec, Tools, qemu_command
+from mulligan.drivers.qemu.launching import end, launch, pair
+from mulligan.drivers.qemu.machine import Part, hang_up
+from mulligan.errors import ExecutionFailed
+
+if TYPE_CHECKING:
+    from qemu.qmp import EventListener, QMPClient
+
+MIGRATION = "MIGRATION"
+DEVICES = "devices"
+MOST_SAID = 300
+CAPABILITIES = [
+    {"capability": "x-ignore-shared", "state": True},
+    {"capability": "events", "state": True},
+]
+
+
+@dataclass
+class Running:
+    """A QEMU and its monitor."""
+
+    qemu: Part
+    monitor: QMPClient
+    migrations: EventListener
+
+    async def end(self) -> None:
+        """Ends it, where it is to be no VM."""
+        await end(self.qemu)
+        self.qemu.process.close()
+        await hang_up(self.monitor)
+
+    async def command(self, command: str, arguments: dict[str, str] | None = None) -> None:
+        """Has QEMU do something.
+
+        Raises:
+            ExecutionFailed: it did not.
+        """
+        from qemu.qmp import ExecuteError, QMPError  # noqa: PLC0415  (of an extra)
+
+        try:
+            await self.monitor.execute(command, arguments)
+        except (QMPError, ExecuteError) as error:
+            why = self.said() or error
+            raise ExecutionFailed(f"QEMU refused {command}: {why}") from None
+
+    async def migrated(self, command: str, descriptor: int, limit: float) -> None:
+        """Has QEMU save ("migrate") or load ("migrate-incoming") its devices.
+
+        Args:
+            command: which.
+            descriptor: of a file, which it is given.
+            limit: seconds it may take.
+
+        Raises:
+            ExecutionFailed: it did not.
+        """
+        from qemu.qmp import ExecuteError, QMPError  # noqa: PLC0415  (of an extra)
+
+        try:
+            async with asyncio.timeout(limit):
+                self.monitor.send_fd_scm(descriptor)
+                await self.monitor.execute("getfd", {"fdname": DEVICES})
+                await self.monitor.execute(command, {"uri": f"fd:{DEVICES}"})
+                async for event in self.migrations:
+                    data = event["data"]
+                    status = data.get("status") if isinstance(data, dict) else None
+                    if status == "completed":
+                        return
+                    if status == "failed":
+                        break
+        except TimeoutError:
+            raise ExecutionFailed(f"QEMU did not {command} within {limit:g} s") from None
+        except (QMPError, ExecuteError) as error:
+            raise ExecutionFailed(f"QEMU did not {command}: {self.said() or error}") from None
+        why = self.said() or "it does not say why"
+        raise ExecutionFailed(f"QEMU could not {command}: {why}")
+
+    def said(self) -> str:
+        """The last line of what it said when something was wrong."""
+        said = self.qemu.process.stderr().splitlines()
+        return said[-1][:MOST_SAID] if said else ""
+
+
+async def spawn(
+    tools: Tools, machine: QemuSpec, run_as: tuple[int, int] | None
+) -> tuple[Running, socket.socket]:
+    """Starts QEMU; also gives the socket its monitor is to be connected by.
+
+    Raises:
+        ExecutionFailed: it did not start.
+    """
+    from qemu.qmp import EventListener, QMPClient  # noqa: PLC0415  (of an extra)
+
+    with pair() as (monitor, monitor_end):
+        machine = replace(machine, monitor=monitor_end.fileno())
+        handed = [machine.agent, machine.told, machine.memory, machine.monitor, machine.console]
+        handed = [each for each in (*handed, machine.share) if each != NONE]
+        qemu = await launch(qemu_command(tools, machine), handed, run_as)
+        ours = monitor.dup()
+    client = QMPClient("mulligan")
+    migrations = EventListener([MIGRATION])
+    client.register_listener(migrations)
+    return Running(qemu, client, migrations), ours
+
+
+async def start(tools: Tools, machine: QemuSpec, run_as: tuple[int, int] | None) -> Running:
+    """Starts QEMU, and returns when it takes commands.
+
+    Args:
+        tools: programs of the host.
+        machine: with its sockets, console and memory.
+        run_as: uid and gid QEMU runs as, or None.
+
+    Raises:
+        ExecutionFailed: it ended; the text is what it said.
+    """
+    from qemu.qmp import ConnectError, ExecuteError, QMPError  # noqa: PLC0415  (of an extra)
+
+    running, monitor = await spawn(tools, machine, run_as)
+    try:
+        await running.monitor.connect(monitor)
+        await running.monitor.execute("migrate-set-capabilities", {"capabilities": CAPABILITIES})
+    except (ConnectError, QMPError, ExecuteError) as error:
+        await end(running.qemu)
+        said = running.qemu.process.stderr().splitlines() or [str(error)]
+        await running.end()
+        raise ExecutionFailed(f"QEMU: {said[-1][:MOST_SAID]}") from None
+    except BaseException:
+        await running.end()
+        raise
+    return running
