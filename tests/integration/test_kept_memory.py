@@ -4,9 +4,7 @@ import asyncio
 import json
 import os
 import shutil
-import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -19,6 +17,7 @@ from mulligan.errors import ConfigError, ExecutionFailed
 from mulligan.models import RollbackTo, VmExecuteRequest
 from mulligan.settings import Settings, VmType
 from support import host
+from support.keeping import ASK, COUNTER, Server, notes
 
 pytestmark = [pytest.mark.anyio, pytest.mark.long]
 
@@ -29,98 +28,7 @@ except ConfigError as missing:
     MISSING = f"{missing.detail}: {missing.remedy}"
 gvisor = pytest.mark.skipif(MISSING is not None, reason=MISSING or "")
 ORDINARY = 61500
-TYPES = {"focal-optimized": VmType(driver="gvisor", keep_memory=True)}
-# Counts who asks, in memory and in a file.
-COUNTER = """
-cat > counter.py <<'END'
-import http.server
-
-class Counter(http.server.BaseHTTPRequestHandler):
-    asked = 0
-
-    def do_GET(self):
-        Counter.asked += 1
-        print(Counter.asked, file=LOG)
-        body = str(Counter.asked).encode()
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *_):
-        pass
-
-LOG = open("log", "a", buffering=1)
-server = http.server.HTTPServer(("127.0.0.1", 8000), Counter)
-open("listening", "w").close()
-server.serve_forever()
-END
-nohup python3 counter.py > /dev/null 2>&1 &
-until [ -e listening ]; do sleep 0.05; done
-"""
-ASK = (
-    "import urllib.request; print(urllib.request.urlopen('http://127.0.0.1:8000').read().decode())"
-)
-SERVER = """
-import asyncio, sys
-from pathlib import Path
-from mulligan.engine.engine import Engine
-from mulligan.models import VmExecuteRequest
-from mulligan.settings import Settings, VmType
-
-async def main():
-    types = {"focal-optimized": VmType(driver="gvisor", keep_memory=True)}
-    settings = Settings(data_dir=Path(sys.argv[1]), vm_pool_size=0, vm_types=types)
-    async with Engine(settings) as engine:
-        for language, kernel, code in eval(sys.stdin.readline()):
-            request = VmExecuteRequest(agent_id="a", language=language, code=code, kernel=kernel)
-            done = await engine.execute(request)
-            assert done.exit_code == 0, done
-            print(repr(done.result or done.stdout), flush=True)
-        print("done", flush=True)
-        await asyncio.to_thread(sys.stdin.readline)
-
-asyncio.run(main())
-"""
-
-
-class Server:
-    """An engine in a process of its own, which is killed."""
-
-    def __init__(self, directory: Path, python: str = sys.executable, **identity) -> None:
-        paths = os.pathsep.join(each for each in sys.path if each)
-        self.process = subprocess.Popen(
-            [python, "-c", SERVER, str(directory)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env={"PATH": os.environ["PATH"], "PYTHONPATH": paths, "HOME": str(directory)},
-            cwd="/",
-            **identity,
-        )
-
-    def run(self, *work: tuple[str, str | None, str]) -> list[str]:
-        """What programs print or result in."""
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        self.process.stdin.write(f"{list(work)!r}\n")
-        self.process.stdin.flush()
-        said = [self.process.stdout.readline() for _ in (*work, None)]
-        assert said.pop() == "done\n"
-        return [eval(line) for line in said]
-
-    def kill(self) -> None:
-        below = host.descendants(self.process.pid)
-        self.process.send_signal(signal.SIGKILL)
-        self.process.wait()
-        for stream in (self.process.stdin, self.process.stdout):
-            assert stream is not None
-            stream.close()
-        assert host.wait_until(lambda: not host.alive(below))
-
-
-def notes(directory: Path) -> list[Path]:
-    return list(directory.glob("vms/*/memory.json"))
+TYPES = {"focal-optimized": VmType(driver="gvisor", keep_memory=True, memory_mb=256)}
 
 
 def settings(directory: Path) -> Settings:
@@ -134,7 +42,7 @@ def request(code: str, language: str = "python", **more) -> VmExecuteRequest:
 @pytest.fixture
 def killed(data_dir: Path) -> Path:
     """A data directory whose server was killed at rest, with a kernel and a counter in its VM."""
-    server = Server(data_dir)
+    server = Server(data_dir, "gvisor")
     try:
         said = server.run(
             ("python", "k", "import os, time, uuid\nkept = ['a']"),
@@ -198,7 +106,7 @@ async def test_two_that_go_on_from_one_memory_draw_other_random_numbers(killed: 
 @gvisor
 async def test_memory_of_before_something_was_started_is_not_brought_back(data_dir: Path) -> None:
     """Else it would be beside a disk that went on without it."""
-    server = Server(data_dir)
+    server = Server(data_dir, "gvisor")
     try:
         server.run(("python", "k", "kept = 1"))
         assert host.wait_until(lambda: notes(data_dir))
@@ -206,7 +114,7 @@ async def test_memory_of_before_something_was_started_is_not_brought_back(data_d
         server.kill()
     (note,) = notes(data_dir)
     held = note.read_bytes()
-    server = Server(data_dir)
+    server = Server(data_dir, "gvisor")
     try:
         assert server.process.stdin is not None
         code = "kept = 2; open('begun', 'w').close(); import time; time.sleep(60)"
@@ -290,7 +198,9 @@ def test_as_an_ordinary_user() -> None:
     with host.data_directory() as directory:
         os.chown(directory, *user)
         for code, result in (("kept = 1", "''"), ("kept", "'1'")):
-            server = Server(directory, python, user=ORDINARY, group=ORDINARY, extra_groups=[])
+            server = Server(
+                directory, "gvisor", python, user=ORDINARY, group=ORDINARY, extra_groups=[]
+            )
             try:
                 assert repr(server.run(("python", "k", code))[0]) == result
                 assert host.wait_until(lambda: notes(directory))

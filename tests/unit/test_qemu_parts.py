@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mulligan.drivers.limits import Limits
-from mulligan.drivers.qemu import accel, clock, cpio, holding, image
+from mulligan.drivers.qemu import accel, clock, cpio, holding, image, keeping, tools
 from mulligan.drivers.qemu.arguments import (
     QemuSpec,
     ShareSpec,
@@ -394,3 +394,61 @@ def test_without_its_extra_the_driver_says_so(
     with pytest.raises(ConfigError, match=r"need qemu\.qmp, which is not installed") as refused:
         QemuDriver((61000, 61000), tmp_path)
     assert refused.value.remedy == "pip install '.[microvm]' where Mulligan's source is"
+
+
+def test_each_kind_of_virtiofsd_is_told_its_options_its_own_way() -> None:
+    share = ShareSpec(listening=3, start=4, seccomp=5, walls=6, files=1000)
+    of_qemu = share_command(PROGRAMS, PLAIN, share)
+    of_its_own = share_command(replace(PROGRAMS, virtiofsd_version=(1, 13, 2)), PLAIN, share)
+    at = of_qemu.index("--fd=3")
+    assert of_qemu[:at] == of_its_own[:at]
+    assert of_qemu[at:].count("-o") == 5
+    assert "-o" not in of_its_own[at:]
+    assert "--shared-dir=/tree" in of_its_own[at:]
+    for each in (of_qemu, of_its_own):
+        assert "--rlimit-nofile=1000" in each[at:]
+
+
+@pytest.mark.parametrize(
+    ("qemu", "virtiofsd", "said"),
+    [
+        ((10, 0, 13), (1, 13, 2), None),
+        ((8, 2), (1, 11), None),
+        ((8, 1, 9), (1, 13), "QEMU is 8.1.9, and has to be 8.2"),
+        ((7, 2, 22), None, "QEMU is 7.2.22, and has to be 8.2; virtiofsd is QEMU's own"),
+        ((8, 2), (1, 10), "virtiofsd is 1.10, and has to be 1.11"),
+    ],
+)
+def test_what_keeps_memory(
+    qemu: tuple[int, ...], virtiofsd: tuple[int, ...] | None, said: str | None
+) -> None:
+    found = keeping.missing(replace(PROGRAMS, qemu_version=qemu, virtiofsd_version=virtiofsd))
+    assert (found is None) == (said is None)
+    if found is not None:
+        assert said in str(found.detail)
+        assert "Debian 13" in (found.remedy or "")
+
+
+@pytest.mark.parametrize(
+    ("printed", "version"),
+    [
+        ("QEMU emulator version 7.2.22 (Debian 1:7.2+dfsg-7+deb12u18)", (7, 2, 22)),
+        ("virtiofsd 1.13.2", (1, 13, 2)),
+        ("virtiofsd backend 1.11", (1, 11)),
+    ],
+)
+def test_versions_are_read(tmp_path: Path, printed: str, version: tuple[int, ...]) -> None:
+    program = tmp_path / "program"
+    program.write_text(f"#!/bin/sh\necho '{printed}'\n")
+    program.chmod(0o755)
+    assert tools.version(program, "install it") == version
+
+
+@pytest.mark.parametrize("script", ["echo none", "exit 1", "head -c 100000 /dev/zero"])
+def test_programs_that_do_not_say_their_version(tmp_path: Path, script: str) -> None:
+    program = tmp_path / "program"
+    program.write_text(f"#!/bin/sh\n{script}\n")
+    program.chmod(0o755)
+    with pytest.raises(ConfigError, match="does not say its version") as caught:
+        tools.version(program, "install it")
+    assert caught.value.remedy == "install it"

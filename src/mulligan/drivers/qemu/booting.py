@@ -56,7 +56,7 @@ async def _await_guest(
     opened.cancel()
     with contextlib.suppress(asyncio.CancelledError):
         await opened
-    said = running.qemu.process.stderr().splitlines()
+    said = running.qemu.said().splitlines()
     if said:
         raise ExecutionFailed(f"QEMU: {said[-1][:MOST_SAID]}")
     raise ExecutionFailed(f"the microVM did not come up within {limit:g} s")

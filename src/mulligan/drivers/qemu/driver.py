@@ -228,7 +228,7 @@ class QemuDriver:
                 running, keeper = await self._start(spec, machine, guest, share)
             except BaseException as error:
                 await end(share)
-                said = console.complaint() or "".join(share.process.stderr().splitlines()[-1:])
+                said = console.complaint() or "".join(share.said().splitlines()[-1:])
                 share.process.close()
                 if isinstance(error, ExecutionFailed) and said:
                     raise ExecutionFailed(f"{error.detail}; it said: {said}") from None

@@ -102,12 +102,12 @@ class Keeper:
 
     async def _keep(self, directory: Path) -> None:
         seen = await asyncio.to_thread(self._look)
-        said = self._share.process.stderr()
+        said = self._share.said()
         try:
             await tell(self._told, {"rest": True, "forget": seen != self._seen})
             await hear(self._told, RESTS, self._limit)
             await self._save(directory)
-            more = self._share.process.stderr().removeprefix(said).strip()
+            more = self._share.said().removeprefix(said).strip()
             if more:
                 why = more.splitlines()[-1][:MOST_SAID]
                 raise ExecutionFailed(f"its memory could not be kept: virtiofsd: {why}")

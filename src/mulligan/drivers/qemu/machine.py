@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from mulligan.drivers.qemu.running import Running
 
 STOP_TIMEOUT_S = 10.0
+# Of virtiofsd, which would be root in its namespace if it could.
+USUAL = "Couldn't set the process "
 
 
 @dataclass
@@ -38,6 +40,11 @@ class Part:
         if not self._closed:
             with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(self.init.pidfd, signal.SIGKILL)
+
+    def said(self) -> str:
+        """What it said when something was wrong."""
+        lines = self.process.stderr().splitlines()
+        return "\n".join(line for line in lines if USUAL not in line)
 
     async def ended(self) -> None:
         """Waits for its end, then lets go of it; may be repeated."""
@@ -118,7 +125,7 @@ class QemuMachine:
         return self._said if self._said is not None else self._last_words()
 
     def _last_words(self) -> str:
-        said = self._console.said(), self._share.process.stderr(), self._qemu.process.stderr()
+        said = self._console.said(), self._share.said(), self._qemu.said()
         return "\n".join(filter(None, said))
 
     async def _end_together(self) -> None:
@@ -142,12 +149,12 @@ class QemuMachine:
             raise ExecutionFailed(why) from None
         if self._said is None:
             self._said = self._last_words()
+            if self._keeper is not None:
+                await self._keeper.close()
             self._qemu.process.close()
             self._share.process.close()
             self._console.close()
             await hang_up(self._monitor)
-            if self._keeper is not None:
-                await self._keeper.close()
 
 
 async def hang_up(monitor: QMPClient) -> None:

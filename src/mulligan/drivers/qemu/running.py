@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 MIGRATION = "MIGRATION"
 DEVICES = "devices"
+DEVICES_SET = 2
+SETS_FROM = (9, 1)
 MOST_SAID = 300
 CAPABILITIES = [
     {"capability": "x-ignore-shared", "state": True},
@@ -26,11 +28,19 @@ CAPABILITIES = [
 
 @dataclass
 class Running:
-    """A QEMU and its monitor."""
+    """A QEMU and its monitor.
+
+    Attributes:
+        qemu: it.
+        monitor: to it.
+        migrations: what it says of what it saves and loads.
+        by_set: whether it takes files for that as members of a set, as newer ones want them.
+    """
 
     qemu: Part
     monitor: QMPClient
     migrations: EventListener
+    by_set: bool
 
     async def end(self) -> None:
         """Ends it, where it is to be no VM."""
@@ -63,30 +73,50 @@ class Running:
         Raises:
             ExecutionFailed: it did not.
         """
+        done = asyncio.create_task(self._migrate(command, descriptor))
+        ended = asyncio.ensure_future(self.qemu.process.wait())
+        try:
+            first = {done, ended}
+            await asyncio.wait(first, timeout=limit, return_when=asyncio.FIRST_COMPLETED)
+            if done.done():
+                why = done.result()
+            else:
+                why = "it has ended" if ended.done() else f"not within {limit:g} s"
+        finally:
+            done.cancel()
+            ended.cancel()
+        if why is not None:
+            raise ExecutionFailed(f"QEMU could not {command}: {self.said() or why}")
+
+    async def _migrate(self, command: str, descriptor: int) -> str | None:
+        """Why it could not be done; None: it was."""
         from qemu.qmp import ExecuteError, QMPError  # noqa: PLC0415  (of an extra)
 
         try:
-            async with asyncio.timeout(limit):
-                self.monitor.send_fd_scm(descriptor)
+            self.monitor.send_fd_scm(descriptor)
+            if self.by_set:
+                await self.monitor.execute("add-fd", {"fdset-id": DEVICES_SET})
+                uri = f"file:/dev/fdset/{DEVICES_SET}"
+            else:
                 await self.monitor.execute("getfd", {"fdname": DEVICES})
-                await self.monitor.execute(command, {"uri": f"fd:{DEVICES}"})
-                async for event in self.migrations:
-                    data = event["data"]
-                    status = data.get("status") if isinstance(data, dict) else None
-                    if status == "completed":
-                        return
-                    if status == "failed":
-                        break
-        except TimeoutError:
-            raise ExecutionFailed(f"QEMU did not {command} within {limit:g} s") from None
-        except (QMPError, ExecuteError) as error:
-            raise ExecutionFailed(f"QEMU did not {command}: {self.said() or error}") from None
-        why = self.said() or "it does not say why"
-        raise ExecutionFailed(f"QEMU could not {command}: {why}")
+                uri = f"fd:{DEVICES}"
+            await self.monitor.execute(command, {"uri": uri})
+            async for event in self.migrations:
+                data = event["data"]
+                status = data.get("status") if isinstance(data, dict) else None
+                if status == "completed":
+                    break
+                if status == "failed":
+                    return "it does not say why"
+            if self.by_set:
+                await self.monitor.execute("remove-fd", {"fdset-id": DEVICES_SET})
+        except (QMPError, ExecuteError, OSError) as error:
+            return str(error)
+        return None
 
     def said(self) -> str:
         """The last line of what it said when something was wrong."""
-        said = self.qemu.process.stderr().splitlines()
+        said = self.qemu.said().splitlines()
         return said[-1][:MOST_SAID] if said else ""
 
 
@@ -109,7 +139,7 @@ async def spawn(
     client = QMPClient("mulligan")
     migrations = EventListener([MIGRATION])
     client.register_listener(migrations)
-    return Running(qemu, client, migrations), ours
+    return Running(qemu, client, migrations, tools.qemu_version >= SETS_FROM), ours
 
 
 async def start(tools: Tools, machine: QemuSpec, run_as: tuple[int, int] | None) -> Running:
@@ -131,7 +161,7 @@ async def start(tools: Tools, machine: QemuSpec, run_as: tuple[int, int] | None)
         await running.monitor.execute("migrate-set-capabilities", {"capabilities": CAPABILITIES})
     except (ConnectError, QMPError, ExecuteError) as error:
         await end(running.qemu)
-        said = running.qemu.process.stderr().splitlines() or [str(error)]
+        said = running.qemu.said().splitlines() or [str(error)]
         await running.end()
         raise ExecutionFailed(f"QEMU: {said[-1][:MOST_SAID]}") from None
     except BaseException:

@@ -17,6 +17,7 @@ from mulligan.errors import ConfigError
 SEARCHED = "/usr/bin:/bin:/usr/sbin:/sbin:/usr/libexec:/usr/lib/qemu:/usr/libexec/qemu-kvm"
 QEMU = {"x86_64": "qemu-system-x86_64"}
 VERSION = re.compile(r"[0-9]{1,4}(?:\.[0-9]{1,4}){1,3}")
+OF_QEMU_FROM = (5,)  # one that is part of QEMU has QEMU's version, and the other is far below
 ASK_S = 20
 MOST_SAID = 1000
 INSTALL = "Debian: apt-get install --no-install-recommends qemu-system-x86"
@@ -33,15 +34,14 @@ def find(bwrap: Path | None = None) -> Tools:
         raise ConfigError(f"microVMs are made on x86_64, and this host is {machine}")
     qemu = _found(QEMU[machine], INSTALL)
     virtiofsd = _found("virtiofsd", f"{INSTALL} (from 13 on: virtiofsd, too)")
-    qemu_version = _version(qemu, INSTALL)
-    version = _version(virtiofsd, INSTALL)
+    virtiofsd_version = version(virtiofsd, INSTALL)
     return Tools(
         bwrap=bwrap or preflight.find_bwrap(),
         qemu=qemu,
         virtiofsd=virtiofsd,
         setpriv=_found("setpriv", "Debian: apt-get install util-linux"),
-        qemu_version=qemu_version,
-        virtiofsd_version=None if version == qemu_version else version,
+        qemu_version=version(qemu, INSTALL),
+        virtiofsd_version=virtiofsd_version if virtiofsd_version < OF_QEMU_FROM else None,
     )
 
 
@@ -63,8 +63,12 @@ def check_qmp() -> None:
         )
 
 
-def _version(program: Path, remedy: str) -> tuple[int, ...]:
-    """What a program says its version is, such as (10, 0, 13)."""
+def version(program: Path, remedy: str) -> tuple[int, ...]:
+    """What a program says its version is, such as (10, 0, 13).
+
+    Raises:
+        ConfigError: it does not say.
+    """
     stat = program.stat()
     return _asked(program, stat.st_mtime_ns, stat.st_size, remedy)
 

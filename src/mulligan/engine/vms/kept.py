@@ -37,6 +37,7 @@ log = get_logger()
 
 NOTE, DIRECTORY = "memory.json", "memory"
 SETTLE_S = 0.25  # of rest before it is written: most who execute something do so again
+OTHERS = "it is of another boot of this host, driver, image, Mulligan or set of limits"
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
@@ -92,17 +93,23 @@ class KeptMemory:
 
     def note(self) -> Note | None:
         """What is kept and could be brought back; None where nothing is."""
+        note = self._of_disk()
+        return note if note is not None and note.stamp == self._stamp() else None
+
+    def _of_disk(self) -> Note | None:
+        """What is kept of the disk as it is, by whatever."""
         state = self._vm.state
         try:
             note = Note.model_validate_json((self._place() / NOTE).read_bytes())
             layers = self._vm.stores.layers.stack(self._vm.record.agent_id, state.base)
         except (OSError, ValidationError, DamagedLayer):
             return None
-        same = (note.base, note.generation, note.layers, note.stamp) == (
-            *(state.base, state.generation, layers),
-            self._stamp(),
-        )
-        return note if same else None
+        now = (state.base, state.generation, layers)
+        return note if (note.base, note.generation, note.layers) == now else None
+
+    def _check(self, note: Note) -> None:
+        if note.stamp != self._stamp():
+            raise ExecutionFailed(OTHERS)
 
     def directory(self) -> Path:
         """Where the driver keeps it; made if it is missing."""
@@ -128,9 +135,10 @@ class KeptMemory:
         Args:
             boot: does it, from the memory of that name.
         """
-        note = await asyncio.to_thread(self.note)
+        note = await asyncio.to_thread(self._of_disk)
         if note is not None:
             try:
+                await asyncio.to_thread(self._check, note)
                 connection = await boot(note.name)
             except (ConfigError, ExecutionFailed) as error:
                 log.warning("memory_not_restored", vm_id=self._vm.record.id, reason=error.detail)
