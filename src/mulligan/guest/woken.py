@@ -78,7 +78,7 @@ def _serve(host: int, walls: int) -> None:
         ready = dict(poll.poll())
         if gone in ready:
             return
-        if not ready[host] & select.POLLIN:  # the host has hung up
+        if ready[host] & select.POLLHUP:  # it has nothing more to say
             poll.unregister(host)
             continue
         body: Any = lightjson.loads(_line(host).decode())
