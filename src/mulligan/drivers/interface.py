@@ -67,6 +67,7 @@ class BootSpec:
         memory: directory of the VM's own for ``Machine.keep_memory``; None: it cannot.
         resumes: what in there the VM goes on from, with its agent and all processes as they were,
             on the disk it had then; None: it boots.
+        known_as: where ``layers`` and ``disk`` were when what it goes on from had booted.
         files: by their absolute path in the VM, where the image has a file: files of the host that
             are shown there instead, read-only.
     """
@@ -83,6 +84,7 @@ class BootSpec:
     files: Mapping[str, Path] = field(default_factory=dict)
     memory: Path | None = None
     resumes: str | None = None
+    known_as: tuple[Path, Path] | None = None
 
 
 class Machine(Protocol):

@@ -96,6 +96,7 @@ class ShareSpec:
         start, seccomp: numbers of inherited descriptors with the content of files in ``OWN``.
         walls: number of an inherited descriptor with virtiofsd's own filter of system calls.
         files: as many descriptors as it may have.
+        known_as: where the guest knows its layers and its disk; None: where they are.
     """
 
     listening: int
@@ -103,6 +104,7 @@ class ShareSpec:
     seccomp: int
     walls: int
     files: int
+    known_as: tuple[Path, Path] | None = None
 
 
 @dataclass(frozen=True)
@@ -163,7 +165,7 @@ def share_command(tools: Tools, plan: VmPlan, spec: ShareSpec) -> list[str]:
     arguments += _system()
     for name in ("proc", "dev", OWN[1:]):
         arguments += ["--dir", f"{TREE}/{name}"]
-    arguments += _tree(plan, tools)
+    arguments += _tree(plan, tools, spec.known_as)
     arguments += ["--ro-bind-data", str(spec.start), f"{TREE}{OWN}/start"]
     arguments += ["--ro-bind-data", str(spec.seccomp), f"{TREE}{OWN}/seccomp"]
     return [
@@ -212,8 +214,8 @@ def _system() -> list[str]:
     return [*arguments, "--ro-bind-try", "/etc/ld.so.cache", "/etc/ld.so.cache"]
 
 
-def _tree(plan: VmPlan, tools: Tools) -> list[str]:
-    """What the guest is shown, everything at the place it has on the host."""
+def _tree(plan: VmPlan, tools: Tools, known_as: tuple[Path, Path] | None) -> list[str]:
+    """What the guest is shown, everything at the place it has, or had, on the host."""
     arguments = []
     for path in plan.binds:
         arguments += ["--ro-bind", str(reached(plan, path)), f"{TREE}{path}"]
@@ -227,8 +229,9 @@ def _tree(plan: VmPlan, tools: Tools) -> list[str]:
     arguments += ["--ro-bind", str(plan.rootfs / "etc"), f"{TREE}/etc"]
     if plan.disk is None:
         return [*arguments, "--bind", str(plan.layers), f"{TREE}{plan.layers}"]
-    arguments += ["--ro-bind", str(plan.layers), f"{TREE}{plan.layers}"]
-    return [*arguments, "--bind", str(plan.disk), f"{TREE}{plan.disk}"]
+    layers, disk = known_as or (plan.layers, plan.disk)
+    arguments += ["--ro-bind", str(plan.layers), f"{TREE}{layers}"]
+    return [*arguments, "--bind", str(plan.disk), f"{TREE}{disk}"]
 
 
 def _of(bwrap: Path) -> list[Path]:

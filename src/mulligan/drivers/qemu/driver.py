@@ -215,7 +215,7 @@ class QemuDriver:
         with pair() as (connection, agent):
             plan, guest = self._plan(spec), self._guest_plan(spec)
             share, files = await sharing.serve(
-                self._tools, plan, guest, self._directory, self._run_as
+                self._tools, plan, guest, self._directory, self._run_as, spec.known_as
             )
             machine = replace(
                 self._machine(spec),

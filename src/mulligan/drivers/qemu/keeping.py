@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+from contextlib import ExitStack
 from pathlib import Path
 
 from mulligan.drivers.qemu import templates
@@ -79,10 +80,14 @@ class Keeper:
     ) -> None:
         self._running = running
         self._share = share
-        self._told = told.dup()
-        self._memory = os.dup(memory)
-        self._directory = directory
-        self._disk = disk
+        with ExitStack() as held:
+            self._told = held.enter_context(told.dup())
+            self._memory = os.dup(memory)
+            held.callback(os.close, self._memory)
+            # They may get other names while the VM runs.
+            self._directory = _held(directory, held)
+            self._disk = _held(disk, held)
+            self._held = held.pop_all()
         self._limit = SAVE_S[accel]
         self._seen: Seen = ()
         self._keeping: asyncio.Task[None] | None = None
@@ -97,8 +102,7 @@ class Keeper:
         """Lets go of it, when its QEMU has ended; call it once."""
         if self._keeping is not None:
             await asyncio.wait({self._keeping})
-        self._told.close()
-        os.close(self._memory)
+        self._held.close()
 
     async def _keep(self, directory: Path) -> None:
         seen = await asyncio.to_thread(self._look)
@@ -146,3 +150,10 @@ class Keeper:
         with os.scandir(self._disk) as entries:
             found = [(each.name, each.stat(follow_symlinks=False).st_mtime_ns) for each in entries]
         return (("", self._disk.stat().st_mtime_ns), *sorted(found))
+
+
+def _held(directory: Path, held: ExitStack) -> Path:
+    """A directory by a name that stays when it is renamed, for as long as it is held."""
+    opened = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    held.callback(os.close, opened)
+    return Path(f"/proc/self/fd/{opened}")

@@ -18,7 +18,12 @@ from mulligan.drivers.qemu.machine import Part
 
 
 async def serve(
-    tools: Tools, plan: VmPlan, guest: VmPlan, directory: Path, run_as: tuple[int, int] | None
+    tools: Tools,
+    plan: VmPlan,
+    guest: VmPlan,
+    directory: Path,
+    run_as: tuple[int, int] | None,
+    known_as: tuple[Path, Path] | None,
 ) -> tuple[Part, socket.socket]:
     """Starts virtiofsd.
 
@@ -28,6 +33,7 @@ async def serve(
         guest: of the VM, as in the guest.
         directory: one of the server's own.
         run_as: uid and gid it runs as, or None.
+        known_as: see ``BootSpec``.
 
     Returns:
         It, and the connected socket QEMU speaks with it by.
@@ -42,7 +48,7 @@ async def serve(
         stack.callback(os.close, filtered)
         links = stack.enter_context(memory(walls.program()))
         _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-        share = ShareSpec(listening.fileno(), start, filtered, links, most)
+        share = ShareSpec(listening.fileno(), start, filtered, links, most, known_as)
         inherited = [listening.fileno(), start, filtered, links]
         part = await launch(
             share_command(tools, plan, share), inherited, None if plan.staged else run_as

@@ -17,11 +17,13 @@ import hashlib
 import os
 import secrets
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict, StrictBool, StrictInt, StrictStr, ValidationError
 
+from mulligan.drivers.interface import BootSpec
 from mulligan.engine.pool.rest import is_quiet
 from mulligan.errors import ConfigError, ExecutionFailed, VmNotAvailable
 from mulligan.layers.directories import inside, itself, remove_tree, replace_file
@@ -52,6 +54,7 @@ class Note(BaseModel):
         channel: the last number the server gave an execution of that VM.
         layers: the trees its disk is stacked on; others with the same in them would not do.
         packages: sets of them that its programs may use.
+        known_as: where its layers and its disk were when it booted.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -64,6 +67,7 @@ class Note(BaseModel):
     channel: StrictInt
     layers: list[StrictStr]
     packages: list[StrictStr]
+    known_as: tuple[Path, Path]
 
 
 class KeptMemory:
@@ -76,6 +80,7 @@ class KeptMemory:
     def __init__(self, vm: Vm) -> None:
         self._vm = vm
         self._task: asyncio.Task[None] | None = None
+        self._known_as: tuple[Path, Path] | None = None
 
     # Paths are asked for each time: a spare VM has others when it is somebody's.
 
@@ -139,6 +144,7 @@ class KeptMemory:
         if note is not None:
             try:
                 await asyncio.to_thread(self._check, note)
+                self._known_as = note.known_as
                 connection = await boot(note.name)
             except (ConfigError, ExecutionFailed) as error:
                 log.warning("memory_not_restored", vm_id=self._vm.record.id, reason=error.detail)
@@ -149,7 +155,15 @@ class KeptMemory:
                 log.info("memory_restored", vm_id=self._vm.record.id)
                 return connection
         self.void()
+        self._known_as = None
         return await boot(None)
+
+    def of(self, spec: BootSpec, resumes: str | None) -> BootSpec:
+        """A VM that is about to boot, with what keeping its memory and going on from it takes."""
+        if self._known_as is None and spec.disk is not None:
+            self._known_as = spec.layers, spec.disk
+        known_as = self._known_as if resumes is not None else None
+        return replace(spec, memory=self.directory(), resumes=resumes, known_as=known_as)
 
     # Keeping it
 
@@ -210,6 +224,7 @@ class KeptMemory:
 
     def _write(self, name: str, channel: int) -> None:
         vm = self._vm
+        assert self._known_as is not None  # it has booted
         note = Note(
             name=name,
             stamp=self._stamp(),
@@ -219,6 +234,7 @@ class KeptMemory:
             channel=channel,
             layers=vm.stack_in_use,
             packages=sorted(vm.packages_in_use),
+            known_as=self._known_as,
         )
         replace_file(self._place() / NOTE, note.model_dump_json(), durable=False)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from datetime import datetime
 from weakref import WeakValueDictionary
 
@@ -295,7 +294,7 @@ class Vm(Shown):
             disk = await asyncio.to_thread(self._disk, renew=resumes is None)
             spec = self.spec
             if self.kept is not None:
-                spec = replace(spec, memory=self.kept.directory(), resumes=resumes)
+                spec = self.kept.of(spec, resumes)
             if self.network is not None:
                 spec = await asyncio.to_thread(self.network.prepare, spec)
             machine = await self.driver.boot(spec)
