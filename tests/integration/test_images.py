@@ -17,7 +17,7 @@ from mulligan import settings as settings_module
 from mulligan.cli.app import app
 from mulligan.engine.engine import Engine
 from mulligan.engine.images.importing import Importer
-from mulligan.engine.vms.store import VmState
+from mulligan.engine.vms.state import VmState
 from mulligan.errors import (
     ConfigError,
     ExecutionFailed,

@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 
 from mulligan.engine.lock import DirectoryLock, Holder, holder
-from mulligan.engine.vms.store import VmRecord, VmState, VmStore, layer_name, new_id
+from mulligan.engine.vms.state import VmState, layer_name
+from mulligan.engine.vms.store import VmRecord, VmStore, new_id
 from mulligan.errors import ConfigError
 from mulligan.layers.directories import make_directory, remove_tree
 from mulligan.layers.store import LayerStore

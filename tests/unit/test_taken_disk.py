@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from mulligan.engine.vms.store import VmRecord, VmState, VmStore, layer_name
+from mulligan.engine.vms.state import VmState, layer_name
+from mulligan.engine.vms.store import VmRecord, VmStore
 from mulligan.errors import ExecutionFailed
 from mulligan.layers.directories import inside, remove_tree
 from mulligan.layers.store import LayerStore

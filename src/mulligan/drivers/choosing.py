@@ -66,8 +66,10 @@ def _cells(can: Capabilities) -> dict[str, str]:
         "kernel": "its own" if can.own_kernel else "the host's",
         "network": ", ".join(f"`{mode}`" for mode in can.network),
         "images beside the host's own": "yes" if can.images else "no",
-        "memory a snapshot keeps": can.memory,
-        "memory in forks": "yes" if can.memory_across_fork else "no",
+        "memory a snapshot keeps": (
+            "kernels; all with `keep_memory`" if can.memory == "all" else can.memory
+        ),
+        "memory in forks": "with `keep_memory`" if can.memory_across_fork else "no",
         "memory outlives the server": ("with `keep_memory`" if can.memory_across_restart else "no"),
         "boot takes": can.boot_cost,
         "a snapshot takes": can.snapshot_cost,

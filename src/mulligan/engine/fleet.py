@@ -25,7 +25,8 @@ from mulligan.engine.vms.kept import KeptMemory
 from mulligan.engine.vms.limits import at_most, check_asked, limits_of, with_others
 from mulligan.engine.vms.networks import Networks
 from mulligan.engine.vms.quota import bounds_of
-from mulligan.engine.vms.store import StoredVm, Stores, VmRecord, VmState, new_id
+from mulligan.engine.vms.state import VmState
+from mulligan.engine.vms.store import StoredVm, Stores, VmRecord, new_id
 from mulligan.engine.vms.vm import Vm
 from mulligan.errors import ConfigError, VmBusy, VmExecutionError, VmNotAvailable
 from mulligan.images.host import PACKAGES, HostImage

@@ -64,7 +64,12 @@ class QemuDriver:
 
     name = "qemu"
     capabilities = Capabilities(
-        own_kernel=True, network=("none",), boot_cost="seconds", memory_across_restart=True
+        own_kernel=True,
+        network=("none",),
+        boot_cost="seconds",
+        memory="all",
+        memory_across_fork=True,
+        memory_across_restart=True,
     )
 
     def __init__(self, guest: tuple[int, int], directory: Path) -> None:
@@ -82,7 +87,12 @@ class QemuDriver:
         self.pace = PACES[self._accel]
         self.forgets = keeping.missing(self._tools)
         if self.forgets is not None:
-            self.capabilities = replace(self.capabilities, memory_across_restart=False)
+            self.capabilities = replace(
+                self.capabilities,
+                memory="kernels",
+                memory_across_fork=False,
+                memory_across_restart=False,
+            )
         self._sentinel: Sentinel | None = None
         self._refused: set[str] = set()  # templates it was said of
 

@@ -26,7 +26,8 @@ from mulligan.drivers.limits import Limits
 from mulligan.engine.images.turns import alone, finished
 from mulligan.engine.vms.program import Program
 from mulligan.engine.vms.replies import ProgramResult
-from mulligan.engine.vms.store import Stores, VmRecord, VmState, VmStore, new_id
+from mulligan.engine.vms.state import VmState
+from mulligan.engine.vms.store import Stores, VmRecord, VmStore, new_id
 from mulligan.engine.vms.vm import Vm
 from mulligan.errors import ConfigError, ExecutionFailed, ValidationFailed
 from mulligan.guest.root import LAYERS

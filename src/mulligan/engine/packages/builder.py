@@ -19,7 +19,8 @@ from mulligan.engine.vms.limits import limits_of
 from mulligan.engine.vms.program import Program
 from mulligan.engine.vms.quota import Bounds
 from mulligan.engine.vms.replies import ProgramResult
-from mulligan.engine.vms.store import Stores, VmRecord, VmState, VmStore, new_id
+from mulligan.engine.vms.state import VmState
+from mulligan.engine.vms.store import Stores, VmRecord, VmStore, new_id
 from mulligan.engine.vms.vm import Vm
 from mulligan.errors import ExecutionFailed, RequirementsRefused
 from mulligan.guest.root import DISK

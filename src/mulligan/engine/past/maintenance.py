@@ -6,16 +6,19 @@ import asyncio
 import contextvars
 import functools
 from collections.abc import Callable
+from pathlib import Path
 
 from mulligan.drivers.interface import BootSpec, Driver
 from mulligan.engine.vms.connection import AgentConnection
 from mulligan.engine.vms.disk import disk_size, run_job
-from mulligan.engine.vms.store import Stores, VmRecord, VmState, new_id
+from mulligan.engine.vms.state import VmState
+from mulligan.engine.vms.store import Stores, VmRecord, new_id
 from mulligan.engine.vms.vm import Vm
 from mulligan.errors import VmExecutionError
 from mulligan.guest.root import LAYERS
 from mulligan.history import HistoryStore
 from mulligan.images.host import HostImage
+from mulligan.layers.sizes import TREE
 from mulligan.layers.stacks import DamagedLayer, Merge
 from mulligan.layers.store import MERGING
 from mulligan.log import get_logger
@@ -170,6 +173,32 @@ class Maintenance:
             finally:
                 await asyncio.shield(asyncio.create_task(vm.close()))
         self.look_at(agent_id)
+
+    async def copied(self, agent_id: str, layer: str, target: Path) -> None:
+        """Copies what is in a layer, as programs of a VM may go on with it.
+
+        Args:
+            agent_id: whose it is.
+            layer: its name.
+            target: a path to be, on the same file system.
+
+        Raises:
+            VmExecutionError, OSError: it could not be done.
+        """
+        async with self._merging:
+            layers = self._stores.layers
+            vm = self._vm(agent_id)
+            try:
+                async with vm.steady():
+                    connection = await vm.up()
+                await asyncio.to_thread(layers.clear_merging, agent_id, layer)
+                merging = f"{layer}/{MERGING}"
+                source = f"{LAYERS}/{layer}/{TREE}"
+                arguments: dict[str, object] = {"op": "copy", "source": source}
+                await run_job(connection, arguments | {"target": f"{LAYERS}/{merging}"})
+                await asyncio.to_thread((layers.family(agent_id) / merging).rename, target)
+            finally:
+                await asyncio.shield(asyncio.create_task(vm.close()))
 
     async def measure(self, agent_id: str, trees: list[str]) -> None:
         """Counts what trees take that were not counted yet; those that are gone are passed over.

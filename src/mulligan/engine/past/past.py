@@ -215,8 +215,12 @@ class Past:
             with vm.stores.layers.held(vm.record.agent_id) as stack_of:
                 stack_of(layer)  # so that it cannot go before the first stands on it
                 made = await self._made(vm, layer, request.count)
+                planted = [
+                    await self._machine.moments.plant(each, vm, snapshot_id) for each in made
+                ]
         names = ", ".join(each.name for each in snapshot.kernels)
-        notes = [f"forks have the files; memory of kernels stays behind: {names}"] if names else []
+        behind = names and not all(planted)
+        notes = [f"forks have the files; memory of kernels stays behind: {names}"] if behind else []
         vms = [each.instance() for each in made]
         return ForkResponse(vm_id=vm.record.id, snapshot_id=snapshot_id, vms=vms, notes=notes)
 

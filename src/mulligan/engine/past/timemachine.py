@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable
-from datetime import datetime
 from typing import NamedTuple
 
+from mulligan.engine.past.entries import after_last_success, start_of, when
 from mulligan.engine.past.lineage import Lineage
 from mulligan.engine.past.maintenance import Maintenance
+from mulligan.engine.past.moments import Moments
 from mulligan.engine.vms import disk
 from mulligan.engine.vms.kernels import without_secrets
 from mulligan.engine.vms.replies import read_diff
@@ -34,6 +35,7 @@ from mulligan.models import (
     CommandHistoryEntry,
     DiffResponse,
     HistoryQueryRequest,
+    KernelState,
     RollbackResponse,
     RollbackTo,
     Snapshot,
@@ -72,6 +74,7 @@ class TimeMachine:
         self._history = history
         self._clean = clean
         self._maintenance = maintenance
+        self.moments = Moments(maintenance)
         self._lineage = Lineage()
         self._recent: dict[str, tuple[Snapshot, str | None]] = {}  # as they are in the history
 
@@ -147,10 +150,15 @@ class TimeMachine:
         await self._flatten_deep(vm)
         await recall_writer(self._history, vm)
         if await disk.freeze(vm):
-            return await self._add(vm, vm.state.base, kind, request, execution_id)
+            snapshot = await self._add(vm, vm.state.base, kind, request, execution_id)
+            moment = await self.moments.save(vm, paused=False)
+            await self.moments.attach(vm, moment, snapshot.id, None)
+            return snapshot
         with vm.stores.layers.held(vm.record.agent_id):  # until its row is there
-            layer = await disk.copy(vm)
-            return await self._add(vm, layer, kind, request, execution_id)
+            layer, moment = await self.moments.copied(vm)
+            snapshot = await self._add(vm, layer, kind, request, execution_id)
+            await self.moments.attach(vm, moment, snapshot.id, layer)
+            return snapshot
 
     async def _add(
         self,
@@ -220,6 +228,7 @@ class TimeMachine:
             self._recent.pop(each, None)
         with contextlib.suppress(ExecutionFailed):  # the VM is gone, and all memory with it
             await vm.kernels.drop(vm.connection, snapshots)
+        await self.moments.drop(vm, snapshots)
 
     # Finding
 
@@ -254,7 +263,7 @@ class TimeMachine:
                 field="execution_id",
                 remedy="mulligan history shows those there are",
             )
-        return _start_of(entry)
+        return start_of(entry)
 
     async def _target(self, vm: Vm, to: RollbackTo) -> str | None:
         """The snapshot a rollback goes to; None for the present."""
@@ -273,7 +282,7 @@ class TimeMachine:
         found = await asyncio.to_thread(self._history.query, request)
         entries = [each for each in found.entries if each.outcome != REFUSED]
         if to.last_success:
-            return _after_last_success(entries)
+            return after_last_success(entries)
         return await self._before_last_change(vm, entries)
 
     async def _before_last_change(self, vm: Vm, entries: list[CommandHistoryEntry]) -> str:
@@ -286,8 +295,8 @@ class TimeMachine:
             )
         unchanged = not await disk.changed(vm)
         every: list[CommandHistoryEntry | Snapshot] = [*entries, *changes]
-        for each in sorted(every, key=_when, reverse=True):
-            start = each.id if isinstance(each, Snapshot) else _start_of(each)
+        for each in sorted(every, key=when, reverse=True):
+            start = each.id if isinstance(each, Snapshot) else start_of(each)
             found = await asyncio.to_thread(self._history.get_snapshot, start)
             if found is None or (unchanged and self._lineage.is_present(vm, *found)):
                 continue
@@ -319,6 +328,27 @@ class TimeMachine:
         self, vm: Vm, snapshot: Snapshot, layer: str | None, before: str | None = None
     ) -> RollbackResponse:
         """*Steady.* The step itself. See ``rollback``."""
+        went = await self.moments.go_to(vm, snapshot.id)
+        if went is not None:
+            cancelled, kernels, layer = went.cancelled, snapshot.kernels, vm.state.base
+        else:
+            cancelled, kernels = await self._go_to_files(vm, snapshot, layer)
+        self._lineage.stands(vm, layer, snapshot.id, kernels)
+        self._maintenance.look_at(vm.record.agent_id)
+        return RollbackResponse(
+            vm_id=vm.record.id,
+            restored_snapshot_id=snapshot.id,
+            pre_rollback_snapshot_id=before,
+            rolled_back_at=utc_now(),
+            success=True,
+            kernels=without_secrets(vm.record.agent_id, kernels, self._clean),
+            cancelled_executions=cancelled,
+        )
+
+    async def _go_to_files(
+        self, vm: Vm, snapshot: Snapshot, layer: str | None
+    ) -> tuple[list[str], list[KernelState]]:
+        """And to the kernels in the VM: who was cancelled, and what became of each."""
         old = vm.state.generation
         try:
             cancelled = await disk.restore(vm, layer)
@@ -330,18 +360,8 @@ class TimeMachine:
             kernels = await vm.kernels.revive(vm.connection, snapshot.id, snapshot.kernels)
         except ExecutionFailed:
             kernels = (await vm.kernels.present(None, [snapshot]))[0].kernels
-        self._lineage.stands(vm, layer, snapshot.id, kernels)
         vm.background.do(vm.stores.vms.discard_generation, vm.record.id, old)
-        self._maintenance.look_at(vm.record.agent_id)
-        return RollbackResponse(
-            vm_id=vm.record.id,
-            restored_snapshot_id=snapshot.id,
-            pre_rollback_snapshot_id=before,
-            rolled_back_at=utc_now(),
-            success=True,
-            kernels=without_secrets(vm.record.agent_id, kernels, self._clean),
-            cancelled_executions=cancelled,
-        )
+        return cancelled, kernels
 
     # Looking into
 
@@ -369,31 +389,3 @@ class TimeMachine:
             entries=entries,
             truncated=truncated,
         )
-
-
-def _when(change: CommandHistoryEntry | Snapshot) -> datetime:
-    return change.created_at if isinstance(change, Snapshot) else change.executed_at
-
-
-def _start_of(entry: CommandHistoryEntry) -> str:
-    if entry.snapshot_before is None:
-        raise RollbackFailed(
-            f"execution {entry.id} has no state it started from: something else ran in the VM "
-            "when it started, or history was off",
-            remedy="go back to a snapshot, or to an earlier execution",
-        )
-    return entry.snapshot_before
-
-
-def _after_last_success(entries: list[CommandHistoryEntry]) -> str | None:
-    """The state the last success left; None where nothing has run since."""
-    later: CommandHistoryEntry | None = None
-    for entry in entries:
-        if entry.success:
-            if entry.snapshot_after is not None:
-                return entry.snapshot_after
-            return _start_of(later) if later is not None else None
-        later = entry
-    raise RollbackFailed(
-        "no execution that history has succeeded", remedy="name a snapshot or an execution"
-    )

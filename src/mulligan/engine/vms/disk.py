@@ -10,14 +10,14 @@ from __future__ import annotations
 import asyncio
 import functools
 import secrets
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 from mulligan.engine.vms.connection import AgentConnection
 from mulligan.engine.vms.program import Program
 from mulligan.engine.vms.quota import check_room
 from mulligan.engine.vms.replies import MOST_DISK_BYTES, json_object
-from mulligan.engine.vms.store import VmState, layer_name
+from mulligan.engine.vms.state import VmState
 from mulligan.engine.vms.vm import Vm
 from mulligan.errors import ExecutionFailed, SnapshotFailed
 from mulligan.guest.root import DISK
@@ -95,7 +95,7 @@ async def _name_anew(vm: Vm, connection: AgentConnection) -> None:
     name it was found by, and that was its upper's.
     """
     stores, vm_id, left = vm.stores.vms, vm.record.id, vm.state.generation
-    state = VmState(base=vm.state.base, generation=left + 1)
+    state = vm.state.next(vm.state.base)
     await asyncio.to_thread(stores.make_generation, vm_id, state.generation, left)
     if await connection.move(vm.stack_in_use, state.generation, end=False):
         await asyncio.to_thread(stores.set_state, vm_id, state)
@@ -126,22 +126,25 @@ def _prepare(vm: Vm, *, look: bool) -> bool:
 def _freeze(vm: Vm) -> None:
     """The step after which it is done; what comes then could be done by the next start as well."""
     stores, record, state = vm.stores, vm.record, vm.state
-    layer = layer_name(record.id, state.generation)
+    layer = state.layer(record.id)
     upper = stores.vms.upper(record.id, state.generation)
     writing = vm.writing
     stores.layers.freeze(record.agent_id, layer, state.base, upper, writing.execution, record.image)
-    vm.state = VmState(base=layer, generation=state.generation + 1)
+    vm.state = state.next(layer)
     if writing.size is not None:
         stores.layers.sizes.note(record.agent_id, f"{layer}/{TREE}", writing.size)
     writing.frozen()
     stores.vms.follow(record.id, vm.state)
 
 
-async def copy(vm: Vm, *, small: bool = False) -> str | None:
+async def copy(
+    vm: Vm, *, small: bool = False, meanwhile: Callable[[], Awaitable[None]] | None = None
+) -> str | None:
     """Makes a layer of a copy, while everything that runs in the VM is stopped where it stands.
 
     Args:
         vm: the VM; it goes on as it was.
+        meanwhile: awaited when it was copied, before anything goes on.
         small: whether only what is copied in no time is copied at all.
 
     Returns:
@@ -166,10 +169,10 @@ async def copy(vm: Vm, *, small: bool = False) -> str | None:
         connection = await vm.up()
         await asyncio.to_thread(stores.vms.make_place, record.id, name)
         try:
-            printed = await _copy(connection, arguments)
+            printed = await _copy(connection, arguments, meanwhile)
             if json_object(printed or b"{}").get("too_large") is True:
                 return None
-            layer = f"{layer_name(record.id, vm.state.generation)}-{name}"
+            layer = f"{vm.state.layer(record.id)}-{name}"
             await asyncio.to_thread(
                 stores.layers.freeze,
                 record.agent_id,
@@ -187,13 +190,20 @@ async def copy(vm: Vm, *, small: bool = False) -> str | None:
     return layer
 
 
-async def _copy(connection: AgentConnection, arguments: dict[str, object]) -> bytes:
+async def _copy(
+    connection: AgentConnection,
+    arguments: dict[str, object],
+    meanwhile: Callable[[], Awaitable[None]] | None,
+) -> bytes:
     try:
         if not await connection.pause():
             raise ExecutionFailed(
                 "a program of the VM could not be stopped for the moment it takes"
             )
-        return await run_job(connection, arguments)
+        printed = await run_job(connection, arguments)
+        if meanwhile is not None:
+            await meanwhile()
+        return printed
     finally:
         connection.resume()
 
@@ -209,7 +219,7 @@ async def restore(vm: Vm, layer: str | None) -> list[str]:
         ExecutionFailed: the VM's processes could not be moved; they were ended, and the VM boots
             with its disk as asked.
     """
-    state = VmState(base=layer, generation=vm.state.generation + 1)
+    state = vm.state.next(layer)
     vm.stores.layers.check_image(vm.record.agent_id, layer, vm.record.image)
     with vm.stores.layers.held(vm.record.agent_id) as stack_of:
         stack = stack_of(layer)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from mulligan.drivers.interface import Capabilities
 from mulligan.layers.stacks import DamagedLayer
 from mulligan.models import VmInstance
 
@@ -29,10 +30,17 @@ def instance_of(vm: Vm) -> VmInstance:
         allow=None if vm.network is None else vm.network.policy.shown(),
         disk_bytes=_disk_bytes(vm),
         limits=vm.limits or None,
-        capabilities=replace(
-            vm.driver.capabilities, memory_across_restart=vm.kept is not None
-        ).shown(),
+        capabilities=_capabilities(vm).shown(),
     )
+
+
+def _capabilities(vm: Vm) -> Capabilities:
+    """What a driver can is done for the VMs whose type asks for it."""
+    can = vm.driver.capabilities
+    if vm.kept is not None:
+        return replace(can, snapshot_cost="seconds") if can.memory == "all" else can
+    memory = "kernels" if can.memory == "all" else can.memory
+    return replace(can, memory=memory, memory_across_fork=False, memory_across_restart=False)
 
 
 def _disk_bytes(vm: Vm) -> int | None:

@@ -55,6 +55,7 @@ class Note(BaseModel):
         layers: the trees its disk is stacked on; others with the same in them would not do.
         packages: sets of them that its programs may use.
         known_as: where its layers and its disk were when it booted.
+        paused: whether its agent has brought its programs to a halt, which is to be ended.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -68,6 +69,7 @@ class Note(BaseModel):
     layers: list[StrictStr]
     packages: list[StrictStr]
     known_as: tuple[Path, Path]
+    paused: StrictBool = False
 
 
 class KeptMemory:
@@ -75,12 +77,16 @@ class KeptMemory:
 
     Args:
         vm: of a driver that can.
+
+    Attributes:
+        restored: whether the VM goes on from memory since it booted.
     """
 
     def __init__(self, vm: Vm) -> None:
         self._vm = vm
         self._task: asyncio.Task[None] | None = None
         self._known_as: tuple[Path, Path] | None = None
+        self.restored = False
 
     # Paths are asked for each time: a spare VM has others when it is somebody's.
 
@@ -99,7 +105,11 @@ class KeptMemory:
     def note(self) -> Note | None:
         """What is kept and could be brought back; None where nothing is."""
         note = self._of_disk()
-        return note if note is not None and note.stamp == self._stamp() else None
+        return note if note is not None and self.fits(note) else None
+
+    def fits(self, note: Note) -> bool:
+        """Whether what would bring memory back is what has kept it."""
+        return note.stamp == self._stamp()
 
     def _of_disk(self) -> Note | None:
         """What is kept of the disk as it is, by whatever."""
@@ -113,7 +123,7 @@ class KeptMemory:
         return note if (note.base, note.generation, note.layers) == now else None
 
     def _check(self, note: Note) -> None:
-        if note.stamp != self._stamp():
+        if not self.fits(note):
             raise ExecutionFailed(OTHERS)
 
     def directory(self) -> Path:
@@ -140,6 +150,7 @@ class KeptMemory:
         Args:
             boot: does it, from the memory of that name.
         """
+        self.restored = False
         note = await asyncio.to_thread(self._of_disk)
         if note is not None:
             try:
@@ -152,6 +163,9 @@ class KeptMemory:
                 connection.go_on_from(note.channel)
                 self._vm.kernels.used = note.kernels
                 self._vm.packages_in_use.update(note.packages)
+                if note.paused:
+                    connection.resume()
+                self.restored = True
                 log.info("memory_restored", vm_id=self._vm.record.id)
                 return connection
         self.void()
@@ -211,7 +225,7 @@ class KeptMemory:
         try:
             name = await asyncio.to_thread(self._next)
             await machine.keep_memory(name)
-            await asyncio.to_thread(self._write, name, vm.connection.channel)
+            await asyncio.to_thread(self._write, self._note(name, vm.connection.channel))
         except (ExecutionFailed, OSError) as error:
             log.warning("memory_not_kept", vm_id=vm.record.id, reason=str(error))
             name = None
@@ -222,10 +236,42 @@ class KeptMemory:
         self._tidy(None)
         return secrets.token_hex(4)
 
-    def _write(self, name: str, channel: int) -> None:
+    async def save(self, *, paused: bool) -> Note:
+        """Keeps memory beside what is kept; for the holder of ``steady``, who takes it away.
+
+        Raises:
+            ExecutionFailed: it could not be kept, or the VM is down.
+        """
+        machine, connection = self._vm.machine, self._vm.connection
+        if machine is None or connection is None:
+            raise ExecutionFailed("the VM is down")
+        name = secrets.token_hex(4)
+        await machine.keep_memory(name)
+        return self._note(name, connection.channel).model_copy(update={"paused": paused})
+
+    def plant(self, source: Path, but: str, note: Note) -> None:
+        """Has the VM boot from memory that was saved, of a VM on a disk like its own.
+
+        Args:
+            source: the directory it is in.
+            but: the file in there that is no part of it.
+            note: what it belongs to.
+
+        Raises:
+            OSError: it could not be done.
+        """
+        name = self._next()
+        target = self.directory() / name
+        target.mkdir(0o700)
+        for each in source.iterdir():
+            if each.name != but:
+                (target / each.name).hardlink_to(each)
+        self._write(note.model_copy(update={"name": name}))
+
+    def _note(self, name: str, channel: int) -> Note:
         vm = self._vm
         assert self._known_as is not None  # it has booted
-        note = Note(
+        return Note(
             name=name,
             stamp=self._stamp(),
             base=vm.state.base,
@@ -236,6 +282,8 @@ class KeptMemory:
             packages=sorted(vm.packages_in_use),
             known_as=self._known_as,
         )
+
+    def _write(self, note: Note) -> None:
         replace_file(self._place() / NOTE, note.model_dump_json(), durable=False)
 
     def _tidy(self, kept: str | None) -> None:

@@ -19,11 +19,13 @@ import os
 import secrets
 import stat
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, StrictBool, StrictInt, StrictStr, ValidationError
 
+from mulligan.engine.vms.state import Scratch, VmState, fill, is_generation, there
 from mulligan.errors import ExecutionFailed
 from mulligan.layers.directories import (
     inside,
@@ -38,6 +40,7 @@ from mulligan.models import UtcTime
 
 NEW = ".new-"
 GONE = ".gone-"
+STAGING, ASIDE = ".staged", ".aside"
 
 
 class VmRecord(BaseModel):
@@ -65,15 +68,6 @@ class VmRecord(BaseModel):
 def new_id(prefix: str) -> str:
     """An id nobody can guess, such as ``vm-3f9c…``."""
     return f"{prefix}-{secrets.token_hex(8)}"
-
-
-class VmState(BaseModel):
-    """Where a VM's disk stands: ``base`` is the layer its upper is on, None for the image."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    base: StrictStr | None = None
-    generation: StrictInt = 0
 
 
 @dataclass(frozen=True)
@@ -133,11 +127,14 @@ class VmStore:
 
     def _recover(self, record: VmRecord, state: VmState, layers: LayerStore) -> VmState:
         disk = self.disk(record.id)
+        aside = disk / f"{state.generation}{ASIDE}"
+        if aside.is_dir() and not is_generation(disk, state.generation):
+            aside.rename(disk / str(state.generation))  # nothing had taken its place yet
         known = state
-        while not _is_generation(disk, state.generation):
-            layer = layer_name(record.id, state.generation)
+        while not is_generation(disk, state.generation):
+            layer = state.layer(record.id)
             if layers.has(record.agent_id, layer):
-                state = VmState(base=layer, generation=state.generation + 1)
+                state = state.next(layer)
             elif state != known:
                 self.make_generation(record.id, state.generation)
             else:
@@ -234,7 +231,7 @@ class VmStore:
         with self._making:
             spare = state.generation + 1
             with inside(self.disk(vm_id)) as disk:
-                if not _there(str(spare), disk):  # else the VM is about to go there, or has been
+                if not there(str(spare), disk):  # else the VM is about to go there, or has been
                     self._make_generation(disk, spare)
                     self._spare[vm_id] = spare
 
@@ -277,7 +274,7 @@ class VmStore:
                 with inside(self.disk(vm_id), str(generation), "upper") as upper:
                     os.chmod(itself(upper), mode)  # noqa: PTH101  (there is no path)
                 return
-            if _there(str(generation), disk):
+            if there(str(generation), disk):
                 remove_tree(str(generation), disk)
             self._make_generation(disk, generation, mode)
 
@@ -287,7 +284,7 @@ class VmStore:
         with inside(path, "disk") as disk:
             self._make_generation(disk, generation)
 
-    def _make_generation(self, disk: int, generation: int, mode: int = 0o755) -> None:
+    def _make_generation(self, disk: int, generation: int | str, mode: int = 0o755) -> None:
         name = str(generation)
         self._make(disk, name)
         with inside(disk, name) as place:
@@ -295,17 +292,58 @@ class VmStore:
             self._make(place, "upper", mode)
             self._make(place, "work")
 
+    def rewind(
+        self,
+        vm_id: str,
+        left: int,
+        state: VmState,
+        content: Path | None,
+        scratch: Sequence[Scratch],
+    ) -> None:
+        """Has a VM that is down be in a state its memory knows, in directories of that number.
+
+        Args:
+            vm_id: the VM.
+            left: the generation it is in.
+            state: the state; its ``line`` is new.
+            content: a directory of this file system that becomes its upper; None: it is empty.
+            scratch: what was in its scratch directory.
+
+        Raises:
+            OSError: it could not be done; the VM is in the state it was in.
+        """
+        name = str(state.generation)
+        staging, aside = f"{name}{STAGING}", f"{name}{ASIDE}"
+        with self._making, inside(self.disk(vm_id)) as disk:
+            self._spare.pop(vm_id, None)
+            for each in (staging, aside):
+                if there(each, disk):
+                    remove_tree(each, disk)
+            self._make_generation(disk, staging)
+            with inside(disk, staging) as place:
+                if content is not None:
+                    os.rmdir("upper", dir_fd=place)
+                    os.rename(content, "upper", dst_dir_fd=place)
+                fill(place, scratch, self._owner)
+            if there(name, disk):
+                os.rename(name, aside, src_dir_fd=disk, dst_dir_fd=disk)
+            os.rename(staging, name, src_dir_fd=disk, dst_dir_fd=disk)
+            self.set_state(vm_id, state)
+            for each in {aside, str(left)} - {name}:
+                if there(each, disk):
+                    remove_tree(each, disk)
+
     def renew_work(self, vm_id: str, generation: int) -> None:
         """Gives a generation an empty scratch directory: overlayfs takes none it had before."""
         with inside(self.disk(vm_id), str(generation)) as place:
-            if _there("work", place):
+            if there("work", place):
                 remove_tree("work", place)
             self._make(place, "work")
 
     def discard_generation(self, vm_id: str, generation: int) -> None:
         """Removes a generation that is no longer the VM's."""
         with inside(self.disk(vm_id)) as disk:
-            if _there(str(generation), disk):
+            if there(str(generation), disk):
                 remove_tree(str(generation), disk)
 
     def make_place(self, vm_id: str, name: str) -> None:
@@ -353,26 +391,3 @@ class Stores:
             self.vms.renew_work(record.id, state.generation)
         with self.layers.held(record.agent_id) as stack_of:
             return stack_of(state.base)
-
-
-def _there(name: str, directory: int) -> bool:
-    """Whether there is anything of that name, a link that leads nowhere included."""
-    try:
-        os.stat(name, dir_fd=directory, follow_symlinks=False)
-    except FileNotFoundError:
-        return False
-    return True
-
-
-def _is_generation(disk: Path, generation: int) -> bool:
-    """Whether what programs write to is there, and what the host made."""
-    try:
-        with inside(disk, str(generation), "upper"):
-            return True
-    except OSError:
-        return False
-
-
-def layer_name(vm_id: str, generation: int) -> str:
-    """The layer a generation of a VM becomes when it is frozen."""
-    return f"{vm_id}.{generation}"

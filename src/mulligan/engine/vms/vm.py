@@ -26,7 +26,8 @@ from mulligan.engine.vms.queues import queued
 from mulligan.engine.vms.quota import Bounds, bounded, check_room, note_sizes
 from mulligan.engine.vms.replies import ProgramResult
 from mulligan.engine.vms.shown import Shown
-from mulligan.engine.vms.store import Stores, VmRecord, VmState, new_id
+from mulligan.engine.vms.state import VmState
+from mulligan.engine.vms.store import Stores, VmRecord, new_id
 from mulligan.engine.vms.writing import Writing
 from mulligan.errors import ConfigError, ExecutionFailed, VmNotAvailable
 from mulligan.log import get_logger

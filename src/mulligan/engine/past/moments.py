@@ -1,0 +1,209 @@
+"""The memory of whole VMs beside snapshots: all that ran goes on from there, also in forks.
+
+::
+
+    <data_dir>/vms/<id>/moments/<snapshot>/moment.json  what it belongs to
+    <data_dir>/vms/<id>/moments/<snapshot>/             and what the driver wrote of it
+
+Of VMs whose type keeps memory, where the driver can have another VM go on from it. It is of the
+snapshots that are asked for, and not of those before every execution: it is all there is in the
+VM's machine. Going on from it is going on from memory that was kept (``engine.vms.kept``), on a
+disk that is made to be what it was.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+from pydantic import BaseModel, ConfigDict, StrictStr, ValidationError
+
+from mulligan.engine.past.maintenance import Maintenance
+from mulligan.engine.pool.rest import is_quiet
+from mulligan.engine.vms import disk
+from mulligan.engine.vms.kept import Note
+from mulligan.engine.vms.state import Scratch, VmState, scratch_of
+from mulligan.engine.vms.vm import Vm
+from mulligan.errors import ExecutionFailed, VmExecutionError
+from mulligan.layers.directories import remove_tree, replace_file
+from mulligan.layers.stacks import DamagedLayer
+from mulligan.log import get_logger
+
+log = get_logger()
+
+DIRECTORY, NOTE = "moments", "moment.json"
+MOST_KEPT = 8  # of a VM; each may take as much of the disk as its machine has memory
+ALL = "all"
+
+
+class Moment(BaseModel):
+    """What the memory of a snapshot belongs to.
+
+    Attributes:
+        note: as of memory that is kept.
+        upper: the layer that is a copy of what the VM wrote above ``note.base``; None: nothing.
+        scratch: what was in its overlay's scratch directory.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    note: Note
+    upper: StrictStr | None = None
+    scratch: list[Scratch]
+
+
+class Went(NamedTuple):
+    """A VM went to a moment; these executions were cancelled."""
+
+    cancelled: list[str]
+
+
+class Moments:
+    """Keeps and brings back memory. All of it is for the holder of ``vm.steady()``.
+
+    Args:
+        maintenance: copies trees that programs made.
+    """
+
+    def __init__(self, maintenance: Maintenance) -> None:
+        self._maintenance = maintenance
+
+    async def save(self, vm: Vm, *, paused: bool) -> Moment | None:
+        """Keeps the memory of a VM on the disk as it is, for ``attach``.
+
+        Args:
+            vm: the VM.
+            paused: whether its agent has brought its programs to a halt.
+
+        Returns:
+            It; None where nothing lives in the VM, or memory is not to be kept, or could not.
+        """
+        if vm.kept is None or vm.driver.capabilities.memory != ALL or vm.machine is None:
+            return None
+        if vm.running or (not paused and await is_quiet(vm)):
+            return None  # an execution's end would be told to nobody
+        try:
+            place = vm.stores.vms.disk(vm.record.id) / str(vm.state.generation)
+            scratch = await asyncio.to_thread(scratch_of, place)
+            return Moment(note=await vm.kept.save(paused=paused), scratch=scratch)
+        except (ExecutionFailed, OSError) as error:
+            log.warning("memory_not_kept", vm_id=vm.record.id, reason=str(error))
+            return None
+
+    async def copied(self, vm: Vm) -> tuple[str | None, Moment | None]:
+        """A layer that is a copy of the disk, with the memory of that moment.
+
+        Raises:
+            SnapshotFailed: it could not be copied.
+        """
+        moments: list[Moment | None] = []
+
+        async def save() -> None:
+            moments.append(await self.save(vm, paused=True))
+
+        layer = await disk.copy(vm, meanwhile=save)
+        return layer, next(iter(moments), None)
+
+    async def attach(
+        self, vm: Vm, moment: Moment | None, snapshot_id: str, upper: str | None
+    ) -> None:
+        """Has a snapshot keep the memory that was saved with it; ``upper`` as for ``Moment``."""
+        if moment is None:
+            return
+        moment = moment.model_copy(update={"upper": upper})
+        try:
+            await asyncio.to_thread(self._attach, vm, moment, snapshot_id)
+        except OSError as error:
+            log.warning("memory_not_kept", vm_id=vm.record.id, reason=str(error))
+
+    def _attach(self, vm: Vm, moment: Moment, snapshot_id: str) -> None:
+        assert vm.kept is not None
+        place = _place(vm)
+        place.mkdir(0o700, exist_ok=True)
+        target = place / snapshot_id
+        (vm.kept.directory() / moment.note.name).rename(target)
+        replace_file(target / NOTE, moment.model_dump_json(), durable=False)
+        found = sorted(place.iterdir(), key=lambda each: each.stat().st_mtime_ns)
+        for each in found[:-MOST_KEPT]:
+            remove_tree(each)
+
+    async def drop(self, vm: Vm, snapshots: Iterable[str]) -> None:
+        """Snapshots are gone, and with them their memory."""
+        for each in snapshots:
+            path = _place(vm) / each
+            if await asyncio.to_thread(path.exists):
+                await asyncio.to_thread(remove_tree, path)
+
+    async def go_to(self, vm: Vm, snapshot_id: str) -> Went | None:
+        """Has a VM go on from the memory of one of its snapshots.
+
+        Returns:
+            None where there is none, or it could not: the VM is as it was, but it may be down.
+        """
+        moment = await asyncio.to_thread(_of, vm, snapshot_id)
+        if moment is None:
+            return None
+        cancelled = await vm.cancel_all("the VM was rolled back")
+        await vm.down()
+        if not await self.plant(vm, vm, snapshot_id):
+            return None
+        try:
+            await vm.up()
+        except VmExecutionError as error:
+            log.warning("memory_not_restored", vm_id=vm.record.id, reason=str(error))
+            return None
+        return Went(cancelled) if vm.kept is not None and vm.kept.restored else None
+
+    async def plant(self, vm: Vm, owner: Vm, snapshot_id: str) -> bool:
+        """Has a VM that is down boot from the memory of a snapshot, its own or its parent's.
+
+        Returns:
+            Whether there is such memory, and it could be done; else the VM is as it was.
+        """
+        moment = await asyncio.to_thread(_of, owner, snapshot_id)
+        if moment is None or vm.kept is None:
+            return False
+        note, stores = moment.note, vm.stores
+        content: Path | None = None
+        try:
+            with stores.layers.held(vm.record.agent_id) as stack_of:
+                if stack_of(note.base) != note.layers:
+                    return False  # they were merged since
+                if moment.upper is not None:
+                    content = _place(owner) / f".{secrets.token_hex(4)}"
+                    await self._maintenance.copied(vm.record.agent_id, moment.upper, content)
+                state = VmState(
+                    base=note.base, generation=note.generation, line=secrets.token_hex(4)
+                )
+                left = vm.state.generation
+                await asyncio.to_thread(
+                    stores.vms.rewind, vm.record.id, left, state, content, moment.scratch
+                )
+                vm.state = state
+            vm.writing.restored()
+            await asyncio.to_thread(vm.kept.plant, _place(owner) / snapshot_id, NOTE, note)
+        except (OSError, VmExecutionError, DamagedLayer) as error:
+            log.warning("memory_not_restored", vm_id=vm.record.id, reason=str(error))
+            return False
+        finally:
+            if content is not None and content.exists():
+                await asyncio.to_thread(remove_tree, content)
+        return True
+
+
+def _place(vm: Vm) -> Path:
+    return vm.stores.vms.disk(vm.record.id).parent / DIRECTORY
+
+
+def _of(vm: Vm, snapshot_id: str) -> Moment | None:
+    """The memory of a snapshot, where it can be gone on from."""
+    if vm.kept is None:
+        return None
+    try:
+        moment = Moment.model_validate_json((_place(vm) / snapshot_id / NOTE).read_bytes())
+    except (OSError, ValidationError):
+        return None
+    return moment if vm.kept.fits(moment.note) else None
