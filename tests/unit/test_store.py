@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from mulligan.engine.lock import DirectoryLock, Holder, holder
-from mulligan.engine.vms.state import VmState, layer_name
+from mulligan.engine.vms.state import Scratch, VmState, layer_name, scratch_of
 from mulligan.engine.vms.store import VmRecord, VmStore, new_id
 from mulligan.errors import ConfigError
 from mulligan.layers.directories import make_directory, remove_tree
@@ -390,3 +390,59 @@ def test_a_holder_that_does_not_say_who_it_is(data_dir: Path, said: str) -> None
 def test_nobody_holds_what_is_not_there(data_dir: Path) -> None:
     assert holder(data_dir) is None
     assert holder(data_dir / "nowhere") is None
+
+
+SCRATCH = [
+    Scratch("work", stat.S_IFDIR),
+    Scratch("incompat", stat.S_IFDIR | 0o711),
+    Scratch("incompat/volatile", stat.S_IFDIR | 0o700),
+    Scratch("incompat/volatile/dirty", stat.S_IFREG | 0o600),
+]
+
+
+def test_a_vm_goes_back_to_directories_its_memory_knows(
+    store: VmStore, layers: LayerStore, data_dir: Path
+) -> None:
+    """The number is one it had before; what it becomes has a name nobody had."""
+    store.create(record("vm-a"))
+    (store.upper("vm-a", 0) / "later").write_text("x")
+    store.make_generation("vm-a", 1)
+    layers.freeze(record("vm-a").agent_id, layer_name("vm-a", 0), None, store.upper("vm-a", 0))
+    content = data_dir / "content"
+    content.mkdir(0o700)
+    (content / "then").write_text("x")
+    back = VmState(base=None, generation=0, line="abc")
+    store.rewind("vm-a", 1, back, content, SCRATCH)
+    assert not content.exists()
+    assert [path.name for path in store.disk("vm-a").iterdir()] == ["0"]
+    assert [path.name for path in store.upper("vm-a", 0).iterdir()] == ["then"]
+    if os.geteuid() == 0:  # others could not look into what overlays close
+        assert sorted(scratch_of(store.disk("vm-a") / "0")) == sorted(SCRATCH)
+    assert back.layer("vm-a") != layer_name("vm-a", 0)
+    ((found,), complaints) = store.load(layers)
+    assert (found.state, complaints) == (back, [])
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_going_back_that_was_interrupted_is_undone_or_done(
+    store: VmStore, layers: LayerStore, *, there: bool
+) -> None:
+    store.create(record("vm-a"))
+    (store.upper("vm-a", 0) / "now").write_text("x")
+    disk = store.disk("vm-a")
+    (disk / "0").rename(disk / "0.aside")
+    if there:
+        store.make_generation("vm-a", 0)
+    ((found,), complaints) = store.load(layers)
+    assert (found.state, complaints) == (VmState(), [])
+    assert [path.name for path in disk.iterdir()] == ["0"]
+    assert [path.name for path in store.upper("vm-a", 0).iterdir()] == ([] if there else ["now"])
+
+
+def test_a_scratch_directory_of_anything_is_not_looked_through(store: VmStore) -> None:
+    store.create(record("vm-a"))
+    work = store.disk("vm-a") / "0" / "work"
+    for number in range(200):
+        (work / str(number)).mkdir()
+    with pytest.raises(OSError, match="too much"):
+        scratch_of(store.disk("vm-a") / "0")

@@ -132,6 +132,8 @@ class Moments:
 
     async def drop(self, vm: Vm, snapshots: Iterable[str]) -> None:
         """Snapshots are gone, and with them their memory."""
+        if vm.kept is None:
+            return
         for each in snapshots:
             path = _place(vm) / each
             if await asyncio.to_thread(path.exists):
@@ -143,8 +145,7 @@ class Moments:
         Returns:
             None where there is none, or it could not: the VM is as it was, but it may be down.
         """
-        moment = await asyncio.to_thread(_of, vm, snapshot_id)
-        if moment is None:
+        if vm.kept is None or await asyncio.to_thread(_of, vm, snapshot_id) is None:
             return None
         cancelled = await vm.cancel_all("the VM was rolled back")
         await vm.down()
@@ -155,7 +156,7 @@ class Moments:
         except VmExecutionError as error:
             log.warning("memory_not_restored", vm_id=vm.record.id, reason=str(error))
             return None
-        return Went(cancelled) if vm.kept is not None and vm.kept.restored else None
+        return Went(cancelled) if vm.kept.restored else None
 
     async def plant(self, vm: Vm, owner: Vm, snapshot_id: str) -> bool:
         """Has a VM that is down boot from the memory of a snapshot, its own or its parent's.
@@ -163,8 +164,10 @@ class Moments:
         Returns:
             Whether there is such memory, and it could be done; else the VM is as it was.
         """
+        if vm.kept is None:
+            return False
         moment = await asyncio.to_thread(_of, owner, snapshot_id)
-        if moment is None or vm.kept is None:
+        if moment is None:
             return False
         note, stores = moment.note, vm.stores
         content: Path | None = None
