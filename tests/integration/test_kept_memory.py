@@ -133,7 +133,7 @@ async def test_memory_of_before_something_was_started_is_not_brought_back(data_d
 
 @gvisor
 async def test_a_warm_vm_keeps_its_memory_when_it_is_somebodys(data_dir: Path) -> None:
-    kind = VmType(driver="gvisor", keep_memory=True, warm=1)
+    kind = VmType(driver="gvisor", keep_memory=True, memory_mb=256, warm=1)
     chosen = Settings(data_dir=data_dir, vm_types={"focal-optimized": kind})
     async with Engine(chosen) as engine:
         async with asyncio.timeout(20):
@@ -144,6 +144,18 @@ async def test_a_warm_vm_keeps_its_memory_when_it_is_somebodys(data_dir: Path) -
     assert (data_dir / "vms" / vm.id / "memory.json").exists()
     async with Engine(settings(data_dir)) as engine:
         assert (await engine.execute(request("kept", kernel="k"))).result == "1"
+
+
+@gvisor
+async def test_a_layer_that_was_its_upper_is_found_again(data_dir: Path) -> None:
+    """Memory looks for it under the name it had when it was mounted."""
+    async with Engine(settings(data_dir)) as engine:
+        await engine.execute(request("echo old > old", "bash"))
+        await engine.execute(request("kept = 1", kernel="k"))
+    assert notes(data_dir)
+    async with Engine(settings(data_dir)) as engine:
+        done = await engine.execute(request("kept, open('old').read()", kernel="k"))
+        assert done.result == "(1, 'old\\n')", done.stderr
 
 
 @gvisor

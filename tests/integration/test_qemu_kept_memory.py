@@ -24,6 +24,7 @@ pytestmark = [pytest.mark.anyio, pytest.mark.long]
 
 TYPE = VmType(driver="qemu", keep_memory=True, memory_mb=256)
 KEPT_S = 60.0
+ORDINARY = 61500
 LETS_GO = "kill $(cat pid); while kill -0 $(cat pid) 2> /dev/null; do sleep 0.05; done"
 HOLDS = """
 nohup bash -c 'exec 3> gone; rm gone; echo $$ > pid; exec sleep 1000' > /dev/null 2>&1 &
@@ -255,6 +256,26 @@ async def test_a_warm_vm_keeps_its_memory_when_it_is_somebodys(directory: Path) 
         assert note.parent.name == only_vm(engine).record.id
     async with Engine(settings(directory)) as engine:
         assert await printed(engine, "kept, open('file').read()", kernel="k") == "(1, 'x')"
+
+
+def test_as_an_ordinary_user() -> None:
+    able()
+    python = host.python_for(ORDINARY)
+    if python is None or os.geteuid() != 0:
+        pytest.skip("only root can become another user, who has to have a Python of this version")
+    with host.data_directory() as directory:
+        lend(directory)
+        for path in (directory, directory / "images"):
+            os.chown(path, ORDINARY, ORDINARY)
+        as_user = {"user": ORDINARY, "group": ORDINARY, "extra_groups": []}
+        for code, result in (("kept = 1", "''"), ("kept", "'1'")):
+            server = Server(directory, "qemu", python, **as_user)
+            try:
+                work = [("bash", None, "echo x > file"), ("python", "k", code)]
+                assert repr(server.run(*work)[1]) == result
+                assert host.wait_until(lambda: notes(directory), KEPT_S)
+            finally:
+                server.kill()
 
 
 async def test_what_is_too_old_is_refused_at_start(

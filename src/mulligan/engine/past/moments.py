@@ -127,7 +127,8 @@ class Moments:
         (vm.kept.directory() / moment.note.name).rename(target)
         replace_file(target / NOTE, moment.model_dump_json(), durable=False)
         found = sorted(place.iterdir(), key=lambda each: each.stat().st_mtime_ns)
-        for each in found[:-MOST_KEPT]:
+        of_use = [each for each in found if _of(vm, each.name) is not None]
+        for each in set(found) - set(of_use[-MOST_KEPT:]):
             remove_tree(each)
 
     async def drop(self, vm: Vm, snapshots: Iterable[str]) -> None:

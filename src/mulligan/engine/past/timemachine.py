@@ -12,7 +12,7 @@ from mulligan.engine.past.lineage import Lineage
 from mulligan.engine.past.maintenance import Maintenance
 from mulligan.engine.past.moments import Moments
 from mulligan.engine.vms import disk
-from mulligan.engine.vms.kernels import without_secrets
+from mulligan.engine.vms.kernels import KEPT, without_secrets
 from mulligan.engine.vms.replies import read_diff
 from mulligan.engine.vms.room import make_room, recall_writer
 from mulligan.engine.vms.store import new_id
@@ -330,7 +330,8 @@ class TimeMachine:
         """*Steady.* The step itself. See ``rollback``."""
         went = await self.moments.go_to(vm, snapshot.id)
         if went is not None:
-            cancelled, kernels, layer = went.cancelled, snapshot.kernels, vm.state.base
+            cancelled, layer = went.cancelled, vm.state.base
+            kernels = [each.model_copy(update={"memory": KEPT}) for each in snapshot.kernels]
         else:
             cancelled, kernels = await self._go_to_files(vm, snapshot, layer)
         self._lineage.stands(vm, layer, snapshot.id, kernels)

@@ -58,15 +58,22 @@ def scratch_of(generation: Path) -> list[Scratch]:
         pending = [Path()]
         while pending:
             below = pending.pop()
-            with inside(work, *below.parts) as opened, os.scandir(itself(opened)) as entries:
-                for entry in entries:
-                    mode = entry.stat(follow_symlinks=False).st_mode
-                    found.append(Scratch(str(below / entry.name), mode))
-                    if stat.S_ISDIR(mode):
-                        pending.append(below / entry.name)
+            for name, mode in _entries(work, below):
+                found.append(Scratch(str(below / name), mode))
+                if stat.S_ISDIR(mode):
+                    pending.append(below / name)
             if len(found) > MOST_SCRATCH:
                 raise OSError(f"there is too much in {generation / WORK}")
     return found
+
+
+def _entries(work: int, below: Path) -> list[tuple[str, int]]:
+    with inside(work, *below.parts) as opened:
+        try:
+            with os.scandir(itself(opened)) as entries:
+                return [(each.name, each.stat(follow_symlinks=False).st_mode) for each in entries]
+        except PermissionError:
+            return []  # overlayfs closes the one it works in, which is empty between two steps
 
 
 def fill(generation: int, scratch: Sequence[Scratch], owner: tuple[int, int]) -> None:
