@@ -32,7 +32,7 @@ def test_the_embedded_one_is_the_last_resort() -> None:
         ({}, {"qemu", "gvisor", "bubblewrap"}, None),
         ({"network": "allowlist", "allow": ["a.example"]}, {"gvisor", "bubblewrap"}, "network"),
         ({"image": "debian"}, {"gvisor", "bubblewrap"}, "image"),
-        ({"keep_memory": True}, {"gvisor"}, "keep_memory"),
+        ({"keep_memory": True}, {"qemu", "gvisor"}, "keep_memory"),
         ({"allow_builds": True}, {"bubblewrap"}, "allow_builds"),
     ],
 )
