@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import functools
 import hashlib
 import http.server
 import io
@@ -461,6 +462,7 @@ INFO = "tiny_made_up-1.0.dist-info"
 WHEEL = "tiny_made_up-1.0-py3-none-any.whl"
 
 
+@functools.cache  # archives have the time they were made in them
 def wheel() -> bytes:
     """The smallest package that can be installed and imported."""
     files = {
@@ -476,6 +478,7 @@ def wheel() -> bytes:
     return buffer.getvalue()
 
 
+@functools.cache
 def npm_package() -> bytes:
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w:gz") as archive:

@@ -1,6 +1,7 @@
 """MicroVMs behind an engine: they run programs, come back, and leave nothing."""
 
 import asyncio
+import hashlib
 import os
 import shutil
 import signal
@@ -17,6 +18,7 @@ from mulligan.errors import ConfigError, ExecutionFailed
 from mulligan.models import RollbackTo, VmExecuteRequest, VmExecuteResponse
 from support import host, microvm
 from support.server import Server
+from support.upstream import Upstream, listening
 
 pytestmark = pytest.mark.anyio
 AGENT = "tester"
@@ -184,11 +186,40 @@ async def test_without_an_image_the_server_does_not_start(data_dir: Path) -> Non
 
 
 @pytest.mark.long
-async def test_a_type_with_a_network_is_refused(data_dir: Path) -> None:
+async def test_a_network_is_that_of_every_driver(data_dir: Path, monkeypatch) -> None:
+    """Who may be reached is, by a secret that programs do not have; the history says who was."""
+    monkeypatch.setenv("MADE_UP", value := "made-up-value-" + "1729")
     image.lend(images(), data_dir / "images")
-    wanted = {"default": {"network": "allowlist", "allow": ["example.com"]}}
-    error = await refused(configured(data_dir, vm_types=wanted))
-    assert 'which has no network "allowlist"' in str(error)
+    server = Upstream()
+    async with listening(server.serve) as port:
+        here = f"127.0.0.1:{port}"
+        secrets = {"KEY": {"value_from": "env:MADE_UP", "hosts": [here]}}
+        network = {"network": "allowlist", "allow": [here], "secrets": secrets}
+        types = {"default": TYPE["default"] | network}
+        async with Engine(configured(data_dir, vm_types=types)) as engine:
+            get = f'curl -sS -H "Key: $KEY" {here}; curl -sS 10.0.0.1; env; cat /proc/net/route'
+            done = await run(engine, get, "bash")
+            assert done.stdout.startswith("ok"), done.stderr
+            assert "10.0.0.1:80 is refused" in done.stdout
+            assert len(done.stdout.partition("Iface")[2].splitlines()) == 1  # the title's
+            assert value not in done.stdout
+            assert f"Key: {value}\r\n".encode() in server.heads[0]
+            entry = engine.history.get(done.execution_id)
+            assert entry is not None
+            found = [(each.host, each.verdict, each.secrets) for each in entry.network]
+            assert found == [("127.0.0.1", "allowed", ["KEY"]), ("10.0.0.1", "refused", [])]
+            big = f"head -c 1000000 /dev/urandom > f; curl -sS -T f {here}; sha256sum < f"
+            sent = await run(engine, big, "bash")
+            assert hashlib.sha256(server.bodies[-1]).hexdigest() in sent.stdout
+    assert not host.naming(data_dir)
+
+
+@pytest.mark.long
+async def test_a_type_with_another_image_is_refused(data_dir: Path) -> None:
+    image.lend(images(), data_dir / "images")
+    error = await refused(configured(data_dir, vm_types={"default": {"image": "debian"}}))
+    assert "which makes VMs of the host's image alone" in str(error)
+    assert error.field == "vm_types.default.image"
 
 
 @pytest.mark.long

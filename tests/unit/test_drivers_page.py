@@ -30,7 +30,11 @@ def test_the_embedded_one_is_the_last_resort() -> None:
     ("asked", "able", "setting"),
     [
         ({}, {"qemu", "gvisor", "bubblewrap"}, None),
-        ({"network": "allowlist", "allow": ["a.example"]}, {"gvisor", "bubblewrap"}, "network"),
+        (
+            {"network": "allowlist", "allow": ["a.example"]},
+            {"qemu", "gvisor", "bubblewrap"},
+            None,
+        ),
         ({"image": "debian"}, {"gvisor", "bubblewrap"}, "image"),
         ({"keep_memory": True}, {"qemu", "gvisor"}, "keep_memory"),
         ({"allow_builds": True}, {"bubblewrap"}, "allow_builds"),

@@ -65,7 +65,7 @@ class QemuDriver:
     name = "qemu"
     capabilities = Capabilities(
         own_kernel=True,
-        network=("none",),
+        network=("none", "allowlist"),
         boot_cost="seconds",
         memory="all",
         memory_across_fork=True,
@@ -138,12 +138,6 @@ class QemuDriver:
 
     async def boot(self, spec: BootSpec) -> QemuMachine:
         """See ``Driver``."""
-        if spec.network:
-            raise ConfigError(
-                "microVMs of the driver qemu have no network",
-                field="network",
-                remedy='set network of the VM type to "none", or its driver to "bubblewrap"',
-            )
         holding.check_size(spec.limits)
         if spec.limits_required:
             check_held(self.limits(spec.limits))
@@ -249,8 +243,13 @@ class QemuDriver:
         ours.setblocking(False)
         binds = [str(path) for path in spec.image.binds]
         binds += [*(place for _, place in spec.shares), *spec.files]
-        limits = holding.by_agent(spec.limits)
-        frame: dict[str, object] = {"binds": binds, "limits": limits, "pace": self.pace}
+        frame: dict[str, object] = {
+            "binds": binds,
+            "limits": holding.by_agent(spec.limits),
+            "pace": self.pace,
+            "links": spec.network,
+            "variables": dict(spec.environment),  # not the agent's: a template has none of it
+        }
         return QemuMachine(running, share, ours, console, frame, keeper)
 
     async def _start(
@@ -307,7 +306,7 @@ class QemuDriver:
             python=spec.image.python,
             binds=spec.image.binds,
             symlinks=spec.image.symlinks,
-            environment=spec.image.environment() | dict(spec.environment),
+            environment=spec.image.environment(),
             rootfs=spec.image.rootfs,
             agent=spec.image.agent,
             etc=spec.image.etc,
