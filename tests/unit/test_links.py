@@ -10,6 +10,8 @@ import struct
 from collections.abc import Callable
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from mulligan.engine.vms.links import MOST_LINKS, Link, Links
 from mulligan.guest import frames, room
@@ -254,6 +256,45 @@ async def test_a_lie_is_one(alone, lie: str) -> None:
         links.take(frame)
     with pytest.raises(frames.FrameError):
         links.take(last)
+
+
+SAYINGS = st.tuples(
+    st.sampled_from(sorted(frames.OF_LINKS)),
+    st.sampled_from([0, 7, 8, 2**32 - 1]),
+    st.one_of(
+        st.binary(max_size=100),
+        st.sampled_from([bytes(frames.MAX_CHUNK), b'{"bytes":1}', b'{"port":80}', b'{"port":0}']),
+    ),
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(SAYINGS, max_size=12), st.booleans())
+def test_whatever_is_said_takes_no_more_than_windows(said_: list, close: bool) -> None:
+    async def listen() -> None:
+        sent: list[bytes] = []
+
+        async def drained() -> None: ...
+
+        links = Links(sent.append, drained, idle=20)
+        served = [await opened(links)]
+        asking = asyncio.create_task(links.accept())
+        await asyncio.sleep(0)
+        if close:
+            served[0].close()
+        with contextlib.suppress(frames.FrameError):
+            for each in said_:
+                links.take(frames.Frame(*each))
+        for link in [*served, *links._links.values()]:
+            assert len(link._incoming) <= WINDOW + frames.MAX_CHUNK  # at which it is given up
+            assert 0 <= link._window <= WINDOW
+        assert len(links._links) <= 2
+        asking.cancel()
+        await asyncio.wait({asking})
+        if not asking.cancelled():
+            asking.exception()
+
+    asyncio.run(listen())
 
 
 @pytest.mark.parametrize("port", [-1, 65536, "80", None, 1.0])

@@ -53,6 +53,8 @@ LIES = {
     "news of no disk": (frame(frames.DISK, 0, {"state": "well", "sizes": {}}), "no known state"),
     "programs nobody counted": (frame(frames.MEMORY, 0, {"ended": -1}), "no number in range"),
     "sizes of no disk": (frame(frames.DISK, 0, {"state": "full", "sizes": [1]}), "no object"),
+    "a connection of none": (frame(frames.LINK, 0, {"port": 1}), "of a VM that has none"),
+    "bytes of a connection": (frame(frames.LINK_UP, 7, b"x"), "of a VM that has none"),
     "it says why": (frame(frames.FATAL, 0, {"message": EVIL}), "http://x"),
     "it gives no reason": (frame(frames.FATAL), "gave no reason"),
     "a type that is a number": (
