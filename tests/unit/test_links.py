@@ -341,6 +341,9 @@ async def test_what_comes_of_a_dropped_one_takes_no_room(alone) -> None:
     link = await opened(links)
     links.take(said(frames.LINK_UP, 7, bytes(1 << 16)))
     link.close()
-    for _ in range(8):
+    for _ in range(2):
         links.take(said(frames.LINK_UP, 7, bytes(1 << 16)))
+    links.take(said(frames.LINK_UP, 7))
     assert not link._incoming
+    with pytest.raises(frames.FrameError):
+        links.take(said(frames.LINK_UP, 7))

@@ -34,6 +34,7 @@ class Link:
         self._ended = False  # the program sends no more
         self._lost = False  # it is gone
         self._dropped = False  # nobody serves it any more
+        self._late = 0  # bytes that came even so
         self._window = frames.LINK_WINDOW  # bytes that may go down
         self._changed = asyncio.Event()
         self.received = 0
@@ -97,7 +98,9 @@ class Link:
         elif frame.kind == frames.LINK_ROOM:
             self._window += _number(frame, "bytes", frames.LINK_WINDOW - self._window)
         elif self._dropped:
-            return  # what an agent goes on to say of it takes no room
+            self._late += max(1, len(frame.payload))
+            if self._late > frames.LINK_WINDOW + 1:  # it takes no room, but time
+                raise frames.FrameError("a connection goes on though it was dropped")
         elif self._ended:
             raise frames.FrameError("a connection goes on after its end")
         else:
