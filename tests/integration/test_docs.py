@@ -15,7 +15,11 @@ from pathlib import Path
 
 import pytest
 
+from mulligan.drivers.gvisor import runsc
+from mulligan.drivers.qemu import image
+from mulligan.errors import ConfigError
 from mulligan.extraction import extract
+from support import microvm
 from support.host import data_directory
 from support.server import Server, clean_environment
 
@@ -184,18 +188,44 @@ def test_links_lead_somewhere() -> None:
                 assert (document.parent / target).exists(), (document, target)
 
 
-def test_demo_shows_what_it_promises() -> None:
+def lacks(driver: str, images: Path) -> str | None:
+    """Why a driver's demonstration cannot be shown here; it is lent a kernel image."""
+    try:
+        if driver == "gvisor":
+            runsc.find()
+    except ConfigError as missing:
+        return f"{missing.detail}: {missing.remedy}"
+    if driver == "qemu":
+        found = microvm.images()
+        if isinstance(found, str):
+            return found
+        image.lend(found, images)
+    return None
+
+
+@pytest.mark.parametrize(
+    "driver",
+    [
+        "bubblewrap",
+        pytest.param("gvisor", marks=pytest.mark.long),
+        pytest.param("qemu", marks=[pytest.mark.long, pytest.mark.timeout(400)]),
+    ],
+)
+def test_demo_shows_what_it_promises(driver: str, data_dir: Path) -> None:
+    if why := lacks(driver, data_dir / "images"):
+        pytest.skip(why)
     before_it = set(Path("/tmp").glob("mulligan-demo-*"))
     done = subprocess.run(
         [sys.executable, "-m", "mulligan", "demo"],
         capture_output=True,
         text=True,
-        timeout=100,
-        env=clean_environment(),
+        timeout=350 if driver == "qemu" else 100,
+        env=clean_environment() | {"MULLIGAN_DRIVER": driver, "MULLIGAN_DATA_DIR": str(data_dir)},
         check=False,
     )
     assert done.returncode == 0, done.stderr
     for text in (
+        f"VMs by the driver {driver}",
         "1229 primes; the last is 9973",
         "nothing of it was found",
         "Execution timeout after 1500ms",
