@@ -12,7 +12,7 @@ LACKS: dict[str, dict[str, str]] = {
     "gvisor": {
         SEEN: "those of a VM with a kernel of its own are not",
         LANDLOCK: "its kernel has none",
-        NOBODY: "its kernel knows of no user namespace around it, and says 0",
+        NOBODY: "it shows what is root's as root's, though nobody there can be root",
     },
     "qemu": {
         SEEN: "those of a VM with a kernel of its own are not",
