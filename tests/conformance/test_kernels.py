@@ -111,6 +111,7 @@ async def test_python_that_ends_between_cells_says_so_in_the_next(python) -> Non
 
 async def test_a_cell_that_will_not_stop_ends_its_kernel(python) -> None:
     code = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)\nwhile True: pass"
+    await python.run("")  # so that it is there: the time is the cell's
     result = await python.run(code, timeout_ms=300 * python.pace)
     assert result.reason == "timeout"
     assert f"did not stop within {python.pace} s of an interrupt" in result.kernel_ended
