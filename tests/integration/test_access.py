@@ -281,10 +281,12 @@ def test_every_answer_has_the_requests_id(
     server = guarded[0]
     done = agent.post("/api/llm/execute", json=RUN, headers={"X-Request-Id": "mine-1:2.3_x"})
     assert done.headers["x-request-id"] == "mine-1:2.3_x"
-    lines = [json.loads(line) for line in server.log().splitlines() if line.startswith("{")]
-    assert {"executed"} <= {
-        line["event"] for line in lines if line.get("request_id") == "mine-1:2.3_x"
-    }
+
+    def logged() -> set[str]:
+        lines = [json.loads(line) for line in server.log().splitlines() if line.startswith("{")]
+        return {line["event"] for line in lines if line.get("request_id") == "mine-1:2.3_x"}
+
+    assert host.wait_until(lambda: "executed" in logged(), 20), server.log()
     made = set()
     for unfit in ("", "x" * 129, "a b", "a\tb", "caf\xe9", '"', "<x>"):
         headers = {"X-Request-Id": unfit.encode("latin-1")}

@@ -8,9 +8,11 @@ import sys
 import threading
 from pathlib import Path
 
-from support import host
+from support import host, preloaded
 
 START_TIMEOUT_S = 60
+# Made here, and not with the first server: tests count the processes before and after.
+FORKER = preloaded.Forker()
 
 
 def clean_environment(**more: str) -> dict[str, str]:
@@ -29,18 +31,14 @@ class Server:
 
     def __init__(self, data_dir: Path, *arguments: str, prefix: tuple[str, ...] = (), **env: str):
         self.data_dir = data_dir
-        self._command = [
-            *prefix,
-            *command("serve", "--port", "0", "--data-dir", str(data_dir), *arguments),
-        ]
+        self._arguments = ["serve", "--port", "0", "--data-dir", str(data_dir), *arguments]
+        self._prefix = prefix
         self._env = clean_environment(**env)
         self.lines: list[str] = []
         self.url = ""
 
     def __enter__(self) -> "Server":
-        self.process = subprocess.Popen(
-            self._command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=self._env
-        )
+        self.process = self._start()
         self._ready = threading.Event()
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
@@ -48,6 +46,17 @@ class Server:
             self.process.kill()
             raise AssertionError("the server did not start:\n" + "".join(self.lines))
         return self
+
+    def _start(self) -> preloaded.Process | subprocess.Popen[str]:
+        if not self._prefix:
+            return preloaded.Process(FORKER, self._arguments, self._env)
+        return subprocess.Popen(
+            [*self._prefix, *command(*self._arguments)],
+            stderr=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=self._env,
+        )
 
     def _read(self) -> None:
         assert self.process.stderr is not None
