@@ -107,21 +107,24 @@ def _receive(control: socket) -> tuple[int, list[int]]:
 def _wait(descriptor: int) -> list[int]:
     """In a spare: the descriptors of its job, when it has come; ends where none will."""
     connection = socket(AF_UNIX, SOCK_SEQPACKET, 0, descriptor)
-    before = _limits()
+    before = _held_to()
     _, descriptors = _receive(connection)
     connection.close()
-    if _limits() != before:
+    if _held_to() != before:
         why = OSError("a program changed what this one was to be held to; it can be run again")
         launch.refuse(descriptors[-2], why)
     return descriptors
 
 
-def _limits() -> list[tuple[int, int]]:
+def _held_to() -> tuple[object, ...]:
     """What a program of the same user can change of a process that waits, and nobody undo.
 
-    Signals end it or are undone; of scheduling Linux keeps away who has fewer rights.
+    Signals end it or are undone; of scheduling Linux keeps away who has fewer rights, and gVisor
+    nobody.
     """
-    return [resource.getrlimit(each) for each in LIMITS]
+    limits = [resource.getrlimit(each) for each in LIMITS]
+    priority = os.getpriority(os.PRIO_PROCESS, 0)
+    return limits, priority, os.sched_getscheduler(0), os.sched_getaffinity(0)
 
 
 def _reap(control: socket, running: dict[int, int]) -> None:
