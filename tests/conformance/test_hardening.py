@@ -4,6 +4,7 @@ import ctypes
 import errno
 import os
 import subprocess
+from pathlib import Path
 
 import pytest
 
@@ -222,7 +223,7 @@ async def test_agent_and_zygote_are_not_dumpable(machine) -> None:
     assert second in (nobody, "1000")  # the zygote, unless another module's test ended the first
 
 
-def test_user_namespaces_are_off_by_limit_too() -> None:
+def test_user_namespaces_are_off_by_limit_too(data_dir: Path) -> None:
     """The same walls without any filter: the kernel's own limit refuses the next one."""
     user = {"user": 61000, "group": 61000, "extra_groups": []} if os.geteuid() == 0 else {}
     code = (
@@ -230,7 +231,13 @@ def test_user_namespaces_are_off_by_limit_too() -> None:
         "print(ctypes.get_errno())"
     )
     done = subprocess.run(
-        [str(preflight.find_bwrap()), *arguments._walls(), "--ro-bind", "/", "/"]
+        [
+            str(preflight.reachable(preflight.find_bwrap(), data_dir)),
+            *arguments._walls(),
+            "--ro-bind",
+            "/",
+            "/",
+        ]
         + ["--proc", "/proc", "--", "/usr/bin/python3", "-c", code],
         capture_output=True,
         text=True,

@@ -183,8 +183,8 @@ async def test_bash_goes_on_after_exit(bash, ending: str, status: int) -> None:
     await bash.text("x=1; f() { echo f; }; IFS=:; shopt -s nullglob; cd /tmp; declare -r R=2")
     result = await bash.run(f"echo before; {ending}; echo after")
     assert (result.status, result.stdout, result.kernel_ended) == (status << 8, b"before\n", None)
-    assert await bash.text("set +eu; echo $x $R; f; pwd; shopt nullglob") == (
-        "1 2\nf\n/tmp\nnullglob       \ton\n"
+    assert await bash.text("set +eu; echo $x $R; f; pwd; shopt -p nullglob") == (
+        "1 2\nf\n/tmp\nshopt -s nullglob\n"
     )
     assert bool(result.notes) == ("g()" in ending)  # its local variables
 

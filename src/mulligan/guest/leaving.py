@@ -13,7 +13,8 @@ The order of things at exit is that of CPython's ``Py_FinalizeEx`` (Python/pylif
 threads, ``atexit``, flushing, then the clean-up that is left out here. ``__file__`` of ``__main__``
 is deleted when the script's own code has ended by itself or by an exception that was printed, and
 is still there after SystemExit (Python/pythonrun.c, ``_PyRun_SimpleFileObject``); an exception that
-was printed leaves ``sys.last_type``.
+was printed leaves ``sys.last_type``. From Python 3.14 on it is deleted after SystemExit, too, and
+nothing tells an end with 0 from another: there every program goes CPython's own way.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ TYPE_CHECKING = False  # importing typing for it would cost every VM millisecond
 if TYPE_CHECKING:
     from types import TracebackType
 
+TELLS_HOW = sys.version_info < (3, 14)  # whether ``__file__`` says how a program ended
 MOST_OBJECTS = 50_000
 HEAP_TYPE = 1 << 9  # Py_TPFLAGS_HEAPTYPE and its like, Include/object.h
 IMMUTABLE_TYPE = 1 << 8
@@ -57,7 +59,8 @@ class Leaving:
         # Their numbers alone: what is kept alive here would not be taken apart as elsewhere.
         self._streams = (id(sys.stdout), id(sys.stderr))
         self._main = 0
-        atexit.register(self._leave)
+        if TELLS_HOW:
+            atexit.register(self._leave)
 
     def prepare(self, main: dict[str, object]) -> None:
         """In the child: ``main`` is the namespace of its ``__main__``."""

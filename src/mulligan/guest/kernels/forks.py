@@ -65,9 +65,16 @@ def fork_twice() -> bool:
     return False
 
 
-def left_out(own: set[int]) -> list[str]:
-    """What of this process a fork does not bring along, or brings along stale."""
-    notes = [*_threads(), *_descriptors(own | {0, 1, 2}), *_children(), *_shared_memory()]
+def left_out(own: set[int], given: set[tuple[int, str]]) -> list[str]:
+    """What of this process a fork does not bring along, or brings along stale.
+
+    Args:
+        own: numbers of descriptors that are not the program's.
+        given: of the interpreter's own libraries; see ``descriptors``.
+    """
+    ours = own | {0, 1, 2}
+    theirs = [each for each in descriptors() if each[0] not in ours and each not in given]
+    notes = [*_threads(), *_stale(theirs), *_children(), *_shared_memory()]
     if len(notes) > MOST_NOTES:
         notes[MOST_NOTES - 1 :] = [f"and {len(notes) - MOST_NOTES + 1} more"]
     return [note[:200] for note in notes]
@@ -85,16 +92,20 @@ def _threads() -> list[str]:
     return notes
 
 
-def _descriptors(own: set[int]) -> list[str]:
-    notes = []
-    for name in sorted(os.listdir("/proc/self/fd"), key=int):
-        number = int(name)
+def descriptors() -> list[tuple[int, str]]:
+    """The descriptors of this process, by their numbers: each with what it leads to."""
+    found = []
+    for number in sorted(map(int, os.listdir("/proc/self/fd"))):
         try:
-            target = os.readlink(f"/proc/self/fd/{name}")
+            found.append((number, os.readlink(f"/proc/self/fd/{number}")))
         except OSError:  # the one that listed them
             continue
-        if number in own:
-            continue
+    return found
+
+
+def _stale(found: list[tuple[int, str]]) -> list[str]:
+    notes = []
+    for number, target in found:
         kind = target.partition(":")[0]
         if kind in ("socket", "pipe"):
             notes.append(f"{kind} {number} is shared or its other end is gone")

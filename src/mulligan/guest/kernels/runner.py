@@ -46,6 +46,7 @@ class Kernel:
     def __init__(self) -> None:
         import fcntl
 
+        self.given = set(forks.descriptors())  # libffi's own file (3.8), say
         self.control = _socket(fcntl.fcntl(0, fcntl.F_DUPFD_CLOEXEC, LOWEST))
         _, received = _receive(self.control)
         self.code, stdin, self.settings = (_out_of_the_way(each) for each in received)
@@ -196,7 +197,7 @@ class Kernel:
         """
         own = self._own() | {frozen.fileno()}
         opened = files.on_the_disk(own)
-        notes = forks.left_out(own | {each.number for each in opened})
+        notes = forks.left_out(own | {each.number for each in opened}, self.given)
         random = sys.modules.get("random")
         state = random.getstate() if random is not None else None
         self._flush()
