@@ -63,6 +63,17 @@ def test_nothing_is_named_where_nothing_is_wrong(proc: Path, present: bool) -> N
     assert error.remedy is None
 
 
+def test_a_chroot(proc: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its root is no mount: what is mounted below it is all that is listed."""
+    mounts = tmp_path / "mountinfo"
+    mounts.write_text("31 25 0:26 / /proc rw,relatime - proc proc rw\n")
+    monkeypatch.setattr(preflight, "_MOUNTS", mounts)
+    error = preflight.explain(SAID)
+    assert "inside a chroot no namespace may be made" in str(error)
+    assert SAID in str(error)
+    assert "pivot_root" in (error.remedy or "")
+
+
 def test_containers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(preflight, "_SETTINGS", ())
     monkeypatch.setenv("container", "podman")

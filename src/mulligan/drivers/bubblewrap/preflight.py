@@ -39,6 +39,9 @@ _SETTINGS = (
 )
 
 
+_MOUNTS = Path("/proc/self/mountinfo")
+
+
 def find_bwrap() -> Path:
     """The bubblewrap executable: the one installed with Mulligan, else the host's.
 
@@ -171,6 +174,12 @@ def explain(said: str) -> ConfigError:
             remedy="raise user.max_user_namespaces, in this namespace or the one around it: "
             "sysctl -w user.max_user_namespaces=15000",
         )
+    if not _has_root_mount():
+        return ConfigError(
+            f"inside a chroot no namespace may be made (bubblewrap said: {said})",
+            remedy="run Mulligan outside of it, or enter that tree by pivot_root(2), as "
+            "systemd-nspawn does",
+        )
     if _in_container():
         return ConfigError(
             f"this container may not make namespaces (bubblewrap said: {said})",
@@ -179,6 +188,14 @@ def explain(said: str) -> ConfigError:
             "--security-opt systempaths=unconfined --security-opt apparmor=unconfined",
         )
     return ConfigError(f"bubblewrap cannot make a VM here: {said}")
+
+
+def _has_root_mount() -> bool:
+    """Whether the root directory is a mount, as the kernel wants it for a user namespace."""
+    if not _MOUNTS.exists():
+        return True  # nothing is known of it
+    points = (line.split()[4] for line in _MOUNTS.read_text(errors="replace").splitlines())
+    return "/" in points
 
 
 def _in_container() -> bool:
