@@ -52,6 +52,8 @@ def test_numbers_are_those_of_the_kernels_headers(machine: str) -> None:
     if machine == "x86_64":
         assert len(known) > 300
     table = json.loads(TABLE.read_text())[machine]
+    newest = max(table.values())  # headers may be of a newer kernel
+    known = {name: number for name, number in known.items() if number <= newest}
     assert {name: table.get(name) for name in known} == known
 
 
