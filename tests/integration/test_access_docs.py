@@ -11,7 +11,7 @@ import pytest
 
 from mulligan import settings as settings_module
 from mulligan.extraction import extract
-from support.host import data_directory
+from support.host import check_has_what_it_types, data_directory
 from support.server import Server, clean_environment
 
 DOCUMENT = (Path(__file__).parents[2] / "docs" / "access.md").read_text()
@@ -64,8 +64,9 @@ def typed(line: str, directory: Path, where: Path, **env: str) -> str:
 
 
 def test_what_is_typed(tmp_path: Path) -> None:
+    refused, made, *served = blocks("console")
+    check_has_what_it_types("".join(served))
     with data_directory() as directory:
-        refused, made, *served = blocks("console")
         for line, expected in sessions(refused + made):
             assert same(typed(line, directory, tmp_path)) == same(expected), line
         assert (tmp_path / "scout.token").stat().st_mode & 0o777 == 0o600

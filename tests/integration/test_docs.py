@@ -20,7 +20,7 @@ from mulligan.drivers.qemu import image
 from mulligan.errors import ConfigError
 from mulligan.extraction import extract
 from support import microvm
-from support.host import data_directory
+from support.host import check_has_what_it_types, data_directory
 from support.server import Server, clean_environment
 
 ROOT = Path(__file__).parents[2]
@@ -90,6 +90,7 @@ def client_of(url: str) -> str:
 @contextmanager
 def surroundings(code: str) -> Iterator[tuple[str, dict[str, str], Path]]:
     """The code, its environment and working directory; with a server, if it talks to one."""
+    check_has_what_it_types(code)
     with data_directory() as directory:
         data, work = directory / "data", directory / "work"
         work.mkdir()

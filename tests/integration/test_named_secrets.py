@@ -40,6 +40,7 @@ class Agent:
         return await self.plain(code, **{"secrets": secrets} | more)
 
     async def plain(self, code: str, **more: Any) -> VmExecuteResponse:
+        host.check_has_what_it_types(code)
         asked = {"agent_id": "a", "language": "bash", "code": code} | more
         return await self.engine.execute(VmExecuteRequest(**asked))
 

@@ -1,6 +1,8 @@
 """What tests see of the host: processes, mounts, descriptors, and a place to put data."""
 
 import os
+import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -9,9 +11,18 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
+
 from mulligan.drivers.bubblewrap import preflight
 from mulligan.layers.directories import PASS_THROUGH, remove_tree
 from mulligan.selfcheck.places import USUAL
+
+
+def check_has_what_it_types(code: str) -> None:
+    """Skips a test of code that types commands this host does not have."""
+    for command, typed in (("curl", r"\bcurl "), ("rustc", r"-l rust\b")):
+        if re.search(typed, code) and shutil.which(command) is None:
+            pytest.skip(f"this host has no {command}")
 
 
 @contextmanager
