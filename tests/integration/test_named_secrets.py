@@ -40,7 +40,6 @@ class Agent:
         return await self.plain(code, **{"secrets": secrets} | more)
 
     async def plain(self, code: str, **more: Any) -> VmExecuteResponse:
-        host.check_has_what_it_types(code)
         asked = {"agent_id": "a", "language": "bash", "code": code} | more
         return await self.engine.execute(VmExecuteRequest(**asked))
 
@@ -62,6 +61,7 @@ async def offering(
 
 @pytest.mark.usefixtures("each_driver")
 async def test_it_reaches_who_it_is_for_and_nobody_else() -> None:
+    host.check_has_what_it_types(USE)
     body = b"it was " + VALUE.encode()
     named = Upstream(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
     other = Upstream()
@@ -90,6 +90,7 @@ async def test_it_reaches_who_it_is_for_and_nobody_else() -> None:
 @pytest.mark.long
 @pytest.mark.usefixtures("each_driver")
 async def test_it_lasts_with_a_kernel_and_what_runs_in_the_background() -> None:
+    host.check_has_what_it_types(USE)
     server = Upstream()
     async with listening(server.serve) as port:
         here = f"127.0.0.1:{port}"
@@ -113,6 +114,7 @@ async def to_loopback(name: str) -> Sequence[Address]:
 @pytest.mark.long
 @pytest.mark.usefixtures("each_driver")
 async def test_https(tmp_path: Path) -> None:
+    host.check_has_what_it_types(USE)
     known = Authority()
     ca_file = tmp_path / "ca.pem"
     ca_file.write_text(known.pem())
@@ -129,6 +131,7 @@ async def test_https(tmp_path: Path) -> None:
 
 @pytest.mark.long
 async def test_a_model_s_answer_can_name_it() -> None:
+    host.check_has_what_it_types(USE)
     server = Upstream()
     async with listening(server.serve) as port:
         here = f"127.0.0.1:{port}"
