@@ -11,7 +11,7 @@ from mulligan.extraction.blocks import Fence, fences
 from mulligan.extraction.confidence import Subject, features_of, weigh
 from mulligan.extraction.context import last_heading, said_around
 from mulligan.extraction.drafts import drafts, leading_end
-from mulligan.extraction.guess import guess
+from mulligan.extraction.guess import MOST_GUESSED, guess
 from mulligan.extraction.inline import Inline, inline_commands
 from mulligan.extraction.transcripts import Sessions
 from mulligan.languages import LANGUAGES
@@ -79,7 +79,11 @@ def _blocks(text: str, offset: int) -> list[_Found]:
     """The blocks of a part of a text that begins at ``offset`` of it."""
     blocks = fences(text, MOST_BLOCKS)
     sessions = Sessions()
-    found = [_from_fence(fence, text, offset, sessions) for fence in blocks]
+    found: list[_Found] = []
+    unnamed = 0
+    for fence in blocks:
+        found.append(_from_fence(fence, text, offset, sessions, unnamed <= MOST_GUESSED))
+        unnamed += 0 if fence.label.language else len(fence.code)
     if not any(fence.scanned for fence in blocks):
         commands = inline_commands(text, [(fence.start_pos, fence.end_pos) for fence in blocks])
         found += [_from_inline(command, text, offset) for command in commands]
@@ -87,7 +91,7 @@ def _blocks(text: str, offset: int) -> list[_Found]:
     return found
 
 
-def _from_fence(fence: Fence, text: str, offset: int, sessions: Sessions) -> _Found:
+def _from_fence(fence: Fence, text: str, offset: int, sessions: Sessions, guessing: bool) -> _Found:
     label = fence.label
     code, language, source = fence.code, label.language, "info" if label.language else "guess"
     said = set()
@@ -97,7 +101,7 @@ def _from_fence(fence: Fence, text: str, offset: int, sessions: Sessions) -> _Fo
         code, language = transcript.code, transcript.language
     elif not language or label.transcript:
         source = "guess"
-        language = guess(code)
+        language = guess(code) if guessing else "text"
         if language == "text":
             source = "none"
     if language in LANGUAGES and transcript is None:
