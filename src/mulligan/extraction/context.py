@@ -18,6 +18,13 @@ _HEADINGS = {
     "introduced_as_example": r"syntax|usage|example|template|api|reference",
     "for_the_reader": r"install|set ?up|prerequisite|deploy|configur|getting started",
 }
+# "In Python:", "### JavaScript Example"
+_LANGUAGE = re.compile(
+    r"(?:[\s\S]{0,200}[.:!?*\n])?\W{0,6}(?:in |using |with )?"
+    r"(?:python|javascript|js|node(?:\.js)?|rust|bash|shell)\W{0,3}(?:\([^)]{1,30}\)"
+    r"|(?:code |version|example|implementation|solution|equivalent|snippet){0,2})\W{0,6}",
+    re.IGNORECASE,
+)
 _SENTENCE = re.compile(r"(?<=[.!?:])\s+")
 # Which of two blocks a sentence between them is about, where it says so.
 _EARLIER = re.compile(
@@ -59,6 +66,8 @@ def said_around(
     ):
         found.add("forbidden")
     found |= _said_by_heading(heading)
+    if _LANGUAGE.fullmatch(last[-240:] if last else heading):
+        found.add("one_of_languages")
     if "introduced_as_output" in found and "asked_to_run" in found and _asks_last(last):
         found.discard("introduced_as_output")
     return found

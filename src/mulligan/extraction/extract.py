@@ -21,6 +21,7 @@ MOST_BLOCKS = 10_000  # of an answer; those after it are not listed
 MOST_LOOKED_INTO = 200  # blocks of an answer; the others have confidence 0
 MOST_READ = 50_000  # characters of an answer's code that are looked into
 _WHERE_TRUE = {"path", "draft", "nested", "under_html", "transcript", "structure_not_followed"}
+_OF_NO_PROGRAM = {"text", "json", "diff", "bash", "output", "console", "plaintext", "yaml", "toml"}
 _SURROGATE = re.compile(r"[\ud800-\udfff]")
 
 
@@ -152,6 +153,7 @@ def _from_inline(command: Inline, text: str, offset: int) -> _Found:
 def _judged(text: str, found: list[_Found]) -> list[CodeBlock]:
     """The blocks with their confidence, given what is between them."""
     runnable = sum(block.language in LANGUAGES and "draft" not in block.said for block in found)
+    languages = len({block.language for block in found if block.language not in _OF_NO_PROGRAM})
     made: list[CodeBlock] = []
     heading, at, byte, line, read = "", 0, 0, 1, 0
     for number, block in enumerate(found):
@@ -171,6 +173,7 @@ def _judged(text: str, found: list[_Found]) -> list[CodeBlock]:
                 after = text[block.end_pos : stop]
                 said |= said_around(before, after, heading, first=number == 0, last_one=last_one)
                 said |= {"only_block"} if runnable == 1 else set()
+                said -= set() if languages > 1 else {"one_of_languages"}
             subject = Subject(block.language, block.code, frozenset(said), block.words)
             said = features_of(subject, look_into=read <= MOST_READ)
         facts = block.facts | {

@@ -73,6 +73,9 @@ FEATURES: Final[dict[str, Feature]] = {
     "introduced_as_wrong": Feature(-0.3, 0.4, "the bug, before, vulnerable, what you wrote"),
     "introduced_as_edit": Feature(-0.35, 0.5, "add to, replace, save as, in your file"),
     "for_the_reader": Feature(-0.2, 0.6, "in your terminal, on your machine, once installed"),
+    "one_of_languages": Feature(
+        -0.15, 0.65, "headed by a language's name alone, beside blocks in other languages"
+    ),
     "alternative": Feature(-0.15, 0.65, "another way to do what an earlier block does"),
     "hypothetical": Feature(-0.2, 0.65, "would, could, if you wanted to"),
     "only_block": Feature(0.05, 1.0, "the only block of the answer"),
@@ -154,7 +157,7 @@ BEFORE: Final[dict[str, re.Pattern[str]]] = {
     "introduced_as_edit": phrases(
         r"(?:add|put|place|insert|paste|append|include|drop|copy|save|store) (?:this|these|the|it|that|a|an)\b(?: [\w-]+){0,6}? (?:to|in|into|as|at|inside|above|below|before|after|under|on)",
         r"(?:replace|change|update|modify|edit|rewrite|wrap|rename) (?:your|the|this|that|it|line|lines|these|its)",
-        r"in (?:your )?`[\w./-]{1,80}`", r"(?:create|make|edit|open|save) (?:a |the |your |new )*(?:file|module)?\s*(?:called |named )?`[\w./-]{1,80}`",
+        r"in (?:your )?`[\w./-]{1,80}`", r"(?:create|make|edit|open|save) (?:a |the |your |new )*(?:file|module)?\s*(?:called |named )?[`\"'][\w./-]{1,80}[`\"']", r"(?:file|module) (?:called|named) \W{0,3}[\w./-]{1,80}\.\w{1,4}\b",
         r"(?:to|in|into) your (?:\w+ ){0,2}(?:file|code|class|config|configuration|project|app|component|crontab|bashrc|\.bashrc|shell|settings|module|cargo\.toml|package\.json|test|tests|repo|codebase|ci)",
         r"`?[\w/-]{1,60}\.(?:py|js|rs|sh|ts|toml|json|ya?ml)`?\s*:?\**\s*$",
         r"the (?:change|fix|patch|diff) (?:is|looks|to|in)",
@@ -170,7 +173,7 @@ BEFORE: Final[dict[str, re.Pattern[str]]] = {
         r"if you prefer", r"for comparison", r"older versions?", r"a variant", r"option [2-9b-d]",
     ),
     "hypothetical": phrases(
-        r"would (?:be|look|do|need|have|use|write|run|call|require)", r"could (?:be|look|do|use|also|write|call)", r"if you (?:want|wanted|need|ever|had|are|use|have)", r"might (?:be|look|use|want)", r"when you (?:want|need)", r"one would",
+        r"would (?:be|look|do|need|have|use|write|run|call|require)", r"could (?:be(?!\s*:)|look|do|use|also|write|call)", r"if you (?:want|wanted|need|ever|had|are|use|have)", r"might (?:be|look|use|want)", r"when you (?:want|need)", r"one would",
     ),
 }  # fmt: skip
 
@@ -195,17 +198,19 @@ ATTRIBUTES_NOT_TO_RUN: Final = frozenset(
 )
 
 PLACEHOLDERS: Final = re.compile(
-    r"\b(?:your|my)[_-](?!(?:self|list|dict|func|function|var|string|array|set|class|map|object|vec))"
-    r"[a-z]+(?:[_-][a-z]+)*"
+    r"\byour[_-][a-z]+(?:[_-][a-z]+)*"
+    r"|\bmy[_-](?:\w+[_-])??(?:key|token|secret|password|bucket|host|server|database|db|domain|project|account|user|username|email"
+    r"|app|repo|image|container|cluster|branch|script|package|website)\b(?![ \t]*(?:=[^=]|\())"
     r"|\bYOUR[_ -][A-Z]+|<[a-z][\w -]{0,20}?(?:your|name|id|key|token|path|host|user|file|url|port|password)[\w -]{0,20}>"
     r"|<your[^>\n]{0,40}>|\bpath/to/|\b(?:sk-|xxx+|XXX+)\b|\bREPLACE_ME\b|\bCHANGE_?ME\b|\bTODO\b"
-    r"|\b(?:api|www|db|staging|prod)\.example\.(?:com|org)|\bexample\.(?:com|org)\b|\buser@host\b|\bmyapp\b|\bmyproject\b"
+    r"|(?<![@\w.-])(?:[\w-]{1,40}\.){0,3}example\.(?:com|org|net)\b|\buser@host\b|\bmyapp\b|\bmyproject\b"
     r"|\bfoo/bar/baz\b",
 )
 LEFT_OUT: Final = re.compile(
     r"^[ \t]*(?:\.\.\.|…)[ \t]*(?:#.*)?$|(?:\#|//|/\*|--)[ \t]*(?:\.\.\.|…)"
-    r"|(?:\#|//|/\*)[^\n]{0,40}?(?:rest of|your (?:code|logic|implementation)|existing code|"
-    r"(?:code|logic|implementation|stuff|work) (?:goes )?here|same as (?:before|above)|unchanged|omitted|fill (?:this )?in|as before)"
+    r"|(?:\#|//|/\*)[^\n]{0,40}?(?:rest of (?:the |your |my )?(?:\w+ )?(?:code|script|program|function|class|method|implementation|logic|file|module|app|bot|game|main|body)\b|your (?:code|logic|implementation)|existing code|"
+    r"(?:code|logic|implementation|stuff|work) (?:goes )?here|same as (?:before|above)|unchanged|omitted|as before)"
+    r"|(?:\#|//|/\*)[ \t]*\W{0,3}(?:(?:the )?rest of|fill (?:this |it |these )?in)\b"
     r"|\(\s*(?:\.\.\.|…)\s*\)|\{\s*(?:\.\.\.|…)\s*\}|\bunimplemented!\(|\btodo!\(",
     re.MULTILINE | re.IGNORECASE,
 )
