@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Final
 
 from mulligan.languages import canonical
@@ -11,6 +12,14 @@ from mulligan.policy.dangerous.findings import Finding, excerpt
 from mulligan.policy.dangerous.judgement import Judgement, outermost
 from mulligan.policy.dangerous.rules import RuleSet
 
+# A command line that is called something else: whoever runs it, runs it by a shell.
+_COMMAND: Final = re.compile(
+    r"\s*(?:\$ )?(?:sudo |export \w+=\S* *; *)*"
+    r"(?:python[\d.]*|node|bash|sh|zsh|perl|php|ruby|curl|wget|nc|ncat|socat|rm|dd|docker|chmod)"
+    r" +-{0,2}[\w./~:'\"]"
+)
+# Prompts that were copied with their commands; blanks in their place keep every offset.
+_PROMPT: Final = re.compile(r"^([ \t]*)\$ (?=\S)", re.MULTILINE)
 TOO_HARD: Final = "too-hard-to-judge"
 """Id of the finding for what cannot be judged; it is no rule and cannot be switched off."""
 
@@ -28,11 +37,13 @@ def judge(code: str, language: str, rules: RuleSet) -> list[Finding]:
     name = name if name in languages.KNOWN else "bash"
     languages.load(name)
     judgement = Judgement(rules)
-    source = outermost(code)
+    source = outermost(_PROMPT.sub(r"\1  ", code) if name == "bash" else code)
     try:
         if len(source.data) > LONGEST_CODE:
             raise TooHardError(f"is too large to judge (over {LONGEST_CODE} bytes)")  # noqa: TRY301
         languages.walk(judgement, source, name)
+        if name != "bash" and _COMMAND.match(code):
+            languages.walk(judgement, outermost(_PROMPT.sub(r"\1  ", code)), "bash")
     except (TooHardError, RecursionError, MemoryError) as error:
         reason = str(error) if isinstance(error, TooHardError) else "is nested too deep to judge"
         judgement.findings[TOO_HARD, 1, 1] = Finding(

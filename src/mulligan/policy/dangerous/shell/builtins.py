@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
+from mulligan.policy.dangerous.events import Command
 from mulligan.policy.dangerous.shell.quoting import ansi_c
 from mulligan.policy.dangerous.values import EMPTY, UNKNOWN, Text, anything, joined
 
@@ -44,6 +45,9 @@ def _alias(shell: Shell, invocation: Invocation) -> Text | None:
     for argument in invocation.arguments[1:]:
         name, equals, value = argument.text.partition("=")
         if equals:
+            # What stands for a program is held against the rules as a definition of it.
+            words = [Text(name), Text(f"={value.partition(' ')[0]}")]
+            shell.judgement.emit(Command("alias", words, invocation.place))
             shell.state.aliases[name] = Text(value, argument.tags)
             shell.judgement.runs(Text(value, argument.tags), "bash", invocation.place)
     return EMPTY

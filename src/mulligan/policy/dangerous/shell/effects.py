@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Final
 
+from mulligan.policy.dangerous.events import Command
 from mulligan.policy.dangerous.shell.interpret import filters
 from mulligan.policy.dangerous.shell.redirect import write
 from mulligan.policy.dangerous.values import NO_TAGS, UNKNOWN, Text, anything
@@ -39,6 +40,7 @@ _FILE_OPTIONS: Final = frozenset({"-T", "--upload-file", "--post-file", "--body-
 _REMOTE: Final = re.compile(r"(?:[\w.-]+@)?[\w.-]+:(?!//)")
 _URL: Final = re.compile(r"^(?:https?|ftp)://[^/]+/?(.*?)(?:[?#].*)?$", re.DOTALL)
 NETWORK: Final = frozenset({"network"})
+_MANIFEST: Final = 20_000
 
 
 def operands(words: list[Text], valued: str = "") -> list[Text]:
@@ -294,6 +296,21 @@ def _copied_from(shell: Shell, invocation: Invocation) -> None:
         write(shell, shell.canonical(target), anything(NETWORK), invocation.place, append=False)
 
 
+def _applied(shell: Shell, invocation: Invocation) -> None:
+    """Manifests that ``kubectl apply -f`` and its like are given, as words for the rules."""
+    words = invocation.arguments
+    for at, word in enumerate(words):
+        if word.text not in ("-f", "--filename"):
+            continue
+        name = words[at + 1] if at + 1 < len(words) else Text("-")  # "-" before <<
+        known = shell.judgement.files.get(shell.canonical(name))
+        content = invocation.stdin if name.text == "-" else known
+        if content is not None:
+            text = re.sub(r"[\"'{},-]|(?<=:)\s+", "", content.text[:_MANIFEST])
+            manifest = [Text(re.sub(r"\s+", " ", text) + " ")]
+            shell.judgement.emit(Command("manifest", manifest, invocation.place))
+
+
 def _named(words: list[Text], program: str) -> list[Text]:
     """Files that options name."""
     named = []
@@ -336,4 +353,5 @@ _HANDLERS: Final = {
     "truncate": _made,
     **dict.fromkeys(("curl", "wget", "aria2c", "axel", "fetch"), _fetched),
     "scp": _copied_from,
+    **dict.fromkeys(("kubectl", "oc"), _applied),
 }  # fmt: skip

@@ -21,23 +21,25 @@ _SOCKETS = re.compile(
     r"fsockopen|pfsockopen|stream_socket_client|socket_create|socket_connect|IO::Socket|use Socket|"
     r"TCPSocket|TCPServer|UDPSocket|require\s*\(?['\"]socket|/inet/(?:tcp|udp)/|Net\.Sockets|"
     r"\[\s*socket\s+\S+\s+\d|socket\.tcp|luasocket|java\.net\.Socket|rsocket|sockaddr_in|"
-    r"using Sockets|gen_tcp|Java\.type\(.java\.net",
+    r"using Sockets|gen_tcp|Java\.type\(.java\.net|\bnet\.(?:Dial|Listen)\w*\s*\(|\bsockaddr\b|"
+    r"\bsocket\s*\(\s*(?:AF|PF)_INET|\bnew\s+(?:Server)?Socket\s*\(",
     re.IGNORECASE,
 )
 _STARTS = re.compile(
     r"\b(?:exec|system|popen|popen2|popen3|shell_exec|passthru|proc_open|pcntl_exec|spawn|"
-    r"os\.execute|io\.popen|iex|invoke-expression|fork|getline|eval|ProcessBuilder)\b|`|<&\d|\|&",
+    r"os\.execute|io\.popen|iex|invoke-expression|fork|getline|eval|ProcessBuilder|"
+    r"exec\.Command|execl[pe]?|execv[pe]{0,2}|dup2|getRuntime)\b|`|<&\d|\|&",
     re.IGNORECASE,
 )
 _SHELL_STRINGS = re.compile(
     r"(?:\b(?:system|exec|popen|shell_exec|passthru|proc_open|pcntl_exec|spawn|execute|capture2e?|"
-    r"capture3|do shell script|qx|eval)\b|%x|\|\s*getline|open)\s*"
+    r"capture3|exec\.Command|do shell script|qx|eval)\b|%x|\|\s*getline|open)\s*"
     r"[\[({]?\s*(?:[^'\"`\n]{0,40}?,\s*)?"
     r"(?:\"((?:[^\"\\]|\\.){1,2000})\"|'((?:[^'\\]|\\.){1,2000})'|[{(\[/]([^})\]]{1,500})[})\]/])",
     re.IGNORECASE,
 )
 _SHELL_WORDS = re.compile(
-    r"\b(?:system|exec|spawn|popen)\b\s*\(?\s*((?:[\"'][^\"'\n]{0,200}[\"']\s*,\s*){1,20}[\"'][^\"'\n]{0,200}[\"'])"
+    r"\b(?:system|exec|spawn|popen|exec\.Command|execl[pe]?)\b\s*\(?\s*((?:[\"'][^\"'\n]{0,200}[\"']\s*,\s*){1,20}[\"'][^\"'\n]{0,200}[\"'])"
 )
 _BACKTICKS = re.compile(r"`([^`]{1,2000})`")
 _PIPED = re.compile(

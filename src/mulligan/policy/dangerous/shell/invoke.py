@@ -6,7 +6,7 @@ import re
 from typing import TYPE_CHECKING, Final
 
 from mulligan.policy.dangerous.events import Command
-from mulligan.policy.dangerous.shell import builtins, effects, interpret, simulate
+from mulligan.policy.dangerous.shell import builtins, compiled, effects, interpret, simulate
 from mulligan.policy.dangerous.shell.wrappers import WRAPPERS, unwrapped
 from mulligan.policy.dangerous.values import EMPTY, UNKNOWN, Text, anything, joined
 
@@ -71,7 +71,9 @@ def _started(shell: Shell, invocation: Invocation, name: str) -> Text:
     if wrapper is not None and not (name == "command" and _only_asks(invocation)):
         return _wrapped(shell, invocation, name)
     effects.of_command(shell, invocation)
-    starter = interpret.STARTERS.get(name) or interpret.interpreter(name)
+    starter = (
+        interpret.STARTERS.get(name) or compiled.STARTERS.get(name) or interpret.interpreter(name)
+    )
     if starter is not None:
         output = starter(shell, invocation)
         if output is not None:

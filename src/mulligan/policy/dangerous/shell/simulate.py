@@ -44,6 +44,13 @@ _DECODERS: Final = frozenset(
         "uncompress",
     }
 )
+# What gh prints of itself, not of the network.
+_GH_OWN: Final = frozenset({"alias", "auth", "completion", "config", "copilot", "help", "version"})
+# Processes that the system itself, or watching over it, depends on.
+_DAEMONS: Final = re.compile(
+    r"\W{0,3}\[?(?:sshd|systemd\w*|init|dockerd|containerd\S*|auditd|r?syslogd|falco|osqueryd|clamd|"
+    r"fail2ban\S*|crond?|dbus-daemon|Xorg|journald|systemd-journald|bwrap)\]?\W{0,3}|\[s\]shd|\[c\]rond?"
+)
 _DECODES = re.compile(r"-[a-zA-Z]*[dDr][a-zA-Z]*|--decode|--decrypt|enc|--reverse")
 
 
@@ -67,23 +74,38 @@ def _tags(shell: Shell, invocation: Invocation, name: str, words: list[str]) -> 
     for argument in invocation.arguments[1:]:
         if argument.tags:
             tags |= argument.tags
-    if name in NETWORK and (name != "openssl" or "s_client" in words):
-        tags |= {"network", "socket"} if name in _CONNECTIONS else {"network"}
+    tags |= _network_tags(name, words)
     if name in effects.READERS:
         tags |= effects.read_tags(shell, invocation.arguments)
     if name not in _MADE or name == "head":
         tags -= {"endless-text", "zeros"}
     if _lists_environment(name, words):
         tags |= {"environment"}
+    tags = _process_tags(tags, name, words)
+    return tags | {"endless-text"} if name == "yes" else tags
+
+
+def _network_tags(name: str, words: list[str]) -> frozenset[str]:
+    own = name == "gh" and words[1:2] and words[1] in _GH_OWN
+    if name not in NETWORK or own or (name == "openssl" and "s_client" not in words):
+        return NO_TAGS
+    return frozenset({"network", "socket"} if name in _CONNECTIONS else {"network"})
+
+
+def _process_tags(tags: frozenset[str], name: str, words: list[str]) -> frozenset[str]:
+    """The tags of what lists processes, or picks from such a list."""
     if name == "ps" and any(
         re.fullmatch(r"-[A-Za-z]*[eA][A-Za-z]*|-?[aux]*ax?[aux]*", word) for word in words[1:]
     ):
-        tags |= {"every-process"}
-    elif name == "ls" and "/proc" in (word.rstrip("/") for word in words):
-        tags |= {"process-list"}
-    elif name in _PICKERS:
-        tags -= {"every-process"}
-    return tags | {"endless-text"} if name == "yes" else tags
+        return tags | {"every-process"}
+    if name == "ls" and "/proc" in (word.rstrip("/") for word in words):
+        return tags | {"process-list"}
+    if name not in _PICKERS and name != "pidof":
+        return tags
+    watched = name in ("pgrep", "pidof") or "every-process" in tags
+    if watched and any(_DAEMONS.fullmatch(word) for word in words[1:]):
+        tags |= {"system-process"}
+    return tags - {"every-process"}
 
 
 def _lists_environment(name: str, words: list[str]) -> bool:

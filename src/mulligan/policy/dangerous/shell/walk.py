@@ -20,7 +20,7 @@ from mulligan.policy.dangerous.shell.redirect import Redirects
 from mulligan.policy.dangerous.shell.state import State
 from mulligan.policy.dangerous.shell.words import Expander
 from mulligan.policy.dangerous.trees import parsed
-from mulligan.policy.dangerous.values import EMPTY, Text, anything, joined
+from mulligan.policy.dangerous.values import EMPTY, UNKNOWN, Text, anything, joined
 
 if TYPE_CHECKING:
     from mulligan.policy.dangerous.judgement import Judgement
@@ -119,15 +119,19 @@ class Shell:
 
     def _list(self, node: Node, stdin: Text | None, redirects: Redirects | None) -> Text:
         """``a && b || c`` is nested to the left, as deep as it is long."""
-        members: list[Node] = []
+        members: list[tuple[Node, bool]] = []  # and whether it runs where the one before failed
         while node.type == "list":
             children = node.named_children
-            members.extend(reversed(children[1:]))
+            instead = any(child.type == "||" for child in node.children)
+            members.extend((child, instead) for child in reversed(children[1:]))
             node = children[0]
-        members.append(node)
+        members.append((node, False))
         members.reverse()
-        outputs = [self.run(member, stdin) for member in members[:-1]]
-        outputs.append(self.run(members[-1], stdin, redirects))
+        outputs: list[Text] = []
+        for number, (member, instead) in enumerate(members, 1):
+            output = self.run(member, stdin, redirects if number == len(members) else None)
+            if not (instead and outputs and _is_known(outputs[-1])):
+                outputs.append(output)
         return _output(outputs)
 
     def _pipeline(self, node: Node, stdin: Text | None, redirects: Redirects | None) -> Text:
@@ -317,6 +321,11 @@ class Shell:
         path = f"/dev/fd/{63 + len(self.judgement.files)}"
         self.judgement.files[path] = output
         return Text(path, output.tags)
+
+
+def _is_known(output: Text) -> bool:
+    """Whether something is printed, and all of it is known: its program did not fail."""
+    return bool(output.text.strip()) and UNKNOWN not in output.text
 
 
 def _output(outputs: list[Text]) -> Text:
