@@ -40,6 +40,7 @@ _FILE_OPTIONS: Final = frozenset({"-T", "--upload-file", "--post-file", "--body-
 _REMOTE: Final = re.compile(r"(?:[\w.-]+@)?[\w.-]+:(?!//)")
 _URL: Final = re.compile(r"^(?:https?|ftp)://[^/]+/?(.*?)(?:[?#].*)?$", re.DOTALL)
 NETWORK: Final = frozenset({"network"})
+_STREAMS: Final = ("/dev/stdout", "/dev/stderr", "/dev/fd/", "/proc/self/fd/")
 _MANIFEST: Final = 20_000
 
 
@@ -162,6 +163,8 @@ def _deleted(shell: Shell, invocation: Invocation, words: list[Text], *flags: st
         given = frozenset(flags)
         if not path.strip("?/*"):
             given |= {"unknown"}
+        if "old" in word.tags:
+            given |= {"old"}
         shell.judgement.effect("delete", invocation.place, path, tags=word.tags, flags=given)
 
 
@@ -219,11 +222,14 @@ def _copied(shell: Shell, invocation: Invocation) -> None:
     if name == "ln":
         for source in sources:
             shell.judgement.effect("link", invocation.place, shell.canonical(source))
+    if name == "ln" and all(source.text.startswith(_STREAMS) for source in sources):
+        return  # a log that goes to the container's own
     for source in sources[:8]:
         content = shell.judgement.files.get(shell.canonical(source)) or anything(
             read_tags(shell, [target, source])
         )
-        alone = len(sources) == 1 and target.text[-1:] != "/"
+        alone = len(sources) == 1 and not target.text.endswith(("/", "/.", "/.."))
+        alone = alone and target.text not in (".", "..")
         place = to if alone else f"{to}/{source.text.rpartition('/')[2]}"
         write(shell, place, content, invocation.place, append=False)
 

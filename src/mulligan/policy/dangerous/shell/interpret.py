@@ -48,7 +48,7 @@ _ATTACHED: Final = {"ruby": "rIEKxFC", "perl": "MmIFCDxi", "python": "WXmQ", "ja
                     "php": "dczBF", "lua": "l"}  # fmt: skip
 _VERSION = re.compile(r"(python|pypy|perl|ruby|php|lua)[\d.]+")
 _FIRST_LINE = re.compile(r"#!\s*\S*/(?:env\s+(?:-S\s+)?)?([A-Za-z]+)")
-_QUIET: Final = frozenset({"--version", "-V", "--help", "-h", "-n", "-m"})
+_QUIET: Final = frozenset({"--version", "-V", "--help", "-h", "-n"})
 
 
 def interpreter(name: str) -> Starter | None:
@@ -85,8 +85,8 @@ def _interpreter(shell: Shell, invocation: Invocation) -> Text | None:
         code = _code(words, at, options, language)
         if code is not None:
             return _run(shell, invocation, code, language, words[at + 2 :])
-        if word in _QUIET and (word != "-n" or language == "bash") and language != "perl":
-            return None if word == "-m" else EMPTY
+        if _runs_nothing(word, language):
+            return None if word[:2] == "-m" else EMPTY
         if word == "-s" and language == "bash":
             return _from_input(shell, invocation, language)
         at += 2 if word in _VALUED else 1
@@ -97,6 +97,13 @@ def _interpreter(shell: Shell, invocation: Invocation) -> Text | None:
         if at < len(words) and words[at - 1].text == "eval":
             return _run(shell, invocation, words[at], language, [])
     return _from_file(shell, invocation, words[at:], language) if at < len(words) else None
+
+
+def _runs_nothing(option: str, language: str) -> bool:
+    """Whether an option says that no code follows: a module, the version, a mere check."""
+    if option[:2] == "-m" and language == "python":
+        return True
+    return option in _QUIET and (option != "-n" or language == "bash") and language != "perl"
 
 
 def _code(words: list[Text], at: int, options: str, language: str) -> Text | None:
@@ -218,7 +225,11 @@ def _find(shell: Shell, invocation: Invocation) -> Text | None:
             command = _in_place_of(words[at + 1 : next(ends, len(words))], found)
             invoke(shell, invocation.inner(command))
     tags = frozenset().union(*(shell.judgement.classes(shell.canonical(root)) for root in roots))
-    return Text("\n".join(path.text for path in found), tags & {"secret"})
+    tags = (tags & {"secret"}) | found[0].tags
+    return Text("\n".join(path.text for path in found), tags)
+
+
+_AGES: Final = frozenset({"-mtime", "-mmin", "-atime", "-amin", "-ctime", "-cmin"})
 
 
 def filters(words: list[Text]) -> bool:
@@ -226,7 +237,8 @@ def filters(words: list[Text]) -> bool:
     tests = ("-name", "-iname", "-path", "-wholename", "-regex", "-mtime", "-mmin", "-size",
              "-empty",
              "-newer", "-user", "-perm", "-atime", "-ctime", "-ipath", "-links",
-             "-nouser")  # fmt: skip
+             "-nouser", "-nogroup", "-group", "-uid", "-inum", "-samefile", "-newermt", "-cnewer",
+             "-anewer")  # fmt: skip
     return any(
         word.text in tests
         and (at + 1 >= len(words) or words[at + 1].text not in ("*", "*.*", ".*"))
@@ -240,7 +252,9 @@ def _found(words: list[Text], roots: list[Text]) -> list[Text]:
     for at, word in enumerate(words[:-1]):
         if word.text in ("-name", "-iname") and UNKNOWN not in words[at + 1].text:
             name = words[at + 1].text
-    return [Text(f"{root.text.rstrip('/')}/**/{name}") for root in roots or [Text(".")]]
+    old = any(word.text in _AGES for word in words)
+    tags = frozenset({"old"}) if old else NO_TAGS
+    return [Text(f"{root.text.rstrip('/')}/**/{name}", tags) for root in roots or [Text(".")]]
 
 
 def _in_place_of(command: list[Text], found: list[Text]) -> list[Text]:
