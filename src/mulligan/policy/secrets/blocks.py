@@ -6,7 +6,9 @@ A block is followed line by line, so it is found however long it is and wherever
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+
+from mulligan.policy.secrets.wrapped import WrapState
 
 MOST_LINES = 1200
 _LINE = rb"-----BEGIN [0-9A-Z ]{0,40}PRIVATE KEY(?: BLOCK)?-----"
@@ -33,6 +35,11 @@ class BlockState:
 
     kind: str = ""
     lines: int = 0  # at most so many belong to it
+    wrapped: WrapState = field(default_factory=WrapState)
+
+    def copy(self) -> BlockState:
+        """Another one with what this one has."""
+        return BlockState(self.kind, self.lines, replace(self.wrapped))
 
     @property
     def open(self) -> bool:

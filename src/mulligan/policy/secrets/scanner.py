@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterator
+from operator import attrgetter
 
-from mulligan.policy.secrets import bare, blocks
+from mulligan.policy.secrets import bare, blocks, wrapped
 from mulligan.policy.secrets.blocks import BlockState, Span
 from mulligan.policy.secrets.patterns import Compiled, PatternSet
 
@@ -29,6 +30,8 @@ def scan(text: bytes, patterns: PatternSet, state: BlockState, *, last: bool = F
         ranked += [(3, Span(*found)) for found in patterns.assignments.find(text)]
         ranked += [(3, Span(*found)) for found in patterns.assignments.pairs(text)]
     if patterns.rules["bare"]:
+        public += [Span(*lines, blocks.PUBLIC) for lines in wrapped.find(text, state.wrapped)]
+        public.sort(key=attrgetter("start"))
         ranked += [(4, span) for span in _outside(public, bare.find(text))]
     return _merged(ranked)
 

@@ -255,7 +255,7 @@ class _Lines:
     ) -> bytes:
         """Judge the text up to ``end``, give it out up to ``cut`` or before what crosses that."""
         text = self._text[:end]
-        state = self._state if cut == end else BlockState(self._state.kind, self._state.lines)
+        state = self._state if cut == end else self._state.copy()
         spans = scan(text, self._patterns, state, last=last)
         if truncated:
             spans = _cut_token(text, spans)

@@ -10,7 +10,7 @@ from mulligan.policy.secrets import checks
 from mulligan.policy.secrets.expressions import Expression, compile_bytes
 
 _TEMPLATE = (
-    rb"\$\{|\$\(|\{\{|<%|#\{|%\(|\$[A-Za-z_]\w*$|%[A-Za-z_]\w*%$|%[sdvr]$|<[^<>]*>$"
+    rb"\$\{|\$\(|\{\{|<%|#\{|%\(|\$[A-Za-z_]\w*(?::[\w$:-]*)?$|\$\$\(|%[A-Za-z_]\w*%$|%[sdvr]$|<[^<>]*>$"
     rb"|\{[\w.:\[\]'\" ]*\}$|\[[a-zA-Z ]*redacted|@[A-Za-z_]+@$|\$env:"
 )
 _SAME = re.compile(rb"(.)\1*[\"']?$|[*xX.#_-]+$|(?:[^\w]|_)+$")
