@@ -47,3 +47,10 @@ def test_tokens_in_lines_are_tokens() -> None:
     tokens = [NOISE[at : at + 42].replace("+", "x").replace("/", "y") for at in (5, 105, 205)]
     text = "".join(f"{token}\n" for token in tokens)
     assert len(SANITIZER.redact(text).findings) == 3
+
+
+def test_a_certificate_stays() -> None:
+    body = "\n".join(NOISE[at : at + 64] for at in range(0, 64 * 9, 64))
+    last = NOISE[700:742].replace("+", "x").replace("/", "y")
+    text = f"-----BEGIN CERTIFICATE-----\n{body}\n{last}==\n-----END CERTIFICATE-----\n"
+    assert SANITIZER.redact(text).text == text

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterator
-from operator import attrgetter
+from itertools import accumulate
 
 from mulligan.policy.secrets import bare, blocks, wrapped
 from mulligan.policy.secrets.blocks import BlockState, Span
@@ -31,17 +31,18 @@ def scan(text: bytes, patterns: PatternSet, state: BlockState, *, last: bool = F
         ranked += [(3, Span(*found)) for found in patterns.assignments.pairs(text)]
     if patterns.rules["bare"]:
         public += [Span(*lines, blocks.PUBLIC) for lines in wrapped.find(text, state.wrapped)]
-        public.sort(key=attrgetter("start"))
         ranked += [(4, span) for span in _outside(public, bare.find(text))]
     return _merged(ranked)
 
 
 def _outside(public: list[Span], found: Iterator[tuple[int, int, str]]) -> Iterator[Span]:
     """What does not begin in a public block (certificates look random)."""
-    starts = [span.start for span in public]
+    places = sorted((span.start, span.end) for span in public)
+    starts = [start for start, _ in places]
+    ends = list(accumulate((end for _, end in places), max))  # blocks may be within others
     for start, end, kind in found:
         i = bisect_right(starts, start) - 1
-        if i < 0 or start >= public[i].end:
+        if i < 0 or start >= ends[i]:
             yield Span(start, end, kind)
 
 
