@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from mulligan.policy.secrets import checks
 from mulligan.policy.secrets.expressions import compile_bytes
@@ -26,13 +26,20 @@ _BEFORE = compile_bytes(
 _AROUND = frozenset(b"./\\@:%#&")
 
 
-def find(text: bytes) -> Iterator[tuple[int, int, str]]:
-    """Start, end and kind of tokens of 30 to 128 characters that are random and nothing known."""
+def find(text: bytes, public: Callable[[int], bool]) -> Iterator[tuple[int, int, str]]:
+    """Start, end and kind of tokens of 30 to 128 characters that are random and nothing known.
+
+    Args:
+        text: whole lines.
+        public: whether what begins there is known to be no secret.
+    """
     at = 0
     while (match := _RUN.search(text, at)) is not None:
         start, at = match.span()
-        if at - start <= LONGEST and _is_token(text, start, at):
-            yield _trimmed(text, start, at)
+        if at - start <= LONGEST and not public(start) and _is_token(text, start, at):
+            token = _trimmed(text, start, at)
+            if not public(token[0]):
+                yield token
 
 
 def _is_token(text: bytes, start: int, end: int) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import accumulate
 
 from mulligan.policy.secrets import bare, blocks, wrapped
@@ -31,19 +31,21 @@ def scan(text: bytes, patterns: PatternSet, state: BlockState, *, last: bool = F
         ranked += [(3, Span(*found)) for found in patterns.assignments.pairs(text)]
     if patterns.rules["bare"]:
         public += [Span(*lines, blocks.PUBLIC) for lines in wrapped.find(text, state.wrapped)]
-        ranked += [(4, span) for span in _outside(public, bare.find(text))]
+        ranked += [(4, Span(*place)) for place in bare.find(text, _inside(public))]
     return _merged(ranked)
 
 
-def _outside(public: list[Span], found: Iterator[tuple[int, int, str]]) -> Iterator[Span]:
-    """What does not begin in a public block (certificates look random)."""
+def _inside(public: list[Span]) -> Callable[[int], bool]:
+    """Whether a place is in a public block (certificates look random)."""
     places = sorted((span.start, span.end) for span in public)
     starts = [start for start, _ in places]
     ends = list(accumulate((end for _, end in places), max))  # blocks may be within others
-    for start, end, kind in found:
+
+    def inside(start: int) -> bool:
         i = bisect_right(starts, start) - 1
-        if i < 0 or start >= ends[i]:
-            yield Span(start, end, kind)
+        return i >= 0 and start < ends[i]
+
+    return inside
 
 
 def _matches(compiled: Compiled, patterns: PatternSet, text: bytes) -> Iterator[Span]:
