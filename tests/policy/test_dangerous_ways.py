@@ -31,6 +31,9 @@ WAYS = {
     "what gh says of itself": ("bash", "gh completion -s bash >> ~/.bashrc", False),
     "what gh fetches": ("bash", "gh api repos/x/y/contents/z >> ~/.bashrc", True),
     "secrets that are searched for": ("bash", "for f in $(find /home -name .netrc); do cat $f; done", True),
+    "placeholders": ("bash", "git rebase -i <base-commit>..<branch-name>", False),
+    "another host's": ("bash", 'rsync -a --delete site/ "$WHO@$HOST:$DIR"', False),
+    "processes by name": ("python", "import psutil\nfor p in psutil.process_iter():\n    if p.name() == 'x':\n        p.kill()", False),
     "functions that define each other": ("bash", "f() { g() { f; }; }\necho done", False),
     "inside of them": ("bash", "f() { g() { f; rm -rf /; }; }\necho done", True),
 }  # fmt: skip

@@ -217,7 +217,12 @@ def _copied(shell: Shell, invocation: Invocation) -> None:
     if name == "mv":
         flags = ("recursive",) if to == "/dev/null" else ("moved",)
         _deleted(shell, invocation, sources, *flags)
-    if name == "rsync" and any(a.text.startswith("--delete") for a in invocation.arguments):
+    there = _REMOTE.match(target.text) or re.match(r"[^/]*@[^/]*:", target.text)
+    if (
+        name == "rsync"
+        and not there
+        and any(a.text.startswith("--delete") for a in invocation.arguments)
+    ):
         _deleted(shell, invocation, [target], "recursive")
     if name == "ln":
         for source in sources:

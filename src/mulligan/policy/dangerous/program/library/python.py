@@ -153,6 +153,8 @@ FUNCTIONS: Final[dict[str, Handler]] = {
     "os.environ.get": pythonic.os_getenv,
     "os.walk": pythonic.walk,
     "os.listdir": common.walked("walk-names"),
+    "psutil.process_iter": common.opaque("process-list"),
+    "psutil.pids": common.opaque("process-list"),
     "os.scandir": common.walked("walk"),
     "glob.glob": common.globbed,
     "glob.iglob": common.globbed,
