@@ -52,7 +52,7 @@ class BootSpec:
     """A VM to be.
 
     Attributes:
-        vm_id: for logs and error texts.
+        vm_id: for logs and error texts, and what it is called by inside, see ``guest.identity``.
         image: what its disk starts from.
         layers: directory with the layers its disk is stacked on.
         disk: directory of the VM's own, with a directory for each generation of its disk in it;
@@ -111,7 +111,8 @@ class Machine(Protocol):
         agent is to watch, where nothing else holds them, or ``memory_counted``, where the VM's own
         kernel does and its agent is to tell of it; ``variables``, which programs have in
         their environment and the agent has not; ``foreign``, whether programs see other
-        interpreters than the agent; and ``pace``, that of the driver.
+        interpreters than the agent; ``identity``, what ``guest.identity.lay`` takes, where the VM
+        is called by a name of its own; and ``pace``, that of the driver.
         """
 
     @property

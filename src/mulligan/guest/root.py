@@ -78,14 +78,18 @@ class Roots:
         binds: absolute paths shown read-only in every root where the agent has them.
         veiled: asked for processes whose descriptors and namespaces programs shall not see; for
             a kernel that shows them to anybody of the same user.
+        own: directory with what of the image's files is another one in this VM.
     """
 
-    def __init__(self, binds: list[str], veiled: Callable[[], set[int]] = set) -> None:
+    def __init__(
+        self, binds: list[str], veiled: Callable[[], set[int]] = set, own: str | None = None
+    ) -> None:
         kernel.unshare(kernel.CLONE_NEWNS)  # bubblewrap's belongs to a user above ours
         kernel.mount(None, "/", None, kernel.MS_REC | kernel.MS_PRIVATE)
         self._home = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
         self._binds = [*binds, "/proc", "/dev"]
         self._veiled = veiled
+        self._own = [] if own is None else [own]
         _mask()
 
     def assemble(self, layers: list[str], generation: str) -> int:
@@ -102,7 +106,7 @@ class Roots:
         """
         try:
             kernel.unshare(kernel.CLONE_NEWNS)
-            _overlay(layers, f"{DISK}/{generation}")
+            _overlay([*layers, *self._own], f"{DISK}/{generation}")
             for path in self._binds:
                 kernel.mount(path, MOUNT_POINT + path, None, kernel.MS_BIND | kernel.MS_REC)
             kernel.pivot_into(MOUNT_POINT)

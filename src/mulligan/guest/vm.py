@@ -93,7 +93,7 @@ class Vm:
             self.pace = body.get("pace", 1)
             self._streams.holds = bool(body.get("mounts_apart"))
             own = {_mounts()}
-            self._roots = Roots(body["binds"], self._veiled if body.get("shows_agent") else set)
+            self._roots = self._roots_of(body)
             own.add(_mounts())
             self.quota.ready(own)
             if body["limits"].get("memory") or body["limits"].get("memory_counted"):
@@ -104,6 +104,14 @@ class Vm:
             self._send(frames.FATAL, 0, {"message": str(error)})
             return
         self._ready()
+
+    def _roots_of(self, body: dict[str, Any]) -> Roots:
+        own = None
+        if body.get("identity"):
+            from mulligan.guest import identity
+
+            own = identity.lay(body["identity"])
+        return Roots(body["binds"], self._veiled if body.get("shows_agent") else set, own)
 
     def _ready(self) -> None:
         self._send(frames.READY, 0, {"pid": os.getpid(), "python": sys.version.split()[0]})

@@ -12,6 +12,7 @@ in another one.
 
 from __future__ import annotations
 
+import _socket
 import fcntl
 import mmap
 import os
@@ -19,7 +20,7 @@ import select
 import struct
 import time
 
-from mulligan.guest import kernel, lightjson
+from mulligan.guest import identity, kernel, lightjson
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -60,15 +61,18 @@ def main(serial: str, told: str, tag: str, command: list[str]) -> None:
     _wipe()
     os.write(host, WAITS)
     body: Any = lightjson.loads(_line(host).decode())
-    _renew(body["time_ns"], bytes.fromhex(body["seed"]))
+    _renew(body)
+    own = body.get("identity")
+    if own:
+        _in_child(_name, agent, own)
     _write(RESCAN, "1")
     kernel.mount(tag, FILES, "virtiofs", kernel.MS_NOSUID | kernel.MS_NODEV)
-    _in_child(lambda: _show(agent, body["shown"]))
+    _in_child(_show, agent, body["shown"])
     os.write(host, WOKEN)
-    _serve(host, walls)
+    _serve(host, walls, agent, own)
 
 
-def _serve(host: int, walls: int) -> None:
+def _serve(host: int, walls: int, agent: int, own: dict[str, str] | None) -> None:
     """Does what the host says, until the walls are gone."""
     gone = os.pidfd_open(walls)
     poll = select.poll()
@@ -85,7 +89,11 @@ def _serve(host: int, walls: int) -> None:
         if "rest" in body:
             os.write(host, RESTS if _rest(forget=body["forget"]) else MOVES)
         else:
-            _renew(body["time_ns"], bytes.fromhex(body["seed"]))
+            _renew(body)
+            other = body.get("identity") or own
+            if other != own:  # it goes on as another VM
+                own = other
+                _in_child(_name, agent, own)
             _write(f"{WALLS}/cgroup.freeze", "0")
             os.write(host, WOKEN)
 
@@ -180,13 +188,27 @@ def _line(descriptor: int) -> bytes:
     return said
 
 
-def _renew(time_ns: int, seed: bytes) -> None:
-    """What no two machines may have in common: the randomness of their kernels, and the moment."""
-    time.clock_settime_ns(time.CLOCK_REALTIME, time_ns)
+def _renew(told: dict[str, Any]) -> None:
+    """What no two machines may have in common: the moment, and the randomness of their kernels."""
+    seed = bytes.fromhex(told["seed"])
+    time.clock_settime_ns(time.CLOCK_REALTIME, told["time_ns"])
     with open("/dev/urandom", "wb", buffering=0) as file:
         # struct rand_pool_info: bits, bytes, and these
         fcntl.ioctl(file, RNDADDENTROPY, struct.pack("=ii", len(seed) * 8, len(seed)) + seed)
         fcntl.ioctl(file, RNDRESEEDCRNG)
+
+
+def _name(agent: int, own: dict[str, str]) -> None:
+    """Says inside the walls who the VM is; what its agent has laid in files, too."""
+    opened = {
+        kind: os.open(f"/proc/{agent}/ns/{name}", os.O_RDONLY | os.O_CLOEXEC)
+        for kind, name in ((kernel.CLONE_NEWUTS, "uts"), (kernel.CLONE_NEWNS, "mnt"))
+    }
+    for kind, descriptor in opened.items():
+        kernel.setns(descriptor, kind)
+    _socket.sethostname(own["hostname"])
+    if identity.laid():
+        identity.lay(own)
 
 
 def _show(agent: int, shown: list[list[Any]]) -> None:
@@ -208,16 +230,16 @@ def _show(agent: int, shown: list[list[Any]]) -> None:
             kernel.mount(None, target, None, flags | kernel.MS_NOSUID | kernel.MS_NODEV)
 
 
-def _in_child(work: Callable[[], None]) -> None:
+def _in_child(work: Callable[..., None], *arguments: object) -> None:
     """Does something in a process of its own: process 1 shares its root with the kernel's threads,
     and may change to no other (setns(2))."""
     pid = os.fork()
     if pid == 0:
         try:
-            work()
+            work(*arguments)
             os._exit(0)
         except BaseException as error:  # it has to end here, whatever it was
             os.write(2, f"{error}\n".encode())
             os._exit(1)
     if os.waitpid(pid, 0)[1]:
-        raise OSError("the host's files could not be shown")
+        raise OSError("what is to be done inside the walls could not be")

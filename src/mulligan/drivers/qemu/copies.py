@@ -29,6 +29,7 @@ from mulligan.guest.woken import WAITS
 
 MAKE_S = {"kvm": 30.0, "tcg": 120.0}
 GO_ON_S = {"kvm": 10.0, "tcg": 30.0}
+Identity = dict[str, str] | None
 
 
 @dataclass(frozen=True)
@@ -109,7 +110,12 @@ async def _saved(ground: Ground, machine: QemuSpec, devices: Path) -> None:
 
 
 async def go_on(
-    ground: Ground, template: Template, machine: QemuSpec, told: socket.socket, plan: VmPlan
+    ground: Ground,
+    template: Template,
+    machine: QemuSpec,
+    told: socket.socket,
+    plan: VmPlan,
+    identity: Identity,
 ) -> Running:
     """Has a copy of a template go on, as a VM of its own with its files.
 
@@ -119,6 +125,7 @@ async def go_on(
         machine: with its sockets, console and memory.
         told: our end of its socket.
         plan: of the VM, as in the guest.
+        identity: of the VM; None: that of all.
 
     Raises:
         ExecutionFailed: it does not; the text says why.
@@ -127,14 +134,16 @@ async def go_on(
     machine = replace(machine, initrd=template.initrd, tsc_khz=template.stamp.tsc_khz)
     running = await _loaded(ground, template, machine)
     try:
-        await _woken(running, told, plan, GO_ON_S[machine.accel])
+        await _woken(running, told, plan, identity, GO_ON_S[machine.accel])
     except BaseException:
         await running.end()
         raise
     return running
 
 
-async def begin(ground: Ground, machine: QemuSpec, told: socket.socket, plan: VmPlan) -> Running:
+async def begin(
+    ground: Ground, machine: QemuSpec, told: socket.socket, plan: VmPlan, identity: Identity
+) -> Running:
     """Boots a machine of that kind of which there is no template.
 
     Args, Raises: as for ``go_on``.
@@ -146,21 +155,23 @@ async def begin(ground: Ground, machine: QemuSpec, told: socket.socket, plan: Vm
         running = await start(ground.tools, machine, ground.run_as)
         try:
             await hear(told, WAITS, MAKE_S[machine.accel])
-            await _woken(running, told, plan, GO_ON_S[machine.accel])
+            await _woken(running, told, plan, identity, GO_ON_S[machine.accel])
         except BaseException:
             await running.end()
             raise
     return running
 
 
-async def resume(ground: Ground, saved: Saved, machine: QemuSpec, told: socket.socket) -> Running:
+async def resume(
+    ground: Ground, saved: Saved, machine: QemuSpec, told: socket.socket, identity: Identity
+) -> Running:
     """Has a VM go on from memory of its own; its programs do when they can be told of the moment.
 
     Args, Raises: as for ``go_on``.
     """
     running = await _loaded(ground, saved, replace(machine, shown=True))
     try:
-        await renew(told, GO_ON_S[machine.accel])
+        await renew(told, GO_ON_S[machine.accel], {"identity": identity})
     except BaseException:
         await running.end()
         raise
@@ -186,10 +197,12 @@ async def _loaded(ground: Ground, saved: Saved, machine: QemuSpec) -> Running:
     return running
 
 
-async def _woken(running: Running, told: socket.socket, plan: VmPlan, limit: float) -> None:
+async def _woken(
+    running: Running, told: socket.socket, plan: VmPlan, identity: Identity, limit: float
+) -> None:
     """Adds the host's files, and tells process 1 of the moment."""
     await running.command("device_add", LATE)
-    await renew(told, limit, {"shown": shown(plan)})
+    await renew(told, limit, {"shown": shown(plan), "identity": identity})
 
 
 def shown(plan: VmPlan) -> list[tuple[str, str, bool]]:

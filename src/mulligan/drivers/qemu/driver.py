@@ -15,6 +15,7 @@ from mulligan.drivers.qemu import (
     booting,
     clock,
     copies,
+    firstprocess,
     holding,
     image,
     keeping,
@@ -249,6 +250,7 @@ class QemuDriver:
             "pace": self.pace,
             "links": spec.network,
             "variables": dict(spec.environment),  # not the agent's: a template has none of it
+            "identity": _identity(spec),
         }
         return QemuMachine(running, share, ours, console, frame, keeper)
 
@@ -261,16 +263,16 @@ class QemuDriver:
         if template is None and not keeps:
             limit = GUEST_UP_S[self._accel]
             return await booting.boot(self._tools, machine, self._run_as, limit), None
-        ground = self._ground(spec)
+        ground, own = self._ground(spec), _identity(spec)
         with pair() as (told, told_end), templates.memory_of(machine.memory_mb) as memory:
             machine = replace(machine, told=told_end.fileno(), memory=memory)
             if spec.memory is not None and spec.resumes is not None:
                 saved = templates.Saved(spec.memory / spec.resumes)
-                running = await copies.resume(ground, saved, machine, told)
+                running = await copies.resume(ground, saved, machine, told, own)
             elif template is not None:
-                running = await copies.go_on(ground, template, machine, told, plan)
+                running = await copies.go_on(ground, template, machine, told, plan, own)
             else:
-                running = await copies.begin(ground, machine, told, plan)
+                running = await copies.begin(ground, machine, told, plan, own)
             if spec.memory is None or spec.disk is None:
                 return running, None
             try:
@@ -319,6 +321,11 @@ class QemuDriver:
             shm_mb=spec.limits.shm_mb,
             shares=spec.shares,
         )
+
+
+def _identity(spec: BootSpec) -> dict[str, str] | None:
+    """What a VM is called by where another one may go on from its memory; None: as all are."""
+    return firstprocess.identity(spec.vm_id) if spec.memory is not None else None
 
 
 def _copied(spec: BootSpec) -> bool:

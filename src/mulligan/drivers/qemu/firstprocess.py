@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import secrets
 import socket
@@ -43,6 +44,12 @@ async def renew(told: socket.socket, limit: float, more: dict[str, object] | Non
     seed = secrets.token_hex(SEED_BYTES)
     await tell(told, {"time_ns": time.time_ns(), "seed": seed} | (more or {}))
     await hear(told, WOKEN, limit)
+
+
+def identity(vm_id: str) -> dict[str, str]:
+    """What a VM is called by inside: its id, and a machine-id(5) of that."""
+    machine_id = hashlib.sha256(f"machine-id of {vm_id}".encode()).hexdigest()[:32]
+    return {"hostname": vm_id, "machine_id": machine_id}
 
 
 async def hear(told: socket.socket, word: bytes, limit: float) -> None:

@@ -188,6 +188,7 @@ class Moments:
                 )
                 vm.state = state
             vm.writing.restored()
+            note = note.model_copy(update={"forked": vm is not owner})
             await asyncio.to_thread(vm.kept.plant, _place(owner) / snapshot_id, NOTE, note)
         except (OSError, VmExecutionError, DamagedLayer) as error:
             log.warning("memory_not_restored", vm_id=vm.record.id, reason=str(error))

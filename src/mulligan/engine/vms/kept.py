@@ -56,6 +56,7 @@ class Note(BaseModel):
         packages: sets of them that its programs may use.
         known_as: where its layers and its disk were when it booted.
         paused: whether its agent has brought its programs to a halt, which is to be ended.
+        forked: whether it is another VM's, and this one goes on beside that.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -70,6 +71,7 @@ class Note(BaseModel):
     packages: list[StrictStr]
     known_as: tuple[Path, Path]
     paused: StrictBool = False
+    forked: StrictBool = False
 
 
 class KeptMemory:
@@ -157,20 +159,26 @@ class KeptMemory:
                 await asyncio.to_thread(self._check, note)
                 self._known_as = note.known_as
                 connection = await boot(note.name)
+                await self._go_on(connection, note)
             except (ConfigError, ExecutionFailed) as error:
                 log.warning("memory_not_restored", vm_id=self._vm.record.id, reason=error.detail)
             else:
-                connection.go_on_from(note.channel)
-                self._vm.kernels.used = note.kernels
-                self._vm.packages_in_use.update(note.packages)
-                if note.paused:
-                    connection.resume()
                 self.restored = True
                 log.info("memory_restored", vm_id=self._vm.record.id)
                 return connection
         self.void()
         self._known_as = None
         return await boot(None)
+
+    async def _go_on(self, connection: AgentConnection, note: Note) -> None:
+        """Takes up what was under way when the memory was kept."""
+        connection.go_on_from(note.channel)
+        self._vm.kernels.used = note.kernels
+        self._vm.packages_in_use.update(note.packages)
+        if note.paused:
+            connection.resume()
+        if note.forked:
+            await connection.kernels("branch", "")
 
     def of(self, spec: BootSpec, resumes: str | None) -> BootSpec:
         """A VM that is about to boot, with what keeping its memory and going on from it takes."""

@@ -64,7 +64,8 @@ class Questions(ABC):
         Args:
             op: "checkpoint" keeps it under ``key``, "revive" brings back what was kept so and ends
                 the kernels of which nothing was, "drop" lets go of it, "list" tells what there is,
-                "end" ends the kernel of that name, or all of them where it is empty.
+                "end" ends the kernel of that name, or all of them where it is empty, "branch" has
+                them be those of a fork: see ``guest.kernels.branching``.
             key: names the memory, with "drop" several by spaces between them; with "end" the
                 kernel.
             keep: how many memories each kernel may have; the oldest go first.

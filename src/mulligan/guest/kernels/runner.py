@@ -76,6 +76,8 @@ class Kernel:
                 self._release()
             elif words[0] == "moved":
                 self._take_up()
+            elif words[0] == "branch":
+                self._branch()
 
     # Cells
 
@@ -268,6 +270,21 @@ class Kernel:
         self._take_up()
         notes, self.notes = self.notes, []
         _send(self.control, {"op": "ready", "notes": notes})
+
+    def _branch(self) -> None:
+        """Draws other random numbers from here on than another one with the same memory.
+
+        Generators that are a program's own objects go on where they were.
+        """
+        for name in ("random", "numpy.random", "ssl"):
+            module = sys.modules.get(name)
+            try:
+                if module is not None and name == "ssl":
+                    module.RAND_add(os.urandom(32), 32.0)
+                elif module is not None:
+                    module.seed()
+            except Exception as error:
+                self.notes.append(f"{name} draws the numbers of the VM this is a fork of: {error}")
 
     # The root
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 
 from mulligan.guest import frames
+from mulligan.guest.kernels.branching import branch
 from mulligan.guest.kernels.links import MOST_NOTES, LinkError, Message
 from mulligan.guest.kernels.live import Live
 from mulligan.guest.kernels.memories import Frozen, Memory, Text
@@ -68,22 +69,32 @@ class Snapshots:
         ):
             self._later.append((channel, body))  # it was revived just now, and is being replaced
             return
-        request = Request(channel, str(key), keep if isinstance(keep, int) else MOST_KEPT)
+        request = Request(channel, str(key or ""), keep if isinstance(keep, int) else MOST_KEPT)
         self._requests.append(request)
+        if op == "branch":
+            self._all.place.starter.drop_spare()  # it has a state of its parent's, too
         for kernel in list(self._all.kernels.values()):
-            if op == "checkpoint":
-                self._checkpoint(kernel, request)
-            elif op == "revive":
-                self._revive(kernel, request)
-            elif op == "drop":
-                for each in request.key.split():
-                    self._drop(kernel, each)
-            elif op == "list":
-                request.tell(kernel, kernel.language, KEPT if kernel.memories else LOST, [])
-            elif op == "end" and key in (None, "", kernel.name):
-                self._end(kernel, request)
+            self._do(str(op), kernel, request)
         request.asked = True
         self._settle(request)
+
+    def _do(self, op: str, kernel: Kernel, request: Request) -> None:
+        """One kernel's part of a request."""
+        if op == "checkpoint":
+            self._checkpoint(kernel, request)
+        elif op == "revive":
+            self._revive(kernel, request)
+        elif op == "drop":
+            for each in request.key.split():
+                self._drop(kernel, each)
+        elif op == "list":
+            request.tell(kernel, kernel.language, KEPT if kernel.memories else LOST, [])
+        elif op == "end" and request.key in ("", kernel.name):
+            self._end(kernel, request)
+        elif op == "branch":
+            branch(self._all, kernel)
+            for each in list(kernel.memories):
+                self._drop(kernel, each)
 
     def frozen(self) -> list[Frozen]:
         """Every frozen image, those included that are only coming to be."""
