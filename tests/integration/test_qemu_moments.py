@@ -1,6 +1,7 @@
 """Memory in snapshots of microVMs: all that ran is there again after a rollback, and in forks."""
 
 import asyncio
+import json
 import time
 from pathlib import Path
 
@@ -99,7 +100,7 @@ async def test_memory_that_cannot_be_brought_back_leaves_the_files(
         here = await snapshot(engine)
         (moment,) = moments(directory)
         with (moment.parent / "devices").open("r+b") as file:
-            file.truncate(1000)
+            file.write(bytes(1000))
         await printed(engine, "echo new > new", "bash")
         back = RollbackTo(snapshot_id=here, create_pre_rollback_snapshot=False)
         done = await engine.past.rollback(only_vm(engine).record.id, back)
@@ -110,3 +111,44 @@ async def test_memory_that_cannot_be_brought_back_leaves_the_files(
         async with asyncio.timeout(20):
             while len(list(only_vm(engine).stores.vms.disk(done.vm_id).iterdir())) > 2:
                 await asyncio.sleep(0.05)  # nothing is left of what was tried
+
+
+@pytest.mark.parametrize("how", ["merged", "cut", "another"])
+async def test_a_snapshot_says_when_its_memory_is_void(
+    directory: Path, how: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with Engine(settings(directory)) as engine:
+        await printed(engine, "echo older > older", "bash")
+        await counting(engine)
+        vm = only_vm(engine)
+        made = await engine.past.snapshot(vm.record.id, SnapshotCreateRequest(name="here"))
+        assert made.whole_memory
+        await printed(engine, "kept.append('later')", kernel="k")
+
+        async def said() -> bool:
+            listed = await engine.past.snapshots(vm.record.id)
+            assert not any(each.whole_memory for each in listed if each.id != made.id)
+            (here,) = [each for each in listed if each.id == made.id]
+            return here.whole_memory
+
+        assert await said()
+        (moment,) = moments(directory)
+        if how == "merged":
+            note = json.loads(moment.read_text())["note"]
+            await engine.past._maintenance.squash(vm.record.agent_id, note["base"])
+            assert vm.stores.layers.stack(vm.record.agent_id, note["base"]) != note["layers"]
+        elif how == "cut":
+            with (moment.parent / "memory").open("r+b") as file:
+                file.truncate(5000)
+        else:
+            moment.write_text(moment.read_text().replace('"stamp":"', '"stamp":"x'))
+        assert not await said()
+        back = RollbackTo(snapshot_id=made.id, create_pre_rollback_snapshot=False)
+        done = await engine.past.rollback(vm.record.id, back)
+        assert any("memory_not_restored" in each for each in caplog.messages)
+        assert [each.memory for each in done.kernels] == ["kept"]  # the VM did not have to end
+        assert await printed(engine, "kept", kernel="k") == "['a']"
+        assert await printed(engine, "ls", "bash") == "counter.py\nlistening\nlog\nold\nolder\n"
+        assert (await engine.execute(request(ASK))).exit_code != 0
+        forked = await engine.past.fork(vm.record.id, ForkRequest(snapshot_id=made.id))
+        assert forked.notes

@@ -144,11 +144,12 @@ def list_snapshots(
         out.print(json_module.dumps(dumped, indent=2), markup=False)
         return
     table = Table(box=None, pad_edge=False)
-    for heading in ("SNAPSHOT", "WHEN", "KIND", "SIZE", "ALONE", "KERNELS", "NAME"):
+    for heading in ("SNAPSHOT", "WHEN", "KIND", "SIZE", "ALONE", "MEMORY", "NAME"):
         table.add_column(heading, no_wrap=True)
     for each in found:
         kind = within(each.kind.replace("_", " "))
-        kernels = within(", ".join(map(_kernel, each.kernels)))
+        whole = ["all that ran"] if each.whole_memory else []
+        kernels = within(", ".join(whole or map(_kernel, each.kernels)))
         name = within(each.name or "")
         sizes = size(each.size_bytes), size(each.own_bytes)
         table.add_row(within(each.id), _local(each.created_at), kind, *sizes, kernels, name)

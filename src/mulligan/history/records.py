@@ -65,7 +65,7 @@ def network_notes(text: str) -> list[NetworkConnection]:
 def snapshot_row(snapshot: Snapshot, layer: str | None) -> dict[str, Any]:
     """The columns of a snapshot."""
     row: dict[str, Any] = dict(snapshot)
-    del row["own_bytes"]  # what others need changes
+    del row["own_bytes"], row["whole_memory"]  # what others need changes, and memory goes
     row["kernels"] = _json(snapshot.kernels)
     row["layer"] = layer
     return row
@@ -75,7 +75,7 @@ def row_snapshot(row: Row) -> Snapshot:
     """The snapshot of a row."""
     values: dict[str, Any] = {name: row.get(name) for name in Snapshot.model_fields}
     values["kernels"] = [KernelState.model_construct(**each) for each in json.loads(row["kernels"])]
-    return Snapshot.model_construct(**values)
+    return Snapshot.model_construct(**values | {"whole_memory": False})
 
 
 def _json(values: list[Verdict] | list[KernelState]) -> str:

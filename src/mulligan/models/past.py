@@ -140,6 +140,8 @@ class Snapshot(Struct):
     files were changed from outside) or "pre_rollback".
     ``size_bytes`` is what its disk takes beyond the image, ``own_bytes`` what of that no VM and no
     other snapshot needs, and removing it would free; null where it was not measured.
+    ``whole_memory``: going back to it, as things are when this is asked, brings back all that ran
+    in the VM (then all ``kernels`` are "kept"); false where it was never kept, or is void by now.
     """
 
     id: StrictStr
@@ -153,6 +155,7 @@ class Snapshot(Struct):
     size_bytes: U64 | None = None
     own_bytes: U64 | None = None
     kernels: list[KernelState] = Field(default_factory=list)
+    whole_memory: StrictBool = False
 
 
 class ForkRequest(Request):

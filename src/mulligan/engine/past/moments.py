@@ -19,24 +19,27 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from pydantic import BaseModel, ConfigDict, StrictStr, ValidationError
+from pydantic import BaseModel, ConfigDict, StrictInt, StrictStr, ValidationError
 
 from mulligan.engine.past.maintenance import Maintenance
 from mulligan.engine.pool.rest import is_quiet
 from mulligan.engine.vms import disk
-from mulligan.engine.vms.kept import Note
+from mulligan.engine.vms.kept import OTHERS, Note
+from mulligan.engine.vms.kernels import KEPT
 from mulligan.engine.vms.state import Scratch, VmState, scratch_of
 from mulligan.engine.vms.vm import Vm
 from mulligan.errors import ExecutionFailed, VmExecutionError
 from mulligan.layers.directories import remove_tree, replace_file
 from mulligan.layers.stacks import DamagedLayer
 from mulligan.log import get_logger
+from mulligan.models import Snapshot
 
 log = get_logger()
 
 DIRECTORY, NOTE = "moments", "moment.json"
 MOST_KEPT = 8  # of a VM; each may take as much of the disk as its machine has memory
 ALL = "all"
+VOID = "layers it was on were merged since, or part of it is gone"
 
 
 class Moment(BaseModel):
@@ -46,6 +49,7 @@ class Moment(BaseModel):
         note: as of memory that is kept.
         upper: the layer that is a copy of what the VM wrote above ``note.base``; None: nothing.
         scratch: what was in its overlay's scratch directory.
+        files: what the driver wrote, with their sizes.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -53,6 +57,7 @@ class Moment(BaseModel):
     note: Note
     upper: StrictStr | None = None
     scratch: list[Scratch]
+    files: dict[StrictStr, StrictInt] = {}
 
 
 class Went(NamedTuple):
@@ -108,16 +113,22 @@ class Moments:
         return layer, next(iter(moments), None)
 
     async def attach(
-        self, vm: Vm, moment: Moment | None, snapshot_id: str, upper: str | None
-    ) -> None:
-        """Has a snapshot keep the memory that was saved with it; ``upper`` as for ``Moment``."""
+        self, vm: Vm, moment: Moment | None, snapshot: Snapshot, upper: str | None
+    ) -> Snapshot:
+        """Has a snapshot keep the memory that was saved with it; ``upper`` as for ``Moment``.
+
+        Returns:
+            The snapshot, as it is then.
+        """
         if moment is None:
-            return
+            return snapshot
         moment = moment.model_copy(update={"upper": upper})
         try:
-            await asyncio.to_thread(self._attach, vm, moment, snapshot_id)
+            await asyncio.to_thread(self._attach, vm, moment, snapshot.id)
         except OSError as error:
             log.warning("memory_not_kept", vm_id=vm.record.id, reason=str(error))
+            return snapshot
+        return with_memory(snapshot)
 
     def _attach(self, vm: Vm, moment: Moment, snapshot_id: str) -> None:
         assert vm.kept is not None
@@ -125,6 +136,8 @@ class Moments:
         place.mkdir(0o700, exist_ok=True)
         target = place / snapshot_id
         (vm.kept.directory() / moment.note.name).rename(target)
+        files = {each.name: each.stat().st_size for each in target.iterdir()}
+        moment = moment.model_copy(update={"files": files})
         replace_file(target / NOTE, moment.model_dump_json(), durable=False)
         found = sorted(place.iterdir(), key=lambda each: each.stat().st_mtime_ns)
         of_use = [each for each in found if _of(vm, each.name) is not None]
@@ -146,7 +159,7 @@ class Moments:
         Returns:
             None where there is none, or it could not: the VM is as it was, but it may be down.
         """
-        if vm.kept is None or await asyncio.to_thread(_of, vm, snapshot_id) is None:
+        if vm.kept is None or await asyncio.to_thread(_usable, vm, snapshot_id) is None:
             return None
         cancelled = await vm.cancel_all("the VM was rolled back")
         await vm.down()
@@ -159,6 +172,13 @@ class Moments:
             return None
         return Went(cancelled) if vm.kept.restored else None
 
+    async def present(self, vm: Vm, snapshots: list[Snapshot]) -> list[Snapshot]:
+        """Snapshots of a VM, with what there is of memory by now."""
+        if vm.kept is None:
+            return snapshots
+        there = await asyncio.to_thread(_all_there, vm)
+        return [with_memory(each) if each.id in there else each for each in snapshots]
+
     async def plant(self, vm: Vm, owner: Vm, snapshot_id: str) -> bool:
         """Has a VM that is down boot from the memory of a snapshot, its own or its parent's.
 
@@ -167,7 +187,7 @@ class Moments:
         """
         if vm.kept is None:
             return False
-        moment = await asyncio.to_thread(_of, owner, snapshot_id)
+        moment = await asyncio.to_thread(_usable, owner, snapshot_id)
         if moment is None:
             return False
         note, stores = moment.note, vm.stores
@@ -175,7 +195,7 @@ class Moments:
         try:
             with stores.layers.held(vm.record.agent_id) as stack_of:
                 if stack_of(note.base) != note.layers:
-                    return False  # they were merged since
+                    raise ExecutionFailed(VOID)
                 if moment.upper is not None:
                     content = _place(owner) / f".{secrets.token_hex(4)}"
                     await self._maintenance.copied(vm.record.agent_id, moment.upper, content)
@@ -201,6 +221,48 @@ class Moments:
 
 def _place(vm: Vm) -> Path:
     return vm.stores.vms.disk(vm.record.id).parent / DIRECTORY
+
+
+def with_memory(snapshot: Snapshot) -> Snapshot:
+    """A snapshot that has the memory of its whole VM."""
+    kernels = [each.model_copy(update={"memory": KEPT}) for each in snapshot.kernels]
+    return snapshot.model_copy(update={"whole_memory": True, "kernels": kernels})
+
+
+def _all_there(vm: Vm) -> set[str]:
+    """The snapshots whose memory can be gone on from."""
+    try:
+        found = [each.name for each in _place(vm).iterdir()]
+    except FileNotFoundError:
+        return set()
+    return {each for each in found if _is_there(vm, each)}
+
+
+def _usable(vm: Vm, snapshot_id: str) -> Moment | None:
+    """The memory of a snapshot; where it is void by now that is said."""
+    moment = _of(vm, snapshot_id)
+    if moment is not None and _is_there(vm, snapshot_id):
+        return moment
+    if (_place(vm) / snapshot_id).exists():
+        reason = VOID if moment is not None else OTHERS
+        log.warning("memory_not_restored", vm_id=vm.record.id, reason=reason)
+    return None
+
+
+def _is_there(vm: Vm, snapshot_id: str) -> bool:
+    """Whether memory is whole, and what it belongs to is as it was then."""
+    moment = _of(vm, snapshot_id)
+    if moment is None:
+        return False
+    place, agent_id, layers = _place(vm) / snapshot_id, vm.record.agent_id, vm.stores.layers
+    try:
+        if any((place / name).stat().st_size != size for name, size in moment.files.items()):
+            return False
+        if moment.upper is not None and not layers.has(agent_id, moment.upper):
+            return False
+        return layers.stack(agent_id, moment.note.base) == moment.note.layers
+    except (OSError, DamagedLayer):
+        return False
 
 
 def _of(vm: Vm, snapshot_id: str) -> Moment | None:

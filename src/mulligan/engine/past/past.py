@@ -119,6 +119,7 @@ class Past:
         vm = self._find(vm_id, agent_id)
         found = await asyncio.to_thread(self._history.list_snapshots, vm.record.id)
         found = await vm.kernels.present(vm.connection, found)
+        found = await self._machine.moments.present(vm, found)
         return await self._owned(self._sizes.of_snapshots(vm, found))
 
     async def snapshot(

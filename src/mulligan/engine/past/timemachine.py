@@ -10,9 +10,9 @@ from typing import NamedTuple
 from mulligan.engine.past.entries import after_last_success, start_of, when
 from mulligan.engine.past.lineage import Lineage
 from mulligan.engine.past.maintenance import Maintenance
-from mulligan.engine.past.moments import Moments
+from mulligan.engine.past.moments import Moments, with_memory
 from mulligan.engine.vms import disk
-from mulligan.engine.vms.kernels import KEPT, without_secrets
+from mulligan.engine.vms.kernels import without_secrets
 from mulligan.engine.vms.replies import read_diff
 from mulligan.engine.vms.room import make_room, recall_writer
 from mulligan.engine.vms.store import new_id
@@ -152,13 +152,11 @@ class TimeMachine:
         if await disk.freeze(vm):
             snapshot = await self._add(vm, vm.state.base, kind, request, execution_id)
             moment = await self.moments.save(vm, paused=False)
-            await self.moments.attach(vm, moment, snapshot.id, None)
-            return snapshot
+            return await self.moments.attach(vm, moment, snapshot, None)
         with vm.stores.layers.held(vm.record.agent_id):  # until its row is there
             layer, moment = await self.moments.copied(vm)
             snapshot = await self._add(vm, layer, kind, request, execution_id)
-            await self.moments.attach(vm, moment, snapshot.id, layer)
-            return snapshot
+            return await self.moments.attach(vm, moment, snapshot, layer)
 
     async def _add(
         self,
@@ -331,7 +329,7 @@ class TimeMachine:
         went = await self.moments.go_to(vm, snapshot.id)
         if went is not None:
             cancelled, layer = went.cancelled, vm.state.base
-            kernels = [each.model_copy(update={"memory": KEPT}) for each in snapshot.kernels]
+            kernels = with_memory(snapshot).kernels
         else:
             cancelled, kernels = await self._go_to_files(vm, snapshot, layer)
         self._lineage.stands(vm, layer, snapshot.id, kernels)
