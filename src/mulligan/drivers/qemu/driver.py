@@ -276,7 +276,7 @@ class QemuDriver:
             if spec.memory is None or spec.disk is None:
                 return running, None
             try:
-                kept = spec.memory, spec.disk, self._accel
+                kept = spec.memory, spec.disk, self._accel, spec.resumes
                 return running, Keeper(running, share, told, memory, *kept)
             except BaseException:
                 await running.end()

@@ -2,7 +2,8 @@
 
 ::
 
-    <memory>/<name>/memory    of the machine, with holes
+    <memory>/<name>/memory    of the machine, with holes; it may be what it was at an earlier time
+    <memory>/<name>/changes   what is other since then, see ``changes``
     <memory>/<name>/devices   the rest of it, as QEMU migrates it, with what virtiofsd knows
 
 virtiofsd says of every file the guest knows where it is found (``--migration-mode=find-paths``, its
@@ -17,7 +18,7 @@ import socket
 from contextlib import ExitStack
 from pathlib import Path
 
-from mulligan.drivers.qemu import templates
+from mulligan.drivers.qemu import changes, templates
 from mulligan.drivers.qemu.arguments import Tools
 from mulligan.drivers.qemu.firstprocess import hear, renew, tell
 from mulligan.drivers.qemu.machine import Part
@@ -31,6 +32,8 @@ NEWER = (
 )
 SAVE_S = {"kvm": 30.0, "tcg": 60.0}
 MOST_SAID = 300
+BLOCK = 512  # bytes, of st_blocks
+WORTH = 4  # a save by changes may take so small a part of a whole one
 Seen = tuple[tuple[str, int], ...]
 
 
@@ -64,6 +67,7 @@ class Keeper:
         directory: of the VM's own, for what is kept.
         disk: its disk.
         accel: "kvm" or "tcg".
+        resumed: where what it goes on from is in there; None: it booted.
 
     ``close`` has to be called.
     """
@@ -77,6 +81,7 @@ class Keeper:
         directory: Path,
         disk: Path,
         accel: str,
+        resumed: str | None = None,
     ) -> None:
         self._running = running
         self._share = share
@@ -87,6 +92,9 @@ class Keeper:
             # They may get other names while the VM runs.
             self._directory = _held(directory, held)
             self._disk = _held(disk, held)
+            self._base = _Base(held)
+            if resumed is not None:
+                self._base.be(self._directory / resumed / templates.MEMORY)
             self._held = held.pop_all()
         self._limit = SAVE_S[accel]
         self._seen: Seen = ()
@@ -130,7 +138,18 @@ class Keeper:
             await self._running.migrated("migrate", devices, self._limit)
         finally:
             os.close(devices)
-        await asyncio.to_thread(templates.store, self._memory, directory / templates.MEMORY)
+        await asyncio.to_thread(self._store, directory)
+
+    def _store(self, directory: Path) -> None:
+        """Writes memory down: what changed since it was written as a whole, if that is little."""
+        whole = directory / templates.MEMORY
+        if self._base.linked(whole):
+            changed = directory / templates.CHANGES
+            if changes.store(self._memory, self._base.file, changed, self._base.worth):
+                return
+            whole.unlink()
+        templates.store(self._memory, whole)
+        self._base.be(whole)
 
     async def _let_go_on(self) -> None:
         """Whatever came of it; a machine that does not go on is ended."""
@@ -150,6 +169,42 @@ class Keeper:
         with os.scandir(self._disk) as entries:
             found = [(each.name, each.stat(follow_symlinks=False).st_mtime_ns) for each in entries]
         return (("", self._disk.stat().st_mtime_ns), *sorted(found))
+
+
+class _Base:
+    """A whole copy of the memory, as it was when it was last written as one.
+
+    Args:
+        held: closes it.
+    """
+
+    def __init__(self, held: ExitStack) -> None:
+        self.file = -1
+        self.worth = 0
+        held.callback(self._close)
+
+    def be(self, path: Path) -> None:
+        """Takes that file for it; later saves are by what is other than in there."""
+        self._close()
+        self.file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        self.worth = os.fstat(self.file).st_blocks * BLOCK // WORTH
+
+    def linked(self, path: Path) -> bool:
+        """Makes it be there under another name; false where there is none, or it has no name."""
+        if self.file < 0:
+            return False
+        source = f"/proc/self/fd/{self.file}"
+        try:
+            # With a directory's descriptor it is linkat(2), which follows such a link.
+            os.link(source, path, src_dir_fd=self.file, follow_symlinks=True)
+        except OSError:
+            return False  # all saves that had it are gone, or it has as many names as can be
+        return True
+
+    def _close(self) -> None:
+        file, self.file = self.file, -1
+        if file >= 0:
+            os.close(file)
 
 
 def _held(directory: Path, held: ExitStack) -> Path:

@@ -26,13 +26,14 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, StrictInt, StrictStr, ValidationError
 
+from mulligan.drivers.qemu import changes
+from mulligan.drivers.qemu.changes import PAGE
 from mulligan.errors import ConfigError
 
 FORMAT = 1
 MAKE = "mulligan microvm template"
 PREFIX = "template-"
-MEMORY, DEVICES, INITRD = "memory", "devices", "initrd"
-PAGE = 4096
+MEMORY, CHANGES, DEVICES, INITRD = "memory", "changes", "devices", "initrd"
 CHUNK = 4 * 1024 * 1024
 MIB = 1024 * 1024
 PROCESSOR = ("model name", "flags")
@@ -88,6 +89,8 @@ class Saved:
         """
         with (self.directory / MEMORY).open("rb") as file:
             _copy(file.fileno(), memory, os.fstat(memory).st_size)
+        if (self.directory / CHANGES).exists():
+            changes.apply(self.directory / CHANGES, memory)
 
 
 @dataclass(frozen=True)
@@ -117,7 +120,7 @@ def _copy(source: int, target: int, size: int) -> None:
     """Copies what is not a hole."""
     if os.fstat(source).st_size != size:
         raise OSError(errno.EINVAL, "the memory that was kept is of another size")
-    for start, end in _filled(source, size):
+    for start, end in changes.filled(source, size):
         os.lseek(target, start, os.SEEK_SET)
         at = start
         while at < end:
@@ -221,7 +224,7 @@ def store(memory: int, path: Path) -> None:
     target = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
         os.ftruncate(target, size)
-        for start, end in _filled(memory, size):
+        for start, end in changes.filled(memory, size):
             for place in range(start, end, CHUNK):
                 chunk = os.pread(memory, min(CHUNK, end - place), place)
                 at = 0
@@ -234,17 +237,3 @@ def store(memory: int, path: Path) -> None:
                     at = until + PAGE
     finally:
         os.close(target)
-
-
-def _filled(file: int, size: int) -> Iterator[tuple[int, int]]:
-    """Where what is no hole begins and ends."""
-    end = 0
-    while end < size:
-        try:
-            start = os.lseek(file, end, os.SEEK_DATA)
-        except OSError as error:
-            if error.errno == errno.ENXIO:  # nothing more
-                return
-            raise
-        end = os.lseek(file, start, os.SEEK_HOLE)
-        yield start, end

@@ -231,18 +231,13 @@ class KeptMemory:
             await asyncio.to_thread(self._tidy, None)
             return
         try:
-            name = await asyncio.to_thread(self._next)
+            name = secrets.token_hex(4)  # beside what was kept before: it may share something
             await machine.keep_memory(name)
             await asyncio.to_thread(self._write, self._note(name, vm.connection.channel))
         except (ExecutionFailed, OSError) as error:
             log.warning("memory_not_kept", vm_id=vm.record.id, reason=str(error))
             name = None
         await asyncio.to_thread(self._tidy, name)
-
-    def _next(self) -> str:
-        """A name that is free; nothing that was kept before is of use any more."""
-        self._tidy(None)
-        return secrets.token_hex(4)
 
     async def save(self, *, paused: bool) -> Note:
         """Keeps memory beside what is kept; for the holder of ``steady``, who takes it away.
@@ -268,7 +263,8 @@ class KeptMemory:
         Raises:
             OSError: it could not be done.
         """
-        name = self._next()
+        self._tidy(None)
+        name = secrets.token_hex(4)
         target = self.directory() / name
         target.mkdir(0o700)
         for each in source.iterdir():
