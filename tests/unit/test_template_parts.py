@@ -68,6 +68,21 @@ def test_a_copy_has_the_memory_of_its_template(
     shutil.rmtree(directory)
 
 
+def test_pages_of_zeros_are_given_back_when_memory_is_written(tmp_path: Path) -> None:
+    numbers = 0, 5, 6, 63, 64, 255
+    with templates.memory_of(1) as memory:
+        os.pwrite(memory, bytes(templates.MIB), 0)
+        for number in numbers:
+            os.pwrite(memory, b"x", number * PAGE)
+        before = os.pread(memory, templates.MIB, 0)
+        templates.store(memory, tmp_path / "memory")
+        assert os.fstat(memory).st_blocks * 512 == len(numbers) * PAGE
+        assert os.pread(memory, templates.MIB, 0) == before
+        assert (tmp_path / "memory").read_bytes() == before
+        os.pwrite(memory, b"y", 100 * PAGE)  # and can be taken again
+        assert os.pread(memory, 1, 100 * PAGE) == b"y"
+
+
 def test_memory_of_another_size_is_not_taken(tmp_path: Path) -> None:
     template = kept(tmp_path)
     with pytest.raises(OSError, match="another size"):

@@ -84,8 +84,8 @@ def _other(memory: int, base: int, size: int) -> Iterator[tuple[int, memoryview]
     for start, end in _either(memory, base, size):
         for place in range(start, end, CHUNK):
             length = min(CHUNK, end - place)
-            _read(memory, view[:length], place)
-            _read(base, memoryview(then)[:length], place)
+            read_at(memory, view[:length], place)
+            read_at(base, memoryview(then)[:length], place)
             if now == then:
                 continue
             at = 0
@@ -157,11 +157,16 @@ def _damaged() -> OSError:
 
 def _all(file: int, start: int, end: int) -> bytes:
     read = bytearray(end - start)
-    _read(file, memoryview(read), start)
+    read_at(file, memoryview(read), start)
     return bytes(read)
 
 
-def _read(file: int, into: memoryview, place: int) -> None:
+def read_at(file: int, into: memoryview, place: int) -> None:
+    """Fills ``into`` with what is there.
+
+    Raises:
+        OSError: it cannot be read, or the file ends before that.
+    """
     at = 0
     while at < len(into):
         read = os.preadv(file, [into[at:]], place + at)

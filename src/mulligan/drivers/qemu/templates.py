@@ -13,6 +13,7 @@ VM its files looks into its memory, so no two VMs can have the same pages.
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import hashlib
 import json
@@ -34,9 +35,12 @@ FORMAT = 1
 MAKE = "mulligan microvm template"
 PREFIX = "template-"
 MEMORY, CHANGES, DEVICES, INITRD = "memory", "changes", "devices", "initrd"
-CHUNK = 4 * 1024 * 1024
 MIB = 1024 * 1024
 PROCESSOR = ("model name", "flags")
+KEEP_SIZE, PUNCH_HOLE = 0x01, 0x02  # linux/falloc.h
+
+_fallocate = ctypes.CDLL(None, use_errno=True).fallocate
+_fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
 
 
 class Stamp(BaseModel):
@@ -214,26 +218,43 @@ def _remove_others(images: Path, shape: str, kept: Path, stamp: Stamp) -> None:
 
 
 def store(memory: int, path: Path) -> None:
-    """Writes memory down, pages of zeros as holes.
+    """Writes memory down, pages of zeros as holes. They are holes of the memory from then on, too.
+
+    Args:
+        memory: its descriptor; nothing writes to it meanwhile.
+        path: of a file to be.
 
     Raises:
         OSError: there is no room for it; part of it may be there.
     """
     size = os.fstat(memory).st_size
     empty = bytes(PAGE)
+    chunk = bytearray(changes.CHUNK)
+    view = memoryview(chunk)
     target = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
         os.ftruncate(target, size)
-        for start, end in changes.filled(memory, size):
-            for place in range(start, end, CHUNK):
-                chunk = os.pread(memory, min(CHUNK, end - place), place)
+        for start, end in list(changes.filled(memory, size)):
+            for place in range(start, end, len(chunk)):
+                length = min(len(chunk), end - place)
+                changes.read_at(memory, view[:length], place)
                 at = 0
-                while at < len(chunk):
+                while at < length:
                     until = at
-                    while until < len(chunk) and chunk[until : until + PAGE] != empty:
+                    is_empty = chunk[at : at + PAGE] == empty
+                    while until < length and (chunk[until : until + PAGE] == empty) is is_empty:
                         until += PAGE
-                    if until > at:
-                        os.pwrite(target, chunk[at:until], place + at)
-                    at = until + PAGE
+                    if is_empty:
+                        _give_back(memory, place + at, min(until, length) - at)
+                    else:
+                        os.pwrite(target, view[at : min(until, length)], place + at)
+                    at = until
     finally:
         os.close(target)
+
+
+def _give_back(memory: int, start: int, length: int) -> None:
+    """Has pages be a hole, which reads as zeros and takes no memory (fallocate(2))."""
+    if _fallocate(memory, KEEP_SIZE | PUNCH_HOLE, start, length):
+        error = ctypes.get_errno()
+        raise OSError(error, os.strerror(error))
