@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -162,8 +162,7 @@ class Moments:
         if vm.kept is None or await asyncio.to_thread(_usable, vm, snapshot_id) is None:
             return None
         cancelled = await vm.cancel_all("the VM was rolled back")
-        await vm.down()
-        if not await self.plant(vm, vm, snapshot_id):
+        if not await self.plant(vm, vm, snapshot_id, vm.down):
             return None
         try:
             await vm.up()
@@ -179,11 +178,23 @@ class Moments:
         there = await asyncio.to_thread(_all_there, vm)
         return [with_memory(each) if each.id in there else each for each in snapshots]
 
-    async def plant(self, vm: Vm, owner: Vm, snapshot_id: str) -> bool:
-        """Has a VM that is down boot from the memory of a snapshot, its own or its parent's.
+    async def plant(
+        self,
+        vm: Vm,
+        owner: Vm,
+        snapshot_id: str,
+        down: Callable[[], Awaitable[None]] | None = None,
+    ) -> bool:
+        """Has a VM boot from the memory of a snapshot, its own or its parent's.
+
+        Args:
+            vm: the VM.
+            owner: whose snapshot it is.
+            snapshot_id: of it.
+            down: brings the VM down, where it is up; that goes on beside what else takes time.
 
         Returns:
-            Whether there is such memory, and it could be done; else the VM is as it was.
+            Whether there is such memory, and it could be done; else the VM is as it was, or down.
         """
         if vm.kept is None:
             return False
@@ -196,9 +207,12 @@ class Moments:
             with stores.layers.held(vm.record.agent_id) as stack_of:
                 if stack_of(note.base) != note.layers:
                     raise ExecutionFailed(VOID)
+                steps = [down()] if down is not None else []
                 if moment.upper is not None:
                     content = _place(owner) / f".{secrets.token_hex(4)}"
-                    await self._maintenance.copied(vm.record.agent_id, moment.upper, content)
+                    agent_id = vm.record.agent_id
+                    steps.append(self._maintenance.copied(agent_id, moment.upper, content))
+                await _all(steps)
                 state = VmState(
                     base=note.base, generation=note.generation, line=secrets.token_hex(4)
                 )
@@ -217,6 +231,13 @@ class Moments:
             if content is not None and content.exists():
                 await asyncio.to_thread(remove_tree, content)
         return True
+
+
+async def _all(steps: list[Awaitable[None]]) -> None:
+    """Does all of it beside each other, each to its end; then raises what went wrong."""
+    for each in await asyncio.gather(*steps, return_exceptions=True):
+        if isinstance(each, BaseException):
+            raise each
 
 
 def _place(vm: Vm) -> Path:
