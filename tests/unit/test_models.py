@@ -341,7 +341,7 @@ DEFAULTS: dict[type[BaseModel], dict[str, object]] = {
     models.WarmRequest: {"language": "python", "refresh": False},
     models.KernelState: {"notes": []},
     models.RollbackTo: {"last_success": False, "create_pre_rollback_snapshot": False},
-    models.Snapshot: {"kind": "manual", "kernels": []},
+    models.Snapshot: {"kind": "manual", "kernels": [], "whole_memory": False},
     models.ForkRequest: {"count": 1},
     models.ApprovalAnswer: {"who": "somebody"},
     models.ForkResponse: {"notes": []},
