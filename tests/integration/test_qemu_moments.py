@@ -83,13 +83,19 @@ async def test_a_counter_survives_rollback_and_fork_right_in_each_branch(directo
 async def test_a_fork_of_a_vm_at_rest_has_its_kernels(directory: Path) -> None:
     async with Engine(settings(directory)) as engine:
         await printed(engine, "kept = 1; open('file', 'w').write('x')", kernel="k")
-        forked = await engine.past.fork(only_vm(engine).record.id, ForkRequest(count=1))
+        vm = only_vm(engine)
+        forked = await engine.past.fork(vm.record.id, ForkRequest(count=1))
         (fork,) = forked.vms
         assert forked.notes == []
         assert fork.capabilities is not None
         assert fork.capabilities.memory_across_fork
         code = "kept, open('file').read()"
         assert await printed(engine, code, kernel="k", vm_id=fork.id) == "(1, 'x')"
+        # What comes next is written as what changed since then.
+        await engine.past.snapshot(vm.record.id, SnapshotCreateRequest(name="again"))
+        first, second = (each.parent for each in moments(directory))
+        assert (first / "memory").samefile(second / "memory")
+        assert any((each / "changes").exists() for each in (first, second))
 
 
 async def test_memory_that_cannot_be_brought_back_leaves_the_files(
