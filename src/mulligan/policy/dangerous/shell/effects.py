@@ -6,7 +6,7 @@ import re
 from typing import TYPE_CHECKING, Final
 
 from mulligan.policy.dangerous.events import Command
-from mulligan.policy.dangerous.shell.interpret import filters
+from mulligan.policy.dangerous.shell.finding import filters, names, takes_old
 from mulligan.policy.dangerous.shell.redirect import write
 from mulligan.policy.dangerous.values import NO_TAGS, UNKNOWN, Text, anything
 
@@ -200,9 +200,9 @@ def _find(shell: Shell, invocation: Invocation) -> None:
         flags = ["recursive"]
         if filters(words):
             flags.append("filtered")
-        if any(
-            text in ("-mtime", "-mmin", "-atime", "-ctime", "-size", "-empty") for text in texts
-        ):
+        if not names(words):
+            flags.append("whatever")
+        if takes_old(words):
             flags.append("old")
         _deleted(shell, invocation, roots, *flags)
 

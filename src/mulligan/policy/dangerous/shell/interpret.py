@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
+from mulligan.policy.dangerous.shell.finding import takes_old
 from mulligan.policy.dangerous.values import EMPTY, NO_TAGS, UNKNOWN, Text, anything, joined
 
 if TYPE_CHECKING:
@@ -229,31 +230,13 @@ def _find(shell: Shell, invocation: Invocation) -> Text | None:
     return Text("\n".join(path.text for path in found), tags)
 
 
-_AGES: Final = frozenset({"-mtime", "-mmin", "-atime", "-amin", "-ctime", "-cmin"})
-
-
-def filters(words: list[Text]) -> bool:
-    """Whether a ``find`` takes only some of what it meets."""
-    tests = ("-name", "-iname", "-path", "-wholename", "-regex", "-mtime", "-mmin", "-size",
-             "-empty",
-             "-newer", "-user", "-perm", "-atime", "-ctime", "-ipath", "-links",
-             "-nouser", "-nogroup", "-group", "-uid", "-inum", "-samefile", "-newermt", "-cnewer",
-             "-anewer")  # fmt: skip
-    return any(
-        word.text in tests
-        and (at + 1 >= len(words) or words[at + 1].text not in ("*", "*.*", ".*"))
-        for at, word in enumerate(words)
-    )
-
-
 def _found(words: list[Text], roots: list[Text]) -> list[Text]:
     """What ``find`` finds below its roots: ``/**/name``."""
     name = UNKNOWN
     for at, word in enumerate(words[:-1]):
         if word.text in ("-name", "-iname") and UNKNOWN not in words[at + 1].text:
             name = words[at + 1].text
-    old = any(word.text in _AGES for word in words)
-    tags = frozenset({"old"}) if old else NO_TAGS
+    tags = frozenset({"old"}) if takes_old(words) else NO_TAGS
     return [Text(f"{root.text.rstrip('/')}/**/{name}", tags) for root in roots or [Text(".")]]
 
 
