@@ -13,6 +13,7 @@ from mulligan.errors import (
     ExecutionNotFound,
     HistoryError,
     SnapshotNotFound,
+    VmBusy,
     VmNotAvailable,
 )
 from support import host
@@ -107,6 +108,29 @@ def test_streams(options: dict) -> None:
         assert last.result == cancelled.result
 
 
+def test_stopping(options: dict) -> None:
+    with Vm("stopping", **options) as vm:
+        vm.run("x = 1; open('f', 'w').write('kept')", kernel="main")
+        vm.run("nohup sleep 300 >/dev/null & ", "bash")
+        events = vm.stream("echo here; sleep 300", "bash")
+        started = next(events)
+        with pytest.raises(VmBusy, match="runs something"):
+            vm.stop()
+        vm.cancel(started)
+        events.close()
+        stopped = vm.stop()
+        assert (stopped.id, stopped.status) == (vm.id, "hibernated")
+        assert vm.stop() == stopped
+        look = "import os; print(os.path.exists('f'), 'x' in globals())"
+        assert vm.run(look, kernel="main").stdout == "True False\n"
+        assert vm.run("pgrep sleep", "bash").exit_code == 1
+        (fork,) = vm.fork()
+        assert fork.stop().id == fork.id
+        vm.delete()
+        with pytest.raises(VmNotAvailable):
+            vm.stop()
+
+
 def test_whose_vm_it_is(options: dict) -> None:
     with Vm("mine", **options) as vm:
         vm.run("open('f', 'w').write('kept')")
@@ -138,6 +162,7 @@ async def test_the_async_one(options: dict) -> None:
         forks = await vm.fork(2, snapshot=kept)
         assert [(await fork.run("cat f", "bash")).stdout for fork in forks] == ["one\n"] * 2
         assert await vm.open() is vm
+        assert (await vm.stop()).status == "hibernated"
         await vm.delete()
     closed = AsyncVm("async", **options)
     with pytest.raises(ConnectionFailed, match="not opened"):

@@ -12,7 +12,7 @@ from mulligan.client.vm_running import Ran, VmRunning, execution_id
 from mulligan.errors import ConfigError, ConnectionFailed, VmNotAvailable
 from mulligan.hooks.approver import Approver
 from mulligan.hooks.manager import HookManager
-from mulligan.models import Snapshot, VmExecutionConfig
+from mulligan.models import Snapshot, VmExecutionConfig, VmInstance
 from mulligan.settings import Settings
 from mulligan.settings import load as load_settings
 
@@ -171,6 +171,17 @@ class AsyncVm(VmRunning, VmPast, VmFiles):
             idempotency_key=idempotency_key,
         )
         return [_Fork(self._client, self._agent_id, each.id) for each in made.vms]
+
+    async def stop(self) -> VmInstance:
+        """Ends the VM's processes until it is used again, which wakes it; its disk stays.
+
+        Live interpreters and programs in the background end with it, unless its type keeps memory.
+
+        Raises:
+            VmBusy: an execution or a terminal is in it.
+            VmNotAvailable: it is gone.
+        """
+        return await self._client.stop_vm(await self._vm_id())
 
     async def delete(self) -> None:
         """Stops the VM and removes everything it wrote. Its forks stay.
