@@ -60,7 +60,11 @@ async def test_every_method_that_takes_a_key_does_it_once(client: VmExecutionCli
         lambda key: client.create_snapshot(vm.id, idempotency_key=key),
         lambda key: client.fork(vm.id, idempotency_key=key),
         lambda key: client.rollback(vm.id, idempotency_key=key),
+        lambda key: client.stop_vm(vm.id, idempotency_key=key),
+        lambda key: client.delete_snapshot(vm.id, kept.id, idempotency_key=key),
+        lambda key: client.delete_vm(spare.id, idempotency_key=key),
     ]
+    kept, spare = await client.create_snapshot(vm.id), await client.provision_vm(agent)
     for call in calls:
         key = str(uuid.uuid4())
         first = await call(key)

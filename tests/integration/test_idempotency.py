@@ -1,6 +1,7 @@
 """The same key never runs twice, whatever happens in between, and gets the first answer."""
 
 import json
+import socket
 import threading
 import uuid
 from collections.abc import Iterator
@@ -174,6 +175,59 @@ def test_every_operation_once(http: httpx.Client, vm: dict[str, object]) -> None
     assert len(http.get("/api/vms?agent_id=vm-once").json()) == 4
     history = http.get(f"{path}/history").json()
     assert history["total"] == 2
+
+
+def test_files_are_compared_by_what_is_in_them(http: httpx.Client, vm: dict[str, object]) -> None:
+    path = f"/api/vms/{vm['id']}/files?path=f"
+    for size in (10, 3_000_000):  # one that is written at once, and one that comes in pieces
+        headers, content = key(), b"x" * size
+
+        def pieces(content: bytes = content) -> Iterator[bytes]:
+            yield content[:7]
+            yield content[7:]
+
+        first = http.put(path, content=content, headers=headers)
+        assert (first.status_code, first.json()["size"]) == (200, size)
+        http.put(path, content=b"of somebody else")
+        same(first, http.put(path, content=content, headers=headers))
+        same(first, http.put(path, content=pieces(), headers=headers))
+        assert http.get(path).content == b"of somebody else"
+        other = http.put(path, content=b"y" * size, headers=headers)
+        refused(other, 409, "IdempotencyKeyReused", "Idempotency-Key")
+        refused(
+            http.put(f"{path}&mode=600", content=content, headers=headers),
+            409, "IdempotencyKeyReused", "Idempotency-Key",
+        )  # fmt: skip
+
+
+def test_an_upload_that_breaks_off_leaves_its_key(
+    http: httpx.Client, server: Server, vm: dict[str, object]
+) -> None:
+    path, headers = f"/api/vms/{vm['id']}/files?path=broken", key()
+    for size in (100, 3_000_000):
+        asked = f"PUT {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {size}\r\n"
+        asked += f"Idempotency-Key: {headers['Idempotency-Key']}\r\n\r\nsome of it"
+        with socket.create_connection(("127.0.0.1", httpx.URL(server.url).port)) as connection:
+            connection.sendall(asked.encode())
+            connection.shutdown(socket.SHUT_WR)
+            assert b"200" not in connection.recv(100)
+    assert http.get(path).status_code == 404
+    done = http.put(path, content=b"all of it", headers=headers)
+    assert (done.status_code, "idempotent-replayed" in done.headers) == (200, False)
+    same(done, http.put(path, content=b"all of it", headers=headers))
+
+
+def test_what_is_gone_is_gone_once(http: httpx.Client) -> None:
+    path = f"/api/vms/{http.post('/api/vms', json={'agent_id': 'gone'}).json()['id']}"
+    kept = http.post(f"{path}/snapshots").json()["id"]
+    for url in (f"{path}/snapshots/{kept}", path):
+        headers = key()
+        first = http.delete(url, headers=headers)
+        again = http.delete(url, headers=headers)
+        assert (first.status_code, again.status_code, again.content) == (204, 204, b"")
+        assert "content-type" not in again.headers
+        assert again.headers["idempotent-replayed"] == "true"
+        assert http.delete(url).status_code == 404
 
 
 def events(response: httpx.Response) -> list[tuple[str, dict[str, object]]]:

@@ -294,7 +294,7 @@ class VmExecutionClient(Sessions, Past, Files, Terminals, Images):
         """All VMs, or those of an agent, oldest first."""
         return await self._backend.list_vms(agent_id)
 
-    async def stop_vm(self, vm_id: str) -> VmInstance:
+    async def stop_vm(self, vm_id: str, *, idempotency_key: str | None = None) -> VmInstance:
         """Ends a VM's processes until the next request, which wakes it; its disk stays.
 
         Live interpreters end with it.
@@ -303,15 +303,15 @@ class VmExecutionClient(Sessions, Past, Files, Terminals, Images):
             VmNotAvailable: there is none.
             VmBusy: an execution or a terminal is in it.
         """
-        return await self._backend.stop_vm(vm_id)
+        return await self._doing(idempotency_key).stop_vm(vm_id)
 
-    async def delete_vm(self, vm_id: str) -> None:
+    async def delete_vm(self, vm_id: str, *, idempotency_key: str | None = None) -> None:
         """Stops a VM and removes everything it wrote.
 
         Raises:
             VmNotAvailable: there is none.
         """
-        await self._backend.delete_vm(vm_id)
+        await self._doing(idempotency_key).delete_vm(vm_id)
 
     async def whoami(self) -> Identity:
         """Whose token this client shows; "anyone" where it needs none."""

@@ -12,7 +12,7 @@ from mulligan.client.direct_sessions import DirectSessions
 from mulligan.engine.engine import Engine
 from mulligan.engine.executions.joined import start_once
 from mulligan.engine.requests.batch import run_batch
-from mulligan.engine.requests.once import EXECUTE, STREAM, Asked, Attempt
+from mulligan.engine.requests.once import EXECUTE, NO_CONTENT, STREAM, Asked, Attempt
 from mulligan.models import (
     BatchRequest,
     BatchResponse,
@@ -33,6 +33,7 @@ from mulligan.models import (
 
 Model = TypeVar("Model", bound=BaseModel)
 Work = Callable[[Engine, Attempt], Coroutine[Any, Any, BaseModel]]
+Removal = Callable[[Engine], Coroutine[Any, Any, None]]
 
 
 class KeyedDirect:
@@ -53,6 +54,11 @@ class KeyedDirect:
         engine = await self._open()
         asked = Asked(self._key, agent_id or "", operation, subject)
         return (await engine.once.do(asked, lambda attempt: work(engine, attempt))).read(model)
+
+    async def _remove(self, operation: str, work: Removal, **subject: Any) -> None:
+        engine = await self._open()
+        asked = Asked(self._key, "", operation, subject)
+        (await engine.once.do(asked, lambda _: work(engine), NO_CONTENT)).check()
 
     @property
     def sessions(self) -> DirectSessions:
@@ -134,4 +140,21 @@ class KeyedDirect:
             lambda engine, _: engine.past.fork(vm_id, request),
             vm_id=vm_id,
             request=request,
+        )
+
+    async def stop_vm(self, vm_id: str) -> VmInstance:
+        async def work(engine: Engine, _: Attempt) -> VmInstance:
+            return (await engine.fleet.stop(vm_id)).instance()
+
+        return await self._do(None, "stop", VmInstance, work, vm_id=vm_id)
+
+    async def delete_vm(self, vm_id: str) -> None:
+        await self._remove("removal of a VM", lambda engine: engine.delete_vm(vm_id), vm_id=vm_id)
+
+    async def delete_snapshot(self, vm_id: str, snapshot_id: str) -> None:
+        await self._remove(
+            "removal of a snapshot",
+            lambda engine: engine.past.delete_snapshot(vm_id, snapshot_id),
+            vm_id=vm_id,
+            snapshot_id=snapshot_id,
         )

@@ -116,13 +116,15 @@ class Past(Approvals):
         """A VM's snapshots, newest first."""
         return await self._backend.snapshots(vm_id)
 
-    async def delete_snapshot(self, vm_id: str, snapshot_id: str) -> None:
+    async def delete_snapshot(
+        self, vm_id: str, snapshot_id: str, *, idempotency_key: str | None = None
+    ) -> None:
         """Forgets a snapshot; what others are built on stays.
 
         Raises:
             SnapshotNotFound: the VM has no such snapshot.
         """
-        await self._backend.delete_snapshot(vm_id, snapshot_id)
+        await self._doing(idempotency_key).delete_snapshot(vm_id, snapshot_id)
 
     async def fork(
         self,

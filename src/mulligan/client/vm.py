@@ -172,7 +172,7 @@ class AsyncVm(VmRunning, VmPast, VmFiles):
         )
         return [_Fork(self._client, self._agent_id, each.id) for each in made.vms]
 
-    async def stop(self) -> VmInstance:
+    async def stop(self, *, idempotency_key: str | None = None) -> VmInstance:
         """Ends the VM's processes until it is used again, which wakes it; its disk stays.
 
         Live interpreters and programs in the background end with it, unless its type keeps memory.
@@ -181,15 +181,15 @@ class AsyncVm(VmRunning, VmPast, VmFiles):
             VmBusy: an execution or a terminal is in it.
             VmNotAvailable: it is gone.
         """
-        return await self._client.stop_vm(await self._vm_id())
+        return await self._client.stop_vm(await self._vm_id(), idempotency_key=idempotency_key)
 
-    async def delete(self) -> None:
+    async def delete(self, *, idempotency_key: str | None = None) -> None:
         """Stops the VM and removes everything it wrote. Its forks stay.
 
         Raises:
             VmNotAvailable: it is gone already.
         """
-        await self._client.delete_vm(await self._vm_id())
+        await self._client.delete_vm(await self._vm_id(), idempotency_key=idempotency_key)
 
 
 class _Fork(AsyncVm):

@@ -123,11 +123,21 @@ class KeyStore:
                 added[0], digest, operation, RUNNING, execution_id, None, None, new=True
             )
 
-    def finish(self, number: int, status: int, body: bytes | None) -> None:
-        """Keeps the answer; of an agent's answers above ``max_bytes`` the oldest go, or this."""
+    def finish(
+        self, number: int, status: int, body: bytes | None, digest: str | None = None
+    ) -> None:
+        """Keeps the answer; of an agent's answers above ``max_bytes`` the oldest go, or this.
+
+        Args:
+            number: of the request's row.
+            status, body: see ``KeyedRequest``.
+            digest: of the request, where all of it is known only now.
+        """
         if body is not None and len(body) > self._max_bytes:
             body = None
         values: dict[str, object] = {"state": DONE, "status": status, "bytes": len(body or b"")}
+        if digest is not None:
+            values["digest"] = digest
         if self._in_memory is None:
             values["body"] = body
         elif body is not None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import FastAPI, Query
+from fastapi import FastAPI, Query, Response
 
 from mulligan.models import Approval, ApprovalAnswer, ErrorAnswer
 from mulligan.models.approvals import STATES
 from mulligan.server.access import CallerDependency
 from mulligan.server.engines import EngineDependency
+from mulligan.server.once import KeyDependency
 
 Text = Annotated[str | None, Query()]
 
@@ -51,16 +52,18 @@ def add_routes(app: FastAPI) -> None:
         responses={status: {"model": ErrorAnswer} for status in (403, 404, 409, 410)},
     )
     async def answer_approval(
-        approval_id: str,
-        answer: ApprovalAnswer,
-        engine: EngineDependency,
-        caller: CallerDependency,
-    ) -> Approval:
+        approval_id: str, answer: ApprovalAnswer, key: KeyDependency
+    ) -> Response:
         """A yes is used by one execution: run the same again, with this id as its `approval`.
 
         An agent's token cannot answer, not even what was asked about its own code.
         """
-        if caller.agent_id is not None:
-            await engine.gates.question(approval_id, caller.agent_id)
-        caller.require_admin("answers to approvals")
-        return await engine.gates.answer(approval_id, answer)
+        if key.caller.agent_id is not None:
+            await key.engine.gates.question(approval_id, key.caller.agent_id)
+        key.caller.require_admin("answers to approvals")
+        return await key.answer(
+            None,
+            "approval",
+            {"approval_id": approval_id, "answer": answer},
+            lambda _: key.engine.gates.answer(approval_id, answer),
+        )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import FastAPI, Query
+from fastapi import FastAPI, Query, Response
 
 from mulligan.engine.files.files import MOST_LISTED, USUALLY_LISTED
 from mulligan.models import (
@@ -17,6 +17,7 @@ from mulligan.models import (
 from mulligan.server.access import CallerDependency
 from mulligan.server.engines import EngineDependency
 from mulligan.server.filequery import Escaped, Owner, Path, errors, noted
+from mulligan.server.once import KeyDependency
 
 
 def add_routes(app: FastAPI) -> None:
@@ -75,18 +76,22 @@ def _add_making(app: FastAPI) -> None:
     async def make_directory(
         vm_id: str,
         request: MakeDirectoryRequest,
-        engine: EngineDependency,
-        caller: CallerDependency,
+        key: KeyDependency,
         owner: Owner = None,
-    ) -> FileInfo:
+    ) -> Response:
         """`snapshot_before` is where a rollback takes the VM to undo it."""
-        agent_id = noted(caller, engine, vm_id, owner, path=request.path)
-        return await engine.files.make_directory(
-            vm_id,
-            request.path,
+        agent_id = noted(key.caller, key.engine, vm_id, owner, path=request.path)
+        return await key.answer(
             agent_id,
-            parents=request.parents,
-            escaped=request.escaped,
+            "directory",
+            {"vm_id": vm_id, "request": request},
+            lambda _: key.engine.files.make_directory(
+                vm_id,
+                request.path,
+                agent_id,
+                parents=request.parents,
+                escaped=request.escaped,
+            ),
         )
 
     @app.post(
@@ -98,21 +103,25 @@ def _add_making(app: FastAPI) -> None:
     async def move_file(
         vm_id: str,
         request: MoveFileRequest,
-        engine: EngineDependency,
-        caller: CallerDependency,
+        key: KeyDependency,
         owner: Owner = None,
-    ) -> FileInfo:
+    ) -> Response:
         """Nothing in the way is replaced, unless `overwrite`."""
         paths = {"source": request.source, "target": request.target}
-        agent_id = noted(caller, engine, vm_id, owner, **paths)
-        return await engine.files.move(
-            vm_id,
-            request.source,
-            request.target,
+        agent_id = noted(key.caller, key.engine, vm_id, owner, **paths)
+        return await key.answer(
             agent_id,
-            overwrite=request.overwrite,
-            parents=request.parents,
-            escaped=request.escaped,
+            "move",
+            {"vm_id": vm_id, "request": request},
+            lambda _: key.engine.files.move(
+                vm_id,
+                request.source,
+                request.target,
+                agent_id,
+                overwrite=request.overwrite,
+                parents=request.parents,
+                escaped=request.escaped,
+            ),
         )
 
 
@@ -126,14 +135,17 @@ def _add_removing(app: FastAPI) -> None:
     async def delete_file(
         vm_id: str,
         path: Path,
-        engine: EngineDependency,
-        caller: CallerDependency,
+        key: KeyDependency,
         owner: Owner = None,
         recursive: Annotated[bool, Query(description="With all that is in it.")] = False,
         escaped: Escaped = False,
-    ) -> FileChange:
+    ) -> Response:
         """A directory with something in it wants `recursive`."""
-        agent_id = noted(caller, engine, vm_id, owner, path=path)
-        return await engine.files.delete(
-            vm_id, path, agent_id, recursive=recursive, escaped=escaped
+        agent_id = noted(key.caller, key.engine, vm_id, owner, path=path)
+        options = {"recursive": recursive, "escaped": escaped}
+        return await key.answer(
+            agent_id,
+            "removal",
+            {"vm_id": vm_id, "path": path, **options},
+            lambda _: key.engine.files.delete(vm_id, path, agent_id, **options),
         )

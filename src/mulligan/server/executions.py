@@ -202,14 +202,16 @@ def _add_cancelling(app: FastAPI) -> None:
         responses={404: {"model": ErrorAnswer}},
     )
     async def cancel_execution(
-        execution_id: str,
-        engine: EngineDependency,
-        caller: CallerDependency,
-        agent_id: Agent = None,
+        execution_id: str, key: KeyDependency, agent_id: Agent = None
     ) -> Response:
         """The answer comes when nothing of it runs any more. May be repeated."""
-        found = await engine.executions.cancel(execution_id, caller.agent(agent_id))
-        return Response(found.model_dump_json(), media_type="application/json")
+        owner = key.caller.agent(agent_id)
+        return await key.answer(
+            owner,
+            "cancel",
+            {"execution_id": execution_id},
+            lambda _: key.engine.executions.cancel(execution_id, owner),
+        )
 
 
 async def _start_once(

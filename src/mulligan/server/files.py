@@ -15,6 +15,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import Message, Receive, Scope, Send
 
 from mulligan.engine.files.files import AT_ONCE
+from mulligan.engine.requests.once import Attempt
 from mulligan.errors import FileError, VmExecutionError
 from mulligan.log import get_logger
 from mulligan.models import (
@@ -24,9 +25,10 @@ from mulligan.models import (
 from mulligan.server import ranges
 from mulligan.server.access import CallerDependency
 from mulligan.server.answers import answer
-from mulligan.server.bodies import BYTES, REQUEST_TIMEOUT, chunks, declared_size, too_slow
+from mulligan.server.bodies import BYTES, REQUEST_TIMEOUT, Body, too_slow
 from mulligan.server.engines import EngineDependency
 from mulligan.server.filequery import Escaped, Owner, Path, errors, noted
+from mulligan.server.once import KeyDependency
 
 log = get_logger()
 
@@ -188,30 +190,34 @@ def _add_writing(app: FastAPI) -> None:
         vm_id: str,
         path: Path,
         request: Request,
-        engine: EngineDependency,
-        caller: CallerDependency,
+        key: KeyDependency,
         owner: Owner = None,
         mode: Annotated[str | None, Query(description="Permission bits in octal.")] = None,
         parents: Annotated[bool, Query(description="Make directories above it.")] = False,
         escaped: Escaped = False,
-    ) -> FileInfo | Response:
+    ) -> Response:
         """It appears when all of it has come. `snapshot_before` undoes it."""
-        agent_id = noted(caller, engine, vm_id, owner, path=path)
-        size = declared_size(request)
-        files = engine.files
-        pieces = chunks(request, files.settings.idle_seconds)
-        try:
+        agent_id = noted(key.caller, key.engine, vm_id, owner, path=path)
+        files = key.engine.files
+        content = Body(request, files.settings.idle_seconds, files.settings.max_file_bytes)
+        asked = {"vm_id": vm_id, "path": path, "mode": mode, "parents": parents, "escaped": escaped}
+
+        async def write(_: Attempt) -> FileInfo:
+            size = content.size
             if size is not None and size <= AT_ONCE:
-                data = b"".join([chunk async for chunk in pieces])
+                data = b"".join([chunk async for chunk in content])
                 return await files.write(
                     vm_id, path, data, agent_id, mode=mode, parents=parents, escaped=escaped
                 )
             async with files.open_write(
                 vm_id, path, agent_id, mode=mode, parents=parents, escaped=escaped, size=size
             ) as writer:
-                async for chunk in pieces:
+                async for chunk in content:
                     await writer.write(chunk)
                 return await writer.commit()
+
+        try:
+            return await key.answer(agent_id, "file", asked, write, content=content)
         except ClientDisconnect:
             return Response(status_code=400)  # nobody reads it
         except TimeoutError:

@@ -9,14 +9,17 @@ from fastapi import FastAPI, Query, Request, Response
 from starlette.requests import ClientDisconnect
 from starlette.types import Scope
 
+from mulligan.engine.requests.once import Attempt
 from mulligan.errors import FileTooLarge, ValidationFailed
 from mulligan.models import ErrorAnswer, Image, ImageBuildRequest, ImageJob
 from mulligan.server.access import CallerDependency
 from mulligan.server.answers import answer
-from mulligan.server.bodies import BYTES, chunks, declared_size, too_slow
+from mulligan.server.bodies import BYTES, Body, too_slow
 from mulligan.server.engines import EngineDependency
+from mulligan.server.once import KeyDependency
 
 LONGEST_WAIT_S = 60
+MIB = 1024 * 1024
 WHAT = "images"
 _UPLOAD = re.compile(r"/api/images/[^/]+/?")
 After = Annotated[
@@ -40,7 +43,8 @@ def is_upload(scope: Scope) -> bool:
 def add_routes(app: FastAPI) -> None:
     """Adds them."""
     _add_images(app)
-    _add_making(app)
+    _add_building(app)
+    _add_importing(app)
     _add_jobs(app)
 
 
@@ -63,27 +67,37 @@ def _add_images(app: FastAPI) -> None:
         summary="Remove an image that no VM and no VM type uses",
         responses={409: {"model": ErrorAnswer}},
     )
-    async def delete_image(image: str, engine: EngineDependency, caller: CallerDependency) -> None:
+    async def delete_image(image: str, key: KeyDependency) -> Response:
         """One that has several names loses this one."""
-        caller.require_admin(WHAT)
-        await engine.image_jobs.remove(image)
+        key.caller.require_admin(WHAT)
+        return await key.answer(
+            None,
+            "removal of an image",
+            {"image": image},
+            lambda _: key.engine.image_jobs.remove(image),
+            status=204,
+        )
 
 
-def _add_making(app: FastAPI) -> None:
+def _add_building(app: FastAPI) -> None:
     @app.post(
         "/api/images",
         response_model=ImageJob,
         status_code=202,
         summary="Make an image of Debian packages",
     )
-    async def build_image(
-        request: ImageBuildRequest, engine: EngineDependency, caller: CallerDependency
-    ) -> ImageJob:
+    async def build_image(request: ImageBuildRequest, key: KeyDependency) -> Response:
         """It takes a minute or so: follow its job. The server's host needs mmdebstrap."""
-        caller.require_admin(WHAT)
-        caller.note(image=request.name)
-        return engine.image_jobs.build(request)
+        key.caller.require_admin(WHAT)
+        key.caller.note(image=request.name)
 
+        async def build(_: Attempt) -> ImageJob:
+            return key.engine.image_jobs.build(request)
+
+        return await key.answer(None, "image", {"request": request}, build, status=202)
+
+
+def _add_importing(app: FastAPI) -> None:
     body = {
         "required": True,
         "content": {BYTES: {"schema": {"type": "string", "format": "binary"}}},
@@ -100,23 +114,31 @@ def _add_making(app: FastAPI) -> None:
     async def import_image(
         image: str,
         request: Request,
-        engine: EngineDependency,
-        caller: CallerDependency,
+        key: KeyDependency,
         reference: Annotated[
             str | None, Query(description="Which image is meant, where it has several: a tag.")
         ] = None,
         source: Annotated[str, Query(description="What it is, in words, to be shown.")] = "",
-    ) -> ImageJob | Response:
+    ) -> Response:
         """An OCI layout, what `docker save` wrote, or a tar of a root file system.
 
         What has the name already loses it when the new one is there. Follow the job: unpacking
         begins when all of the body has come.
         """
-        caller.require_admin(WHAT)
-        idle_s = engine.settings.files.idle_seconds
+        key.caller.require_admin(WHAT)
+        settings = key.engine.settings
+        idle_s = settings.files.idle_seconds
+        archive = Body(request, idle_s, settings.images.max_mb * MIB)
         try:
-            return await engine.image_jobs.take(
-                image, chunks(request, idle_s), declared_size(request), reference, source
+            return await key.answer(
+                None,
+                "import",
+                {"image": image, "reference": reference, "source": source},
+                lambda _: key.engine.image_jobs.take(
+                    image, archive, archive.size, reference, source
+                ),
+                status=202,
+                content=archive,
             )
         except ClientDisconnect:
             return Response(status_code=400)  # nobody reads it
@@ -160,9 +182,12 @@ def _add_jobs(app: FastAPI) -> None:
         response_model=ImageJob,
         summary="Stop making an image",
     )
-    async def cancel_image_job(
-        job_id: str, engine: EngineDependency, caller: CallerDependency
-    ) -> ImageJob:
+    async def cancel_image_job(job_id: str, key: KeyDependency) -> Response:
         """Answers when nothing of it is left. One that has ended stays as it is."""
-        caller.require_admin(WHAT)
-        return await engine.image_jobs.cancel(job_id)
+        key.caller.require_admin(WHAT)
+        return await key.answer(
+            None,
+            "cancel of an image",
+            {"job_id": job_id},
+            lambda _: key.engine.image_jobs.cancel(job_id),
+        )

@@ -11,7 +11,7 @@ from fastapi import Depends, Header, Request, Response
 from pydantic import BaseModel
 
 from mulligan.engine.engine import Engine
-from mulligan.engine.requests.once import MOST_KEY_LENGTH, OK, Asked, Attempt
+from mulligan.engine.requests.once import MOST_KEY_LENGTH, OK, Asked, Attempt, Content
 from mulligan.errors import ValidationFailed
 from mulligan.server.access import Caller, CallerDependency
 from mulligan.server.answers import told
@@ -47,39 +47,51 @@ class Key:
         agent_id: str | None,
         operation: str,
         subject: dict[str, Any],
-        work: Callable[[Attempt], Coroutine[Any, Any, Model]],
+        work: Callable[[Attempt], Coroutine[Any, Any, Model | None]],
         *,
         note: Callable[[Model], Ids] | None = None,
         status: int = OK,
+        content: Content | None = None,
     ) -> Response:
         """Does something, once if there is a key; see ``Once.do``.
 
         Args:
-            agent_id, operation, subject: see ``Asked``.
+            agent_id, operation, subject, content: see ``Asked``.
             work, status: see ``Once.do``.
             note: the ids in a result the audit log is to have.
         """
         agent_id = self.caller.agent(agent_id)
 
-        async def noted(attempt: Attempt) -> Model:
+        async def noted(attempt: Attempt) -> Model | None:
             done = await work(attempt)
-            if note is not None:
+            if note is not None and done is not None:
                 self.caller.note(**note(done))
             return done
 
         if self.text is None:
             done = await noted(Attempt())
-            return Response(done.model_dump_json(), status, media_type=JSON)
-        asked = self.asked(agent_id, operation, subject)
+            return _response(None if done is None else done.model_dump_json(), status)
+        asked = self.asked(agent_id, operation, subject, content)
         found = await self.engine.once.do(asked, noted, status, told)
         self.caller.note(execution_id=found.execution_id)
-        headers = REPLAYED if found.replayed else None
-        return Response(found.body, found.status, headers, media_type=JSON)
+        return _response(found.body, found.status, REPLAYED if found.replayed else None)
 
-    def asked(self, agent_id: str | None, operation: str, subject: dict[str, Any]) -> Asked:
+    def asked(
+        self,
+        agent_id: str | None,
+        operation: str,
+        subject: dict[str, Any],
+        content: Content | None = None,
+    ) -> Asked:
         """The request, where there is a key."""
         assert self.text is not None
-        return Asked(self.text, agent_id or "", operation, subject)
+        return Asked(self.text, agent_id or "", operation, subject, content)
+
+
+def _response(
+    body: str | bytes | None, status: int, headers: dict[str, str] | None = None
+) -> Response:
+    return Response(body, status, headers, media_type=JSON if body is not None else None)
 
 
 async def _key(

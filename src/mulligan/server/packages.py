@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from fastapi import FastAPI
+from fastapi import FastAPI, Response
 
 from mulligan.models import ErrorAnswer, PackageSet, WarmRequest
 from mulligan.server.access import CallerDependency
 from mulligan.server.engines import EngineDependency
+from mulligan.server.once import KeyDependency
 
 
 def add_routes(app: FastAPI) -> None:
@@ -29,12 +30,12 @@ def add_routes(app: FastAPI) -> None:
         summary="Have a set of packages made before an execution needs it",
         responses={403: {"model": ErrorAnswer}},
     )
-    async def warm_packages(
-        request: WarmRequest, engine: EngineDependency, caller: CallerDependency
-    ) -> PackageSet:
+    async def warm_packages(request: WarmRequest, key: KeyDependency) -> Response:
         """Answers when it is there. With `refresh` the index is asked anew."""
-        caller.require_admin("sets of packages")
-        return await engine.packages.warm(request)
+        key.caller.require_admin("sets of packages")
+        return await key.answer(
+            None, "packages", {"request": request}, lambda _: key.engine.packages.warm(request)
+        )
 
     @app.delete(
         "/api/packages/{set_id}",
@@ -42,9 +43,13 @@ def add_routes(app: FastAPI) -> None:
         summary="Remove a set of packages",
         responses={403: {"model": ErrorAnswer}, 404: {"model": ErrorAnswer}},
     )
-    async def delete_packages(
-        set_id: str, engine: EngineDependency, caller: CallerDependency
-    ) -> None:
+    async def delete_packages(set_id: str, key: KeyDependency) -> Response:
         """One that a running VM has used stays until that has stopped."""
-        caller.require_admin("sets of packages")
-        await engine.packages.remove(set_id)
+        key.caller.require_admin("sets of packages")
+        return await key.answer(
+            None,
+            "removal of packages",
+            {"set_id": set_id},
+            lambda _: key.engine.packages.remove(set_id),
+            status=204,
+        )

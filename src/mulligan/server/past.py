@@ -115,14 +115,17 @@ def _add_snapshots(app: FastAPI) -> None:
         summary="Forget a snapshot; what others are built on stays",
     )
     async def delete_snapshot(
-        vm_id: str,
-        snapshot_id: str,
-        engine: EngineDependency,
-        caller: CallerDependency,
-        owner: Owner = None,
-    ) -> None:
+        vm_id: str, snapshot_id: str, key: KeyDependency, owner: Owner = None
+    ) -> Response:
         """What no VM and no other snapshot needs is removed from the disk in the background."""
-        await engine.past.delete_snapshot(vm_id, snapshot_id, caller.agent(owner))
+        agent_id = key.caller.agent(owner)
+        return await key.answer(
+            agent_id,
+            "removal of a snapshot",
+            {"vm_id": vm_id, "snapshot_id": snapshot_id},
+            lambda _: key.engine.past.delete_snapshot(vm_id, snapshot_id, agent_id),
+            status=204,
+        )
 
 
 def _add_changes(app: FastAPI) -> None:

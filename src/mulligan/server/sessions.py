@@ -69,11 +69,16 @@ def _add_lives(app: FastAPI) -> None:
         return await engine.sessions.info(name, caller.agent(owner))
 
     @app.delete(ONE, status_code=204, summary="End a session and remove all that it wrote")
-    async def delete_session(
-        name: Name, engine: EngineDependency, caller: CallerDependency, owner: Owner = None
-    ) -> None:
+    async def delete_session(name: Name, key: KeyDependency, owner: Owner = None) -> Response:
         """Its VM is removed, with its history and its snapshots."""
-        await engine.sessions.delete(name, caller.agent(owner))
+        agent_id = key.caller.agent(owner)
+        return await key.answer(
+            agent_id,
+            "removal of a session",
+            {"session": name},
+            lambda _: key.engine.sessions.delete(name, agent_id),
+            status=204,
+        )
 
 
 def _add_work(app: FastAPI) -> None:

@@ -6,6 +6,7 @@ from typing import Annotated
 
 from fastapi import FastAPI, Query, Response
 
+from mulligan.engine.requests.once import Attempt
 from mulligan.models import ErrorAnswer, Identity, VmCreateRequest, VmInstance, VmPoolResponse
 from mulligan.server.access import CallerDependency
 from mulligan.server.engines import EngineDependency
@@ -97,20 +98,28 @@ def _add_ending(app: FastAPI) -> None:
         summary="End a VM's processes until the next request",
         responses={409: {"model": ErrorAnswer}},
     )
-    async def stop_vm(
-        vm_id: str, engine: EngineDependency, caller: CallerDependency, agent_id: Agent = None
-    ) -> VmInstance:
+    async def stop_vm(vm_id: str, key: KeyDependency, agent_id: Agent = None) -> Response:
         """Its disk stays, live interpreters and programs in the background do not.
 
         One in which something runs is not stopped (409).
         """
-        return (await engine.fleet.stop(vm_id, caller.agent(agent_id))).instance()
+        owner = key.caller.agent(agent_id)
+
+        async def stop(_: Attempt) -> VmInstance:
+            return (await key.engine.fleet.stop(vm_id, owner)).instance()
+
+        return await key.answer(owner, "stop", {"vm_id": vm_id}, stop)
 
     @app.delete(
         "/api/vms/{vm_id}", status_code=204, summary="Stop a VM and remove all that it wrote"
     )
-    async def delete_vm(
-        vm_id: str, engine: EngineDependency, caller: CallerDependency, agent_id: Agent = None
-    ) -> None:
+    async def delete_vm(vm_id: str, key: KeyDependency, agent_id: Agent = None) -> Response:
         """What runs in it is ended; its history and its snapshots go with it."""
-        await engine.delete_vm(vm_id, caller.agent(agent_id))
+        owner = key.caller.agent(agent_id)
+        return await key.answer(
+            owner,
+            "removal of a VM",
+            {"vm_id": vm_id},
+            lambda _: key.engine.delete_vm(vm_id, owner),
+            status=204,
+        )

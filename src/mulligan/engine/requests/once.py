@@ -51,6 +51,7 @@ log = get_logger()
 
 MOST_KEY_LENGTH = 255
 OK = 200
+NO_CONTENT = 204
 SERVER_FAULT = 500
 EXECUTE = "execute"
 STREAM = "stream"
@@ -75,6 +76,13 @@ class Owner(Protocol):
     async def __call__(self, work: Coroutine[Any, Any, Result]) -> Result: ...
 
 
+class Content(Protocol):
+    """What a request brings besides its fields, and is not in memory as a whole: a file."""
+
+    async def digest(self) -> str:
+        """SHA-256, in hex, over all of it; what nobody has read yet is read for that."""
+
+
 @dataclass(frozen=True)
 class Asked:
     """A request that came with a key.
@@ -84,12 +92,15 @@ class Asked:
         agent_id: who asks; "" where nobody says. Keys of different agents are different ones.
         operation: what is asked for.
         subject: all that decides what is done: models, and what goes into JSON.
+        content: what is compared besides, once there is an answer. Nothing has been done where
+            there is none: such work is done whole or not at all.
     """
 
     key: str
     agent_id: str
     operation: str
     subject: dict[str, Any]
+    content: Content | None = None
 
     def digest(self) -> str:
         """SHA-256, in hex, over the request as canonical JSON.
@@ -112,6 +123,13 @@ class Asked:
             raise ValidationFailed("the request is nested too deeply", field="body") from None
         return hashlib.sha256(b"mulligan request 1\n" + canonical.encode()).hexdigest()
 
+    async def whole_digest(self, digest: str) -> str:
+        """The same with the content."""
+        if self.content is None:
+            return digest
+        both = f"{digest} {await self.content.digest()}"
+        return hashlib.sha256(both.encode()).hexdigest()
+
 
 def _plain(value: object) -> object:
     return value.model_dump() if isinstance(value, BaseModel) else str(value)
@@ -123,7 +141,7 @@ class Answer:
 
     Attributes:
         status: as HTTP has it.
-        body: JSON; None for an execution that is listened to.
+        body: JSON; None for an execution that is listened to, and where there is nothing to say.
         execution_id: the execution it started, where it is one alone.
         replayed: whether it is what an earlier request was answered.
     """
@@ -133,10 +151,14 @@ class Answer:
     execution_id: str | None
     replayed: bool
 
-    def read(self, model: type[Model]) -> Model:
-        """The answer again, or the error it is, raised."""
+    def check(self) -> None:
+        """Raises the error it is, if it is one."""
         if self.status >= 400:  # noqa: PLR2004  (errors begin there)
             raise ErrorAnswer.model_validate_json(self.body or b"").exception()
+
+    def read(self, model: type[Model]) -> Model:
+        """The answer again, or the error it is, raised."""
+        self.check()
         return model.model_validate_json(self.body or b"")
 
 
@@ -241,15 +263,22 @@ class Once:
                 self._keys.take, asked.agent_id, asked.key, digest, asked.operation, single
             )
             if not taken.new:
-                if taken.digest != digest:
+                answered = taken.state == DONE
+                if taken.digest != (await asked.whole_digest(digest) if answered else digest):
                     raise _reused(asked.key)
                 return await self._again(asked.key, taken)
-            return await self._first(taken, attempt, work, status, tell)
+            return await self._first(asked, taken, attempt, work, status, tell)
         finally:
             self._running.pop(place).over.set()
 
     async def _first(
-        self, taken: KeyedRequest, attempt: Attempt, work: Work, status: int, tell: Tell
+        self,
+        asked: Asked,
+        taken: KeyedRequest,
+        attempt: Attempt,
+        work: Work,
+        status: int,
+        tell: Tell,
     ) -> Answer:
         if attempt.unwanted:
             await self._release(taken)
@@ -264,7 +293,7 @@ class Once:
         elif (raised := attempt.task.exception()) is None:
             model = attempt.task.result()
             body = model.model_dump_json().encode() if model is not None else None
-            await self._finish(taken, status, body)
+            await self._finish(taken, status, body, await asked.whole_digest(taken.digest))
             return Answer(status, body, taken.execution_id, replayed=False)
         elif isinstance(raised, VmExecutionError):
             error, kept = raised, _counts(taken, attempt, raised)
@@ -272,8 +301,11 @@ class Once:
             fault, kept = raised, True
             error = InternalError("the server failed; its log has the details")
         body = tell(error).model_dump_json().encode()
+        if asked.content is not None:
+            await self._release(taken)
+            raise fault or error
         if kept:
-            await self._finish(taken, error.http_status, body)
+            await self._finish(taken, error.http_status, body, taken.digest)
         else:
             await self._release(taken)
             raise error
@@ -281,10 +313,12 @@ class Once:
             raise fault
         return Answer(error.http_status, body, taken.execution_id, replayed=False)
 
-    async def _finish(self, taken: KeyedRequest, status: int, body: bytes | None) -> None:
+    async def _finish(
+        self, taken: KeyedRequest, status: int, body: bytes | None, digest: str
+    ) -> None:
         """Keeps an answer. Where that fails it goes out all the same, and the key is lost."""
         try:
-            await asyncio.to_thread(self._keys.finish, taken.number, status, body)
+            await asyncio.to_thread(self._keys.finish, taken.number, status, body, digest)
         except HistoryError as error:
             log.error("answer_not_kept", error=str(error))  # noqa: TRY400  (where from is no news)
 
@@ -301,7 +335,7 @@ class Once:
             IdempotencyKeyLost: nobody knows.
         """
         if taken.state == DONE and taken.status is not None:
-            if taken.body is not None:
+            if taken.body is not None or taken.status == NO_CONTENT:
                 return Answer(taken.status, taken.body, taken.execution_id, replayed=True)
             if taken.operation == STREAM:
                 return Answer(taken.status, None, taken.execution_id, replayed=True)
