@@ -22,7 +22,7 @@ from mulligan.errors import (
     ValidationFailed,
 )
 from mulligan.history.tokens import open_tokens
-from mulligan.models import HistoryConfig, ImageBuildRequest, VmCreateRequest
+from mulligan.models import HistoryConfig, ImageBuildRequest, VmCreateRequest, VmExecuteRequest
 from support import host
 from support.access import client_of
 from support.images import entry, hard, small_root
@@ -112,6 +112,56 @@ async def test_what_a_server_has_hold_of_goes_with_its_last_vm(
         await engine.image_jobs.remove("small")
         assert await engine.image_jobs.images() == []
     assert not list((data_dir / "images/store").iterdir())
+
+
+SMALL = {"vm_types": {"plain": {}, "small": {"image": "small"}}, "default_vm_type": "plain"}
+
+
+async def test_a_type_whose_image_is_missing_keeps_nobody_from_the_others(data_dir: Path) -> None:
+    async with direct(data_dir, **SMALL) as client:
+        with pytest.raises(ConfigError, match="there is no image 'small'") as missing:
+            await client.provision_vm("a", "small")
+        assert missing.value.field == "vm_types.small.image"
+        assert "mulligan image build or import, and it is used at once" in missing.value.remedy
+        assert [vm.vm_type for vm in await client.list_vms()] == []
+        assert (await client.provision_vm("a", "plain")).vm_type == "plain"
+
+
+@pytest.mark.long
+async def test_an_image_is_used_as_soon_as_it_is_there(
+    data_dir: Path, archive: Path, tmp_path: Path
+) -> None:
+    other = tmp_path / "other.tar"
+    other.write_bytes(small_root(entry("etc/mark", b"another\n", mode=0o644)))
+    warm = {"plain": {}, "small": {"image": "small", "warm": 1}}
+    async with direct(data_dir, **SMALL | {"vm_types": warm}) as client:
+        await client.provision_vm("a", "plain")
+
+        async def mark(vm_id: str) -> str:
+            request = VmExecuteRequest(
+                agent_id="a", vm_id=vm_id, language="bash", code="cat /etc/mark"
+            )
+            return (await client.execute_code(request)).stdout
+
+        first = await client.import_image("small", archive)
+        vm = await client.provision_vm("a", "small")
+        assert await mark(vm.id) == "of the image\n"
+        second = await client.import_image("small", other)
+        new = await client.provision_vm("b", "small")
+        assert await mark(vm.id) == "of the image\n"
+        engine = await client._backend.open()
+        assert engine.fleet.vms[new.id].record.image == second.digest
+        await engine.fleet.spares.settle()  # one is up, of the second
+        await client.delete_vm(new.id)
+        with pytest.raises(ImageInUse, match="VM type small has image small"):
+            await client.delete_image("small")
+        store = data_dir / "images/store"
+        assert len(list(store.iterdir())) == 2  # the first is of a VM yet
+        await client.delete_vm(vm.id)
+        await client.import_image("small", other)
+        assert [each.name for each in store.iterdir()] == [second.digest.partition(":")[2]]
+        assert first.digest != second.digest
+    assert not left(data_dir)
 
 
 async def test_what_is_refused_fails_its_job(data_dir: Path, tmp_path: Path, archive: Path) -> None:

@@ -20,8 +20,8 @@ Say = Callable[[str], None]
 class Images:
     """The part of a client that has to do with images, which all agents share.
 
-    Over HTTP they are for administrators: others get a ``Forbidden``. New images can be named by
-    VM types from the next start of the server on.
+    Over HTTP they are for administrators: others get a ``Forbidden``. A VM type that names an image
+    has it as soon as it is there.
     """
 
     _backend: Backend

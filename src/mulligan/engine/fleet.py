@@ -186,7 +186,8 @@ class Fleet:
         Raises:
             ValidationFailed: there is no such type, or it does not have so much.
             TooManyRequests: the agent has as many as it may.
-            ConfigError: the data directory takes no more, or nothing holds a limit of it.
+            ConfigError: the data directory takes no more, nothing holds a limit of it, or there is
+                no image of the name its type has.
         """
         check_vm_type(request.vm_type, request.disk_mb, self._settings)
         check_asked(request, self._settings)
@@ -210,6 +211,7 @@ class Fleet:
         )
         if self._settings.limits_required:
             check_held(driver.limits(limits_of(self._settings, record)))
+        self.images.pin(record.image)
         return await self._owned(self._add_allowed(record))
 
     async def fork(self, vm: Vm, name: str, base: str | None) -> Vm:
@@ -229,15 +231,18 @@ class Fleet:
 
     async def _add_allowed(self, record: VmRecord) -> Vm:
         agent_id = record.agent_id
-        with self._allowance.vms(agent_id, len(self.of(agent_id)), 1):
-            if all(getattr(record, name) is None for name in OWN):
-                leased = await self.spares.lease(
-                    record, self._give, first=lambda: not self._owned_by()[agent_id]
-                )
-                if leased is not None:
-                    await self._added(leased)
-                    return leased
-            return await self._add(record)
+        try:
+            with self._allowance.vms(agent_id, len(self.of(agent_id)), 1):
+                if all(getattr(record, name) is None for name in OWN):
+                    leased = await self.spares.lease(
+                        record, self._give, first=lambda: not self._owned_by()[agent_id]
+                    )
+                    if leased is not None:
+                        await self._added(leased)
+                        return leased
+                return await self._add(record)
+        finally:
+            self.images.unpin(record.image)
 
     def _give(self, spare: Spare, record: VmRecord) -> None:
         spare.vm.lease(record, self._spec(record, self.stores.layers.family(record.agent_id)))

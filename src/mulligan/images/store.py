@@ -106,10 +106,20 @@ class ImageStore:
         found = {}
         for path in sorted(self._names.glob("*")) if self._names.is_dir() else ():
             if NAME.fullmatch(path.name):
-                digest = path.read_text().strip()
-                if DIGEST.fullmatch(digest):
+                digest = self.digest(path.name)
+                if digest is not None:
                     found[path.name] = digest
         return found
+
+    def digest(self, name: str) -> str | None:
+        """The digest a name stands for; None where it is nobody's."""
+        if not NAME.fullmatch(name):
+            return None
+        try:
+            found = (self._names / name).read_text().strip()
+        except FileNotFoundError:
+            return None
+        return found if DIGEST.fullmatch(found) else None
 
     def get(self, digest: str) -> ImageRecord | None:
         """An image by its digest.
@@ -131,7 +141,7 @@ class ImageStore:
 
     def find(self, name: str) -> ImageRecord | None:
         """An image by its name."""
-        digest = self.names().get(name)
+        digest = self.digest(name)
         return self.get(digest) if digest is not None else None
 
     def known(self) -> str:
@@ -214,7 +224,9 @@ class ImageStore:
             return self._discard(digest, (self._names / name).unlink)
         except BlockingIOError:
             raise ImageInUse(
-                f"image {name} is used by a server that runs", field="name", remedy="stop it first"
+                f"image {name} is used by a server that runs",
+                field="name",
+                remedy="remove it through that server (--server URL), or stop that first",
             ) from None
 
     def unnamed(self) -> Iterator[str]:

@@ -232,6 +232,8 @@ class ImageJobs:
             await importer.take(name, archive, source, reference)
         finally:
             await finished(stack.close)
+        for digest in await finished(self._shelf.unused):
+            self._let_go(digest)
         await finished(self._shelf.collect)
         return await self.image(name)
 

@@ -90,15 +90,18 @@ class Shelf:
         if gone is not None:
             remove_tree(gone)
 
+    def unused(self) -> list[str]:
+        """Digests of images that lost their name to another and that no VM is of."""
+        users = self._users()
+        return [each for each in self.store.unnamed() if each not in users]
+
     def collect(self) -> list[str]:
         """Removes images that lost their name to another and that no VM is of; their digests."""
         removed = []
-        users = self._users()
-        for digest in list(self.store.unnamed()):
-            if digest not in users:
-                with contextlib.suppress(BlockingIOError):  # a server that runs may make VMs of it
-                    gone = self.store.discard(digest)
-                    if gone is not None:
-                        remove_tree(gone)
-                        removed.append(digest)
+        for digest in self.unused():
+            with contextlib.suppress(BlockingIOError):  # a server that runs may make VMs of it
+                gone = self.store.discard(digest)
+                if gone is not None:
+                    remove_tree(gone)
+                    removed.append(digest)
         return removed

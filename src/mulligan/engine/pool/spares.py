@@ -112,10 +112,11 @@ class Spares:
             return
         wanted = self._wanted()
         for key, spares in list(self._kept.items()):
-            for spare in [each for each in spares if each.vm.connection is None]:
-                log.warning("spare_vm_replaced", vm_id=spare.vm_id, reason="it ended")
-                spares.remove(spare)
-                self._discard(spare)
+            for spare in list(spares):
+                if (why := self._useless(spare, key.vm_type)) is not None:
+                    log.warning("spare_vm_replaced", vm_id=spare.vm_id, reason=why)
+                    spares.remove(spare)
+                    self._discard(spare)
             while len(spares) > wanted[key]:
                 self._discard(spares.popleft())
             if not spares:
@@ -126,9 +127,23 @@ class Spares:
             # In a context of its own: it belongs to nobody's request.
             self._task = asyncio.create_task(self._fill(), context=contextvars.Context())
 
+    def _useless(self, spare: Spare, vm_type: str) -> str | None:
+        """Why nobody can have a spare VM; None where somebody can."""
+        if spare.vm.connection is None:
+            return "it ended"
+        if spare.vm.record.image != self._images.digest_of_type(vm_type):
+            return "its type has another image now"
+        return None
+
     def _wanted(self) -> Counter[Key]:
         settings = self._settings
-        wanted = Counter({Key(name, None): each.warm for name, each in settings.vm_types.items()})
+        wanted = Counter(
+            {
+                Key(name, None): each.warm
+                for name, each in settings.vm_types.items()
+                if each.warm and self._images.digest_of_type(name) != ""
+            }
+        )
         if settings.vm_pool_size > 1:
             for agent_id, own in self._owned().items():
                 if own < settings.vm_pool_size:
@@ -256,7 +271,7 @@ class Spares:
         for key in (Key(record.vm_type, record.agent_id), Key(record.vm_type, None)):
             while spares := self._kept.get(key):
                 spare = spares.popleft()
-                if not await self._answers(spare):
+                if spare.vm.record.image != record.image or not await self._answers(spare):
                     self._discard(spare)
                     continue
                 if self._closed:
