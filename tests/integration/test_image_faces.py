@@ -25,7 +25,7 @@ from mulligan.history.tokens import open_tokens
 from mulligan.models import HistoryConfig, ImageBuildRequest, VmCreateRequest, VmExecuteRequest
 from support import host
 from support.access import client_of
-from support.images import entry, hard, small_root
+from support.images import Oci, entry, hard, small_root
 from support.server import Server
 
 pytestmark = pytest.mark.anyio
@@ -131,13 +131,13 @@ async def test_a_type_whose_image_is_missing_keeps_nobody_from_the_others(data_d
 async def test_an_image_is_used_as_soon_as_it_is_there(
     data_dir: Path, archive: Path, tmp_path: Path
 ) -> None:
-    other = tmp_path / "other.tar"
-    other.write_bytes(small_root(entry("etc/mark", b"another\n", mode=0o644)))
+    mark = entry("etc/mark", b"another\n", mode=0o644)
+    other = Oci(small_root(mark)).write(tmp_path / "layout")  # a directory
     warm = {"plain": {}, "small": {"image": "small", "warm": 1}}
     async with direct(data_dir, **SMALL | {"vm_types": warm}) as client:
         await client.provision_vm("a", "plain")
 
-        async def mark(vm_id: str) -> str:
+        async def read(vm_id: str) -> str:
             request = VmExecuteRequest(
                 agent_id="a", vm_id=vm_id, language="bash", code="cat /etc/mark"
             )
@@ -145,10 +145,10 @@ async def test_an_image_is_used_as_soon_as_it_is_there(
 
         first = await client.import_image("small", archive)
         vm = await client.provision_vm("a", "small")
-        assert await mark(vm.id) == "of the image\n"
+        assert await read(vm.id) == "of the image\n"
         second = await client.import_image("small", other)
         new = await client.provision_vm("b", "small")
-        assert await mark(vm.id) == "of the image\n"
+        assert await read(vm.id) == "of the image\n"
         engine = await client._backend.open()
         assert engine.fleet.vms[new.id].record.image == second.digest
         await engine.fleet.spares.settle()  # one is up, of the second
@@ -179,8 +179,13 @@ async def test_what_is_refused_fails_its_job(data_dir: Path, tmp_path: Path, arc
             await client.import_image("large", large)
         with pytest.raises(ValidationFailed, match="no name for an image"):
             await client.import_image("host", archive)
-        with pytest.raises(FileError, match="is a directory"):
+        with pytest.raises(ValidationFailed, match="is no OCI layout: it has no oci-layout"):
             await client.import_image("small", tmp_path)
+        linked = Oci(small_root()).write(tmp_path / "linked")
+        (linked / "index.json").unlink()
+        (linked / "index.json").symlink_to("/etc/hostname")
+        with pytest.raises(FileError, match="symbolic links"):
+            await client.import_image("small", linked)
         with pytest.raises(FileError, match="No such file"):
             await client.import_image("small", tmp_path / "nothing")
         assert await client.list_images() == []

@@ -158,7 +158,7 @@ def import_image(
         _show(made, json=json)
         return
     settings = settings_module.load(data_dir=data_dir)
-    _taken(name, settings, lambda *_: file.absolute(), file.name, reference, json)
+    _taken(name, settings, lambda *_: file.absolute(), file.absolute().name, reference, json)
 
 
 def _taken(

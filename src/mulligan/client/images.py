@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import os
 import stat
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
+from typing import BinaryIO
 
 from mulligan.client.backends import Backend
 from mulligan.client.files import Progress, local_error, read_local
-from mulligan.errors import ApiError, ExecutionFailed, FileError
+from mulligan.errors import ApiError, ExecutionFailed
+from mulligan.images.layouts import Layout
 from mulligan.models import Image, ImageBuildRequest, ImageJob
 
 LONGEST_WAIT_S = 20.0  # of one request
@@ -88,35 +90,32 @@ class Images:
 
         Args:
             name: what it is called from now on.
-            local: an OCI layout as a tar, what ``docker save`` wrote, or a tar of a root file
-                system.
+            local: an OCI layout, as a directory or a tar; what ``docker save`` wrote; or a tar of
+                a root file system. A directory is sent as a tar that is made on the way; links
+                in it are not followed.
             reference: which image is meant, where it has several: a tag.
             sent: called with the bytes sent so far, and how many there are, if that is known.
             progress: told in a few words what is under way.
 
         Raises:
-            FileError: ``local`` cannot be read.
+            FileError: ``local`` cannot be read, or has a link in a file's place.
             ValidationFailed: it is no such archive, or one that is not taken in; the text says why.
             ExecutionFailed: it was stopped.
         """
         path = Path(local)
         try:
-            file = await asyncio.to_thread(path.open, "rb")
-        except IsADirectoryError:
-            raise FileError(
-                f"{local} is a directory",
-                field="local",
-                remedy="send a tar of it: tar -C DIRECTORY -cf FILE .",
-            ) from None
+            opened = await asyncio.to_thread(_opened, path)
         except OSError as error:
             raise local_error(error, local) from None
-        try:
-            status = os.fstat(file.fileno())
-            size = status.st_size if stat.S_ISREG(status.st_mode) else None
-            content = read_local(file, size, sent, local)
-            job = await self._backend.images.take(name, content, size, reference, path.name)
-        finally:
-            file.close()
+        with opened:
+            if isinstance(opened, Layout):
+                size: int | None = opened.size
+                content = _tar(opened, opened.size, sent, local)
+            else:
+                status = os.fstat(opened.fileno())
+                size = status.st_size if stat.S_ISREG(status.st_mode) else None
+                content = read_local(opened, size, sent, local)
+            job = await self._backend.images.take(name, content, size, reference, _name(path))
         return await self._made(job, progress)
 
     async def list_image_jobs(self) -> list[ImageJob]:
@@ -166,3 +165,28 @@ class Images:
         if job.state == "cancelled":
             raise ExecutionFailed("it was stopped")
         raise ApiError(f"the server says {job.state!r} of an image, and no more")
+
+
+def _name(path: Path) -> str:
+    return path.absolute().name  # which "." has, too
+
+
+def _opened(path: Path) -> Layout | BinaryIO:
+    return Layout(path) if path.is_dir() else path.open("rb")
+
+
+async def _tar(
+    layout: Layout, size: int, sent: Progress | None, local: str | Path
+) -> AsyncIterator[bytes]:
+    pieces, done = layout.tar(), 0
+    while True:
+        try:
+            piece = await asyncio.to_thread(next, pieces, None)
+        except OSError as error:
+            raise local_error(error, local) from None
+        if piece is None:
+            return
+        done += len(piece)
+        yield piece
+        if sent is not None:
+            sent(done, size)

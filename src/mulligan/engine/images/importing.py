@@ -10,8 +10,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import os
-import re
 import shutil
 import stat
 from collections.abc import Callable
@@ -32,6 +30,7 @@ from mulligan.engine.vms.vm import Vm
 from mulligan.errors import ConfigError, ExecutionFailed, ValidationFailed
 from mulligan.guest.root import LAYERS
 from mulligan.images.host import HostImage, prepare
+from mulligan.images.layouts import Layout
 from mulligan.images.store import ImageRecord, store_of
 from mulligan.images.stored import stored_image
 from mulligan.layers.directories import make_directory, remove_tree
@@ -53,8 +52,6 @@ MOST_VERSION = 100
 ASK_MS = 20_000
 NOBODY = ""  # no agent is called so
 TREE = "tree"
-_BLOB = re.compile(r"blobs/(sha256/[0-9a-f]{64}|sha512/[0-9a-f]{128})")
-_OF_LAYOUT = ("oci-layout", "index.json")
 Progress = Callable[[str], None]
 
 
@@ -347,24 +344,13 @@ def _record(fields: dict[str, Any], source: str) -> ImageRecord:
 
 def _copy_layout(source: Path, target: Path, room: Callable[[int], None]) -> None:
     """Copies what of a directory is an OCI layout; links are not followed."""
-    names = [path.relative_to(source).as_posix() for path in source.glob("blobs/*/*")]
-    chosen = [*_OF_LAYOUT, *(name for name in names if _BLOB.fullmatch(name))]
-    for name in chosen:
-        try:
-            descriptor = os.open(source / name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-        except FileNotFoundError:
-            raise ValidationFailed(
-                f"{source} is no OCI layout: it has no {name}", field="file"
-            ) from None
-        with os.fdopen(descriptor, "rb") as file:
-            status = os.fstat(descriptor)
-            if not stat.S_ISREG(status.st_mode):
-                raise ValidationFailed(f"{source / name} is no file", field="file")
-            room(status.st_size)
+    with Layout(source) as layout:
+        room(sum(layout.files.values()))
+        for name in layout.files:
             path = target / name
             for above in (target, *reversed(path.relative_to(target).parents)):
                 directory = target / above
                 directory.mkdir(mode=0o755, parents=True, exist_ok=True)
-            with path.open("wb") as copy:
+            with layout.open(name) as file, path.open("wb") as copy:
                 shutil.copyfileobj(file, copy, MIB)
             path.chmod(0o644)
