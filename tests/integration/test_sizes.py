@@ -7,6 +7,7 @@ import pytest
 
 from mulligan import settings as settings_module
 from mulligan.engine.engine import Engine
+from mulligan.errors import TooManyRequests
 from mulligan.models import (
     ForkRequest,
     HistoryQueryRequest,
@@ -104,6 +105,53 @@ async def test_snapshots_and_what_they_share(engine: Engine) -> None:
     shown = await engine.past.vm(vm_id)
     assert near(shown.own_bytes, 3 * MIB)
     assert near(shown.kept_bytes, 5 * MIB)
+
+
+async def test_kept_memory_is_counted_where_it_is(engine: Engine) -> None:
+    """The files are put where drivers write them; those of drivers have tests of their own."""
+    vm_id = (await write(engine, "a", 1)).vm_id
+    kept, other = await _snapshot(engine, vm_id), await _snapshot(engine, vm_id)
+    fork = (await engine.past.fork(vm_id, ForkRequest(snapshot_id=kept))).vms[0].id
+    before = await engine.past.vm(vm_id), await engine.past.vm(fork)
+    vms = engine.settings.data_dir / "vms"
+    memory, moment = vms / vm_id / "memory/0a1b", vms / vm_id / "moments" / kept
+    forked = vms / fork / "memory/2c3d"
+    for place in (memory, moment, forked):
+        place.mkdir(parents=True)
+    (memory / "pages").write_bytes(b"m" * 3 * MIB)
+    (memory / "away").symlink_to(vms / vm_id)
+    with (moment / "memory").open("wb") as file:
+        file.truncate(100 * MIB)  # holes take nothing
+        file.write(b"s" * 2 * MIB)
+    (forked / "memory").hardlink_to(moment / "memory")
+    shown, of_fork = await engine.past.vm(vm_id), await engine.past.vm(fork)
+    assert (shown.disk_bytes, shown.memory_bytes) == (before[0].disk_bytes, 3 * MIB)
+    assert shown.kept_bytes == before[0].kept_bytes + 5 * MIB
+    assert shown.own_bytes == before[0].own_bytes + 3 * MIB  # the fork has the rest, too
+    assert (of_fork.memory_bytes, of_fork.own_bytes) == (2 * MIB, before[1].own_bytes)
+    sizes = {each.id: each for each in await engine.past.snapshots(vm_id)}
+    assert [sizes[each].memory_bytes for each in (kept, other)] == [2 * MIB, 0]
+    assert near(sizes[kept].size_bytes, 3 * MIB)
+    assert near(sizes[other].size_bytes, 1 * MIB)
+    assert sizes[kept].own_bytes == 0
+    await engine.delete_vm(fork)
+    sizes = {each.id: each for each in await engine.past.snapshots(vm_id)}
+    assert sizes[kept].own_bytes == 2 * MIB
+    await engine.past.delete_snapshot(vm_id, kept)
+    assert not moment.exists()
+    assert (await engine.past.vm(vm_id)).kept_bytes == before[0].kept_bytes + 3 * MIB
+
+
+async def test_kept_memory_is_stored_by_its_agent(data_dir: Path) -> None:
+    async with Engine(settings_module.load(data_dir=data_dir)) as engine:
+        vm_id = (await write(engine, "a", 1)).vm_id
+    memory = data_dir / "vms" / vm_id / "memory/0a1b"
+    memory.mkdir(parents=True)
+    (memory / "pages").write_bytes(b"m" * 3 * MIB)
+    settings = settings_module.load(data_dir=data_dir, limits={"stored_mb": 4})
+    async with Engine(settings) as engine:
+        with pytest.raises(TooManyRequests, match="has 4 MB on disk and may have 4 MB"):
+            await engine.past.snapshot(vm_id, SnapshotCreateRequest())
 
 
 async def _snapshot(engine: Engine, vm_id: str) -> str:

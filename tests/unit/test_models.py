@@ -38,7 +38,7 @@ INSTANCE = f"""{{"id": "vm-1", "name": "agent-a-vm", "vm_type": "focal-optimized
     "last_activity": "{TIME}", "agent_id": "a", "driver": "bubblewrap", "disk_mb": 1,
     "image": "sha256:0a",
     "network": "allowlist", "allow": ["example.org"], "disk_bytes": 2,
-    "kept_bytes": 4, "own_bytes": 3,
+    "kept_bytes": 4, "own_bytes": 3, "memory_bytes": 1,
     "limits": {{"vcpus": {{"value": 1.5, "held_by": "none", "reason": "r"}}}},
     "capabilities": {CAPABILITIES}}}"""
 ERROR = """{"error": {"ValidationFailed": "no"}, "message": "m", "field": "f", "remedy": "r",
@@ -121,7 +121,7 @@ FILLED: dict[type[BaseModel], str] = {
     models.SnapshotCreateRequest: '{"name": "n", "description": "d"}',
     models.Snapshot: f"""{{"id": "s-1", "vm_id": "vm-1", "agent_id": "a", "name": "n",
         "description": "d", "kind": "execution", "created_at": "{TIME}", "execution_id": "e-1",
-        "size_bytes": 7, "own_bytes": 6, "kernels": [{KERNEL}],
+        "size_bytes": 7, "own_bytes": 6, "memory_bytes": 5, "kernels": [{KERNEL}],
         "whole_memory": true}}""",
     models.ForkRequest: '{"count": 2, "snapshot_id": "s", "execution_id": "e"}',
     models.ForkResponse: f"""{{"vm_id": "vm-1", "snapshot_id": "s", "vms": [{INSTANCE}],
@@ -200,7 +200,7 @@ OPTIONS: dict[type[BaseModel], list[str]] = {
     models.VmInstance: [
         *("ip_address", "last_activity", "agent_id", "driver", "image"),
         *("network", "allow"),
-        *("disk_mb", "disk_bytes", "kept_bytes", "own_bytes", "limits"),
+        *("disk_mb", "disk_bytes", "kept_bytes", "own_bytes", "memory_bytes", "limits"),
         "capabilities",
     ],
     models.VmCapabilities: [],
@@ -231,7 +231,9 @@ OPTIONS: dict[type[BaseModel], list[str]] = {
     ],
     models.RollbackTo: ["snapshot_id", "execution_id"],
     models.SnapshotCreateRequest: ["name", "description"],
-    models.Snapshot: ["name", "description", "execution_id", "size_bytes", "own_bytes"],
+    models.Snapshot: [
+        *("name", "description", "execution_id", "size_bytes", "own_bytes", "memory_bytes"),
+    ],
     models.ForkRequest: ["snapshot_id", "execution_id"],
     models.ApprovalAnswer: ["comment"],
     models.ExecutionHistory: list(models.ExecutionHistory.model_fields),

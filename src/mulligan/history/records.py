@@ -65,7 +65,8 @@ def network_notes(text: str) -> list[NetworkConnection]:
 def snapshot_row(snapshot: Snapshot, layer: str | None) -> dict[str, Any]:
     """The columns of a snapshot."""
     row: dict[str, Any] = dict(snapshot)
-    del row["own_bytes"], row["whole_memory"]  # what others need changes, and memory goes
+    for name in ("own_bytes", "memory_bytes", "whole_memory"):
+        del row[name]  # what others need changes, and memory goes
     row["kernels"] = _json(snapshot.kernels)
     row["layer"] = layer
     return row

@@ -304,7 +304,8 @@ class VmInstance(Struct):
 
     ``disk_mb`` is what its disk may hold, in MiB, 0 for any amount. What it takes on the host, in
     bytes, null where it was not measured: ``disk_bytes`` is what its disk holds beyond the image;
-    ``kept_bytes`` that and its snapshots; ``own_bytes`` what of it nobody else needs, and removing
+    ``memory_bytes`` what memory that is kept of it takes, which is no part of its disk;
+    ``kept_bytes`` both and its snapshots; ``own_bytes`` what of it nobody else needs, and removing
     the VM would free. ``limits`` says what the VM may take and what holds it to that, by the names
     the settings have for it; ``capabilities`` what its ``driver`` can do. ``network`` is "none" or
     "allowlist", ``allow`` then who may be reached. ``image`` is the digest of the image it is of,
@@ -328,6 +329,7 @@ class VmInstance(Struct):
     disk_bytes: U64 | None = None
     kept_bytes: U64 | None = None
     own_bytes: U64 | None = None
+    memory_bytes: U64 | None = None
     limits: dict[StrictStr, VmLimit] | None = None
     capabilities: VmCapabilities | None = None
 

@@ -138,8 +138,9 @@ class Snapshot(Struct):
     ``kind`` is "manual", "execution" (made after one, as ``snapshot_on_execution`` or
     ``snapshot_on_failure`` ask), "restore_point" (made before one), "files" (made before
     files were changed from outside) or "pre_rollback".
-    ``size_bytes`` is what its disk takes beyond the image, ``own_bytes`` what of that no VM and no
-    other snapshot needs, and removing it would free; null where it was not measured.
+    ``size_bytes`` is what it takes on the host: its disk beyond the image, and ``memory_bytes`` of
+    memory that is kept with it. ``own_bytes`` is what of both no VM and no other snapshot needs,
+    and removing it would free; null where it was not measured.
     ``whole_memory``: going back to it, as things are when this is asked, brings back all that ran
     in the VM (then all ``kernels`` are "kept"); false where it was never kept, or is void by now.
     """
@@ -154,6 +155,7 @@ class Snapshot(Struct):
     execution_id: StrictStr | None = None
     size_bytes: U64 | None = None
     own_bytes: U64 | None = None
+    memory_bytes: U64 | None = None
     kernels: list[KernelState] = Field(default_factory=list)
     whole_memory: StrictBool = False
 

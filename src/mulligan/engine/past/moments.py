@@ -145,9 +145,7 @@ class Moments:
             remove_tree(each)
 
     async def drop(self, vm: Vm, snapshots: Iterable[str]) -> None:
-        """Snapshots are gone, and with them their memory."""
-        if vm.kept is None:
-            return
+        """Snapshots are gone, and with them their memory, whatever the VM's type is now."""
         for each in snapshots:
             path = _place(vm) / each
             if await asyncio.to_thread(path.exists):

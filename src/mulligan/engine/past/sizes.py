@@ -1,5 +1,7 @@
 """What VMs, snapshots and executions cost on disk, counted when somebody asks.
 
+That is their files, and memory that is kept of them (``memories``).
+
 Trees never change once they are frozen, so each is counted once. That is done in a VM: the server
 does not read what programs made.
 """
@@ -12,6 +14,7 @@ from collections.abc import Callable, Iterable, Mapping
 from weakref import WeakKeyDictionary
 
 from mulligan.engine.past.maintenance import Maintenance
+from mulligan.engine.past.memories import Memories, memories_of
 from mulligan.engine.vms.disk import disk_size
 from mulligan.engine.vms.instances import upper_bytes
 from mulligan.engine.vms.vm import Vm
@@ -47,11 +50,13 @@ class Sizes:
     async def of_snapshots(self, vm: Vm, found: list[Snapshot]) -> list[Snapshot]:
         """Snapshots of a VM with ``size_bytes`` and ``own_bytes``."""
         holdings = await self._holdings(vm)
+        memories = await self._memories(vm.record.agent_id)
         return [
             each.model_copy(
                 update={
-                    "size_bytes": holdings.together([each.id]),
-                    "own_bytes": holdings.alone([each.id]),
+                    "size_bytes": _plus(holdings.together([each.id]), memories.together([each.id])),
+                    "own_bytes": _plus(holdings.alone([each.id]), memories.alone([each.id])),
+                    "memory_bytes": memories.together([each.id]),
                 }
             )
             for each in found
@@ -62,16 +67,15 @@ class Sizes:
         holdings = await self._holdings(vm)
         upper = await self._upper(vm)
         mine = [*holdings.snapshots_of(vm.record.id), vm.record.id]
+        memories = await self._memories(vm.record.agent_id)
         sizes = {
             "disk_bytes": holdings.together([vm.record.id]),
-            "kept_bytes": holdings.together(mine),
-            "own_bytes": holdings.alone(mine),
+            "kept_bytes": _plus(holdings.together(mine), memories.together(mine)),
+            "own_bytes": _plus(holdings.alone(mine), memories.alone(mine)),
         }
+        update = {name: _plus(size, upper) for name, size in sizes.items()}
         return vm.instance().model_copy(
-            update={
-                name: None if size is None or upper is None else size + upper
-                for name, size in sizes.items()
-            }
+            update=update | {"memory_bytes": memories.together([vm.record.id])}
         )
 
     async def of_agent(self, agent_id: str) -> int:
@@ -82,7 +86,7 @@ class Sizes:
         vms = [vm for vm in self._vms() if vm.record.agent_id == agent_id]
         if not vms:
             return 0
-        total = (await self._holdings(vms[0])).all()
+        total = (await self._holdings(vms[0])).all() + (await self._memories(agent_id)).all()
         for vm in vms:
             known = self._uppers.setdefault(vm, 0)
             if not vm.busy and (found := await self._upper(vm)) is not None:
@@ -126,6 +130,10 @@ class Sizes:
         await self._measure(agent_id, (t.path for stack in stacks.values() for t in stack or ()))
         return Holdings(layers, agent_id, stacks, owners)
 
+    async def _memories(self, agent_id: str) -> Memories:
+        own = [each for each in self._vms() if each.record.agent_id == agent_id]
+        return await asyncio.to_thread(memories_of, own)
+
     async def _measure(self, agent_id: str, trees: Iterable[str]) -> None:
         try:
             await self._maintenance.measure(agent_id, list(trees))
@@ -143,6 +151,10 @@ class Sizes:
         except (VmExecutionError, OSError) as error:
             log.warning("disk_not_measured", vm_id=vm.record.id, error=str(error))
             return None
+
+
+def _plus(one: int | None, other: int | None) -> int | None:
+    return None if one is None or other is None else one + other
 
 
 class Holdings:
