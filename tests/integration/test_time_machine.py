@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 
@@ -53,6 +54,22 @@ async def test_an_execution_is_undone(engine) -> None:
     done = await engine.past.rollback(vm_id, RollbackTo())
     assert done.restored_snapshot_id == broke.snapshot_before
     assert await text(engine, "cat file d/x; stat -c %a file") == "one\nx\n644\n"
+
+
+async def test_a_rollback_names_what_it_undid_and_no_earlier_one(data_dir: Path) -> None:
+    async with Engine(settings.load(data_dir=data_dir)) as engine:
+        ids = [(await bash(engine, f"echo {n} > f")).execution_id for n in range(3)]
+        vm_id = engine.list_vms()[0].id
+        assert (await engine.past.rollback(vm_id, RollbackTo())).undone_executions == [ids[2]]
+        assert (await engine.past.rollback(vm_id, RollbackTo())).undone_executions == [ids[1]]
+    async with Engine(settings.load(data_dir=data_dir)) as engine:  # which has no memory
+        assert await text(engine, "cat f") == "0\n"
+        new = (await bash(engine, "echo new > f")).execution_id
+        to = RollbackTo(execution_id=ids[0], create_pre_rollback_snapshot=True)
+        done = await engine.past.rollback(vm_id, to)
+        assert done.undone_executions == [new, ids[0]]
+        again = RollbackTo(snapshot_id=done.pre_rollback_snapshot_id)
+        assert (await engine.past.rollback(vm_id, again)).undone_executions == []
 
 
 async def test_a_snapshot_that_is_gone_still_led_to_the_present(engine) -> None:

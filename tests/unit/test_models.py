@@ -33,6 +33,7 @@ RESPONSE = f"""{{"execution_id": "ex-1", "vm_id": "vm-1", "exit_code": -21474836
 CAPABILITIES = """{"own_kernel": true, "network": ["none"], "memory": "kernels",
     "memory_across_fork": true, "memory_across_restart": true, "boot_cost": "seconds",
     "snapshot_cost": "milliseconds"}"""
+WENT_BACK = ("kernels", "cancelled_executions", "undone_executions")
 INSTANCE = f"""{{"id": "vm-1", "name": "agent-a-vm", "vm_type": "focal-optimized",
     "status": "ready", "ip_address": "10.0.0.2", "created_at": "{TIME}",
     "last_activity": "{TIME}", "agent_id": "a", "driver": "bubblewrap", "disk_mb": 1,
@@ -103,7 +104,8 @@ FILLED: dict[type[BaseModel], str] = {
         "create_pre_rollback_snapshot": false}""",
     models.RollbackResponse: f"""{{"vm_id": "vm-1", "restored_snapshot_id": "s-1",
         "pre_rollback_snapshot_id": "s-2", "rolled_back_at": "{TIME}", "success": false,
-        "error": "no", "kernels": [{KERNEL}], "cancelled_executions": ["e-1"]}}""",
+        "error": "no", "kernels": [{KERNEL}], "cancelled_executions": ["e-1"],
+        "undone_executions": ["e"]}}""",
     models.DisplayData: '{"mime_type": "text/html", "data": "<b>"}',
     models.Verdict: '{"hook": "h", "decision": "block", "reason": "r", "duration_ms": 0.5, '
     '"stage": "post_tool"}',
@@ -199,9 +201,8 @@ OPTIONS: dict[type[BaseModel], list[str]] = {
     models.ParseExecuteRequest: ["vm_config"],
     models.VmInstance: [
         *("ip_address", "last_activity", "agent_id", "driver", "image"),
-        *("network", "allow"),
+        *("network", "allow", "capabilities"),
         *("disk_mb", "disk_bytes", "kept_bytes", "own_bytes", "memory_bytes", "limits"),
-        "capabilities",
     ],
     models.VmCapabilities: [],
     models.VmLimit: ["reason"],
@@ -332,7 +333,7 @@ DEFAULTS: dict[type[BaseModel], dict[str, object]] = {
         "cpu_ms": 0,
         "max_rss_kb": 0,
     },
-    models.RollbackResponse: {"kernels": [], "cancelled_executions": []},
+    models.RollbackResponse: {name: [] for name in WENT_BACK},
     models.Verdict: {"duration_ms": 0.0, "stage": "pre_tool"},
     models.Approval: {"env_names": []},
     models.PackageSet: {"builds": False, "requests": []},

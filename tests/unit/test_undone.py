@@ -4,27 +4,22 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from mulligan.client.undone import undone
-from mulligan.models import CommandHistoryEntry
+from mulligan.engine.past.undone import Ran, undone
+from mulligan.history.starts import State
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 
 
-def entry(minute: int, before: str | None) -> CommandHistoryEntry:
-    return CommandHistoryEntry(
-        id=f"exec-{minute}",
-        vm_id="vm-1",
-        agent_id="ada",
-        command="x",
-        language="python",
-        success=True,
-        exit_code=0,
-        stdout="",
-        stderr="",
-        executed_at=START + timedelta(minutes=minute),
-        duration_ms=1,
-        snapshot_before=before,
-    )
+def ran(minute: int, start: State | None) -> Ran:
+    return Ran(f"exec-{minute}", START + timedelta(minutes=minute), start)
+
+
+def state(text: str | None) -> State | None:
+    """ "a" is a state, "b=a" another snapshot of it; "a+" and "b=a+" have memory, too."""
+    if text is None:
+        return None
+    name, _, layer = text.removesuffix("+").partition("=")
+    return State(name, layer or name, memory=text.endswith("+"))
 
 
 @pytest.mark.parametrize(
@@ -44,6 +39,14 @@ def entry(minute: int, before: str | None) -> CommandHistoryEntry:
         (["a", "b", "c"], "named", 1.5, None, [2]),
         (["a", "b", "c"], "named", 9, None, []),
         (["a", "b", "c"], "unknown", None, None, []),
+        # states that have a snapshot more, as after another start of the server
+        (["a", "b", "c"], "b", None, "x=c", [1]),
+        (["a", "b", "x=b", "d"], "y=b", None, None, [3, 2]),
+        (["a", "b", "c", "x=b"], "a", None, None, [3, 0]),
+        # cells that change no file: snapshots of one layer, with memory of their own
+        (["a", "b=a+", "c=a+"], "b=a+", None, None, [2, 1]),
+        (["a", "b=a+", "c=a+"], "b=a+", None, "c=a+", [1]),
+        (["a", "b+", "c+"], "b+", None, "x=c", [1]),  # memory is gone, files tell
     ],
 )
 def test_undone(
@@ -53,7 +56,9 @@ def test_undone(
     stood: str | None,
     expected: list[int],
 ) -> None:
-    entries = [entry(minute, before) for minute, before in enumerate(befores)][::-1]
-    when = None if at is None else START + timedelta(minutes=at)
-    found = undone(entries, restored, when, stood)
-    assert [each.id for each in found] == [f"exec-{minute}" for minute in expected]
+    every = [ran(minute, state(before)) for minute, before in enumerate(befores)][::-1]
+    when = START + timedelta(minutes=99 if at is None else at)
+    to = state(restored)
+    assert to is not None
+    found = undone(every, to, when, state(stood))
+    assert found == [f"exec-{minute}" for minute in expected]

@@ -16,7 +16,7 @@ from mulligan.cli.console import err, out, print_json, printable, size, within
 from mulligan.cli.options import AgentOption, DataDirOption, JsonOption, ServerOption
 from mulligan.cli.session import Session, with_session
 from mulligan.client.backends import Backend
-from mulligan.client.undone import latest, taken_back
+from mulligan.client.latest import latest
 from mulligan.models import (
     CommandHistoryEntry,
     DiffEntry,
@@ -208,19 +208,18 @@ def rollback(
 
     async def work(
         backend: Backend, chosen: str
-    ) -> tuple[RollbackResponse, list[CommandHistoryEntry]]:
+    ) -> tuple[RollbackResponse, dict[str, CommandHistoryEntry]]:
         entries = await latest(backend, chosen)
-        done = await backend.rollback(chosen, to)
-        restored = done.restored_snapshot_id
-        return done, await taken_back(backend, chosen, entries, restored)
+        return await backend.rollback(chosen, to), {each.id: each for each in entries}
 
-    done, gone = _on_vm(vm, agent, server, data_dir, work)
+    done, known = _on_vm(vm, agent, server, data_dir, work)
     if json:
         print_json(done)
         return
     out.print(within(f"{done.vm_id} is back at {done.restored_snapshot_id}"))
-    for entry in gone:
-        out.print(f"undone {within(entry.id)} [dim]{within(_code(entry))}[/dim]")
+    for each in done.undone_executions:
+        code = _code(known[each]) if each in known else ""
+        out.print(f"undone {within(each)} [dim]{within(code)}[/dim]")
     if done.pre_rollback_snapshot_id is not None:
         out.print(within(f"where it was is kept as {done.pre_rollback_snapshot_id}"))
     for cancelled in done.cancelled_executions:

@@ -28,6 +28,7 @@ from mulligan.history.dropped import Dropped
 from mulligan.history.failures import file_error
 from mulligan.history.keys import KeyStore
 from mulligan.history.outputs import STREAMS, Outputs, make_private
+from mulligan.history.starts import Starts
 from mulligan.log import get_logger
 from mulligan.models import (
     CommandHistoryEntry,
@@ -42,7 +43,7 @@ log = get_logger()
 INLINE_BYTES = 65536
 
 
-class HistoryStore(Costs):
+class HistoryStore(Costs, Starts):
     """Rows of executions and snapshots.
 
     Its methods block, and may be called from any thread: writers take turns, readers go on

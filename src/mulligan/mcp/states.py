@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mulligan.client.undone import latest, taken_back
+from mulligan.client.latest import latest
 from mulligan.errors import VmExecutionError
 from mulligan.mcp import reports
 from mulligan.mcp.calls import Answer, Call, told
@@ -116,7 +116,6 @@ async def rollback(call: Call, given: Rollback) -> Answer:
     workspace = call.workspace
     vm_id = await workspace.vm(given.vm_id)
     entries = await latest(workspace.backend, vm_id)
-    newest = entries[0].id if entries else None
     to = RollbackTo(
         snapshot_id=given.snapshot_id,
         execution_id=given.execution_id,
@@ -124,16 +123,14 @@ async def rollback(call: Call, given: Rollback) -> Answer:
         create_pre_rollback_snapshot=given.keep,
     )
     done = await workspace.backend.rollback(vm_id, to)
-    restored = done.restored_snapshot_id
-    stood = workspace.stood(vm_id, newest)
-    gone = await taken_back(workspace.backend, vm_id, entries, restored, stood)
-    workspace.stands(vm_id, restored, newest)
+    undone = set(done.undone_executions)
+    gone = [each for each in entries if each.id in undone]
     changes, remark = await _changed(call, done)
     data = RolledBack(
         vm_id=vm_id,
-        restored_snapshot_id=restored,
+        restored_snapshot_id=done.restored_snapshot_id,
         kept_snapshot_id=done.pre_rollback_snapshot_id,
-        undone_executions=[each.id for each in gone],
+        undone_executions=done.undone_executions,
         cancelled_executions=done.cancelled_executions,
         kernels=_kernels(done.kernels),
         file_changes=changes,
@@ -161,8 +158,11 @@ async def _changed(call: Call, done: RollbackResponse) -> tuple[list[Change], li
 def _rolled_back(data: RolledBack, gone: list[CommandHistoryEntry]) -> list[str]:
     lines = [f"{data.vm_id} is in the state of {data.restored_snapshot_id} again."]
     if gone:
-        lines.append(f"Undone, newest first ({counted(len(gone), 'execution')}):")
+        count = counted(len(data.undone_executions), "execution")
+        lines.append(f"Undone, newest first ({count}):")
         lines += [f"- {each.id} {each.language}: {first_line(each.command)}" for each in gone]
+        if len(gone) < len(data.undone_executions):
+            lines.append("… and older ones")
     if data.cancelled_executions:
         lines.append(f"Cancelled, for they still ran: {', '.join(data.cancelled_executions)}.")
     lines += _of_kernels(data.kernels)

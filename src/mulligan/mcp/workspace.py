@@ -16,7 +16,6 @@ from mulligan.models import DEFAULT_VM_TYPE, ExecutionStatus, VmCreateRequest, V
 log = get_logger()
 
 TEMPORARY = "mcp-session-"  # agents of connections that named none
-MOST_REMEMBERED = 256
 
 
 def temporary_agent() -> str:
@@ -38,7 +37,6 @@ class Workspace:
         self.agent_id = agent_id
         self._vm_type = vm_type
         self._finding = asyncio.Lock()
-        self._stands: dict[str, tuple[str, str | None]] = {}
 
     async def vms(self) -> list[VmInstance]:
         """Its VMs, oldest first."""
@@ -100,20 +98,6 @@ class Workspace:
         for each in await self.vms():
             with contextlib.suppress(VmNotAvailable):
                 await self.backend.delete_vm(each.id)
-
-    # Where rollbacks went, so that the next one does not claim what an earlier one undid
-
-    def stood(self, vm_id: str, newest: str | None) -> str | None:
-        """The snapshot a VM was taken back to, if nothing has run in it since."""
-        snapshot_id, then = self._stands.get(vm_id, (None, None))
-        return snapshot_id if then == newest else None
-
-    def stands(self, vm_id: str, snapshot_id: str, newest: str | None) -> None:
-        """A VM was taken to a snapshot, when its newest execution was that one."""
-        self._stands.pop(vm_id, None)
-        self._stands[vm_id] = (snapshot_id, newest)
-        if len(self._stands) > MOST_REMEMBERED:
-            del self._stands[next(iter(self._stands))]
 
 
 async def sweep(backend: Backend, opened: datetime) -> None:

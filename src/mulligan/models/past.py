@@ -100,7 +100,11 @@ class RollbackRequest(Request):
 
 
 class RollbackResponse(Struct):
-    """What a rollback did."""
+    """What a rollback did.
+
+    ``undone_executions`` are those whose effects are gone, newest first, of the last 100 that were
+    let run; what an earlier rollback took back is not among them.
+    """
 
     vm_id: StrictStr
     restored_snapshot_id: StrictStr
@@ -111,6 +115,7 @@ class RollbackResponse(Struct):
     # Additions
     kernels: list[KernelState] = Field(default_factory=list)
     cancelled_executions: list[StrictStr] = Field(default_factory=list)
+    undone_executions: list[StrictStr] = Field(default_factory=list)
 
 
 class RollbackTo(Request):

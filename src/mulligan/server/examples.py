@@ -143,6 +143,7 @@ _WENT_BACK: Json = {
     "rolled_back_at": _END,
     "success": True,
     "error": None,
+    "undone_executions": [_EXECUTION],
 }
 _KEPT: Json = {
     "id": _SNAPSHOT,

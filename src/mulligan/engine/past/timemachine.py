@@ -11,6 +11,7 @@ from mulligan.engine.past.entries import after_last_success, start_of, when
 from mulligan.engine.past.lineage import Lineage
 from mulligan.engine.past.maintenance import Maintenance
 from mulligan.engine.past.moments import Moments, with_memory
+from mulligan.engine.past.undone import taken_back
 from mulligan.engine.vms import disk
 from mulligan.engine.vms.kernels import without_secrets
 from mulligan.engine.vms.replies import read_diff
@@ -319,7 +320,9 @@ class TimeMachine:
         before = None
         if to.create_pre_rollback_snapshot:
             before = (await self.snapshot(vm, PRE_ROLLBACK)).id
-        return await self.go_to(vm, snapshot, layer, before)
+        gone = await taken_back(self._history, vm, self._lineage, (snapshot, layer))
+        done = await self.go_to(vm, snapshot, layer, before)
+        return done.model_copy(update={"undone_executions": gone})
 
     @staged("rollback")
     async def go_to(
