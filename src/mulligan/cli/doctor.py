@@ -144,6 +144,7 @@ def _limits(settings: Settings) -> Finding:
     from mulligan.drivers.bubblewrap.holding import holding
     from mulligan.drivers.cgroups import Cgroups
     from mulligan.drivers.cgroups.bases import REMEDY
+    from mulligan.drivers.limits import unheld
     from mulligan.engine.vms.limits import limits_of_type
 
     asked = limits_of_type(settings.vm_type(settings.default_vm_type))
@@ -156,8 +157,9 @@ def _limits(settings: Settings) -> Finding:
         for name, limit in held.items()
         if limit.value
     ]
-    missing = any(limit.value and limit.held_by == "none" for limit in held.values())
-    state = "ok" if not missing else "fail" if settings.limits_required else "note"
+    required = settings.limits_required
+    missing = unheld(held, required or True)
+    state = "ok" if not missing else "fail" if required else "note"
     return Finding("limits", state, "; ".join(said), REMEDY if missing else None)
 
 

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from mulligan.drivers.limits import NO_LIMITS, Limits, Strain
+from mulligan.drivers.limits import NO_LIMITS, Limits, Required, Strain
 from mulligan.images.host import HostImage
 from mulligan.models import VmCapabilities, VmLimit
 
@@ -58,7 +58,7 @@ class BootSpec:
         disk: directory of the VM's own, with a directory for each generation of its disk in it;
             None for a VM that runs no programs and may write to ``layers`` instead.
         limits: what its programs may take.
-        limits_required: whether it does not boot where nothing holds one of them.
+        limits_required: whether it does not boot where one of them is not held.
         shares: host directories shown read-only, each with its place in the VM, which the image
             has as an empty directory.
         network: whether its programs get a socket to a proxy on the host; they have no other way
@@ -77,7 +77,7 @@ class BootSpec:
     layers: Path
     disk: Path | None
     limits: Limits = NO_LIMITS
-    limits_required: bool = False
+    limits_required: Required = False
     shares: tuple[tuple[Path, str], ...] = ()
     network: bool = False
     environment: Mapping[str, str] = field(default_factory=dict)

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from mulligan.errors import ConfigError
 from mulligan.models import VmLimit
 
 SHM_MB = 256
+KERNEL: Literal["kernel"] = "kernel"
+WATCHED_BY = "watched"
+Required = bool | Literal["kernel"]
+"""Whether all limits have to be held: False; True: by whatever; "kernel": not by being watched."""
 
 
 @dataclass(frozen=True)
@@ -59,16 +64,25 @@ def unasked(value: float) -> VmLimit | None:
     return VmLimit(value=0, held_by="none") if not value else None
 
 
-def check_held(held: dict[str, VmLimit]) -> None:
-    """Refuses a VM with a limit nothing holds; for where all of them are to be held.
+def unheld(held: dict[str, VmLimit], required: Required) -> list[str]:
+    """The limits that are not held as is required, by their names."""
+    refused = {False: (), True: ("none",), KERNEL: ("none", WATCHED_BY)}[required]
+    return [name for name, limit in held.items() if limit.value and limit.held_by in refused]
+
+
+def check_held(held: dict[str, VmLimit], required: Required) -> None:
+    """Refuses a VM with a limit that is not held as is required.
 
     Raises:
-        ConfigError: naming the limit and why nothing holds it.
+        ConfigError: naming the limit, and why nothing holds it, or nothing but the VM's agent.
     """
-    for name, limit in held.items():
-        if limit.value and limit.held_by == "none":
-            raise ConfigError(
-                f"nothing on this host holds VMs to {name} = {limit.value:.15g}: {limit.reason}",
-                field=name,
-                remedy=f"set {name} of the VM type to 0, or limits_required to false",
-            )
+    for name in unheld(held, required):
+        limit = held[name]
+        watched = limit.held_by == WATCHED_BY
+        what = "nothing but its own agent" if watched else "nothing"
+        instead = "true, to which that is enough" if watched else "false"
+        raise ConfigError(
+            f"{what} on this host holds VMs to {name} = {limit.value:.15g}: {limit.reason}",
+            field=name,
+            remedy=f"set {name} of the VM type to 0, or limits_required to {instead}",
+        )

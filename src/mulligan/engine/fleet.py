@@ -210,7 +210,8 @@ class Fleet:
             image=self.images.of_type(request.vm_type).digest,
         )
         if self._settings.limits_required:
-            check_held(driver.limits(limits_of(self._settings, record)))
+            limits = driver.limits(limits_of(self._settings, record))
+            check_held(limits, self._settings.limits_required)
         self.images.pin(record.image)
         return await self._owned(self._add_allowed(record))
 

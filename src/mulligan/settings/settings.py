@@ -12,7 +12,13 @@ import tomllib
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic import (
+    Field,
+    SecretStr,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    field_validator,
+)
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -101,6 +107,7 @@ class Settings(BaseSettings):
     - ``output_limit_bytes``: kept of each output of an execution; the rest is counted.
     - ``boot_timeout_seconds``: a VM that takes longer is given up.
     - ``guest_uid``, ``guest_gid``: whom VMs of a server started as root run as.
+    - ``limits_required``: whether VMs have to be held to all their limits, see docs/limits.md.
     - ``min_free_mb``: MiB of the data directory's disk that stay free.
     - ``durability``: what survives a loss of power, see docs/history-format.md.
     - ``database_url``: PostgreSQL for the history's rows, in place of SQLite.
@@ -131,7 +138,7 @@ class Settings(BaseSettings):
     guest_uid: int = Field(default=61000, ge=1, le=2**32 - 2)
     guest_gid: int = Field(default=61000, ge=1, le=2**32 - 2)
     min_free_mb: int = Field(default=512, ge=0, le=2**40)
-    limits_required: bool = False
+    limits_required: bool | Literal["kernel"] = False
     durability: Literal["process", "power"] = "process"
     database_url: str | None = None
     history: HistorySettings = Field(default_factory=HistorySettings)
@@ -176,6 +183,14 @@ class Settings(BaseSettings):
     @classmethod
     def _origins(cls, value: list[str]) -> list[str]:
         return [checked_origin(each) for each in value]
+
+    @field_validator("limits_required", mode="wrap")
+    @classmethod
+    def _required(cls, value: object, check: ValidatorFunctionWrapHandler) -> object:
+        try:
+            return check(value)
+        except ValidationError:
+            raise ValueError('must be true, false or "kernel"') from None
 
     @field_validator("allowed_languages")
     @classmethod

@@ -204,7 +204,7 @@ class BubblewrapDriver:
     async def boot(self, spec: BootSpec) -> BubblewrapMachine:
         """See ``Driver``."""
         if spec.limits_required:
-            check_held(self.limits(spec.limits))
+            check_held(self.limits(spec.limits), spec.limits_required)
         groups = self._create_groups(spec)
         try:
             return await self._boot(spec, groups)

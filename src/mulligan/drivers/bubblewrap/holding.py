@@ -8,7 +8,7 @@ import re
 import resource
 
 from mulligan.drivers.cgroups import Cgroups
-from mulligan.drivers.limits import Limits, unasked
+from mulligan.drivers.limits import WATCHED_BY, Limits, unasked
 from mulligan.models import VmLimit
 
 # Since then processes are counted for each user namespace: "ucounts: Count rlimits in each user
@@ -57,7 +57,7 @@ def _held(name: str, value: float, groups: Cgroups) -> VmLimit:
     if name == "max_processes" and _counts():
         return VmLimit(value=value, held_by="rlimit", reason=f"counted by user namespace: {why}")
     if name == "memory_mb":
-        return VmLimit(value=value, held_by="watched", reason=f"{WATCHED}: {why}")
+        return VmLimit(value=value, held_by=WATCHED_BY, reason=f"{WATCHED}: {why}")
     return VmLimit(value=value, held_by="none", reason=why)
 
 

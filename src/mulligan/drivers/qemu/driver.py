@@ -141,7 +141,7 @@ class QemuDriver:
         """See ``Driver``."""
         holding.check_size(spec.limits)
         if spec.limits_required:
-            check_held(self.limits(spec.limits))
+            check_held(self.limits(spec.limits), spec.limits_required)
         console = Console()
         try:
             return await self._boot(spec, console)

@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from mulligan.drivers.interface import Machine
-from mulligan.drivers.limits import Limits, Strain
+from mulligan.drivers.limits import WATCHED_BY, Limits, Strain
 from mulligan.engine.vms.quota import Bounds
 from mulligan.engine.vms.replies import ProgramResult
 from mulligan.engine.vms.store import VmRecord
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 KILLED_EXIT_CODE = 128 + signal.SIGKILL  # as shells pass on how a child of theirs ended
 LEAST = {"memory_mb": 32, "vcpus": 0.05, "max_processes": 8}
 MOST = {"memory_mb": 2**30, "vcpus": 8192, "max_processes": 2**22}
-WATCHED_BY = "watched"
 WATCHED = "the VM's agent looks again and again; between two looks a little more can be taken"
 
 
