@@ -10,7 +10,7 @@ import os
 import shutil
 import signal
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 DIAGNOSTICS_LIMIT = 8192
@@ -95,6 +95,10 @@ class OwnedProcess:
         os.close(self._pidfd)
         if not self._ended.done():
             self._ended.set_result(self._process.wait())
+
+    def on_end(self, call: Callable[[], None]) -> None:
+        """Has something called when it has ended."""
+        self._ended.add_done_callback(lambda _: call())
 
     async def wait(self) -> int:
         """Its exit status, negative for a signal."""

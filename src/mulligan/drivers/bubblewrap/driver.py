@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import shutil
-import signal
 import socket
 from pathlib import Path
 
@@ -43,8 +41,10 @@ class BubblewrapMachine:
         network: socket.socket | None,
     ) -> None:
         self._process = process
-        self._init: int | None = init.pidfd
-        self._init_pid = init.pid
+        self._init = init
+        # Killed from outside, bubblewrap takes nothing along where it shows what the VM's user
+        # cannot reach: it may signal nobody of that user then.
+        process.on_end(init.kill)
         self._connection = connection
         self._boot_frame = boot_frame
         self._groups = groups
@@ -78,7 +78,9 @@ class BubblewrapMachine:
 
     async def wait(self) -> int:
         """See ``Machine``."""
-        return await self._process.wait()
+        status = await self._process.wait()
+        await self._init.wait()
+        return status
 
     async def keep_memory(self, name: str) -> None:  # noqa: ARG002
         """See ``Machine``."""
@@ -96,19 +98,15 @@ class BubblewrapMachine:
         """See ``Machine``.
 
         Process 1 of the VM is killed. The kernel lets it go only when every other process of its
-        namespace is gone, and bubblewrap ends after it: so when bubblewrap has ended, all have.
+        namespace is gone, and bubblewrap ends after it, unless it was killed by somebody else.
         """
-        init, self._init = self._init, None
-        if init is not None:
-            self._connection.close()
-            if self._network is not None:
-                self._network.close()
-            with contextlib.suppress(ProcessLookupError):
-                signal.pidfd_send_signal(init, signal.SIGKILL)
-            os.close(init)
+        self._connection.close()
+        if self._network is not None:
+            self._network.close()
+        self._init.kill()
         try:
             async with asyncio.timeout(STOP_TIMEOUT_S):
-                await self._process.wait()
+                await self.wait()
         except TimeoutError:
             self._process.kill()
             why = f"the VM's processes did not end within {STOP_TIMEOUT_S:g} s of being killed"
@@ -121,7 +119,7 @@ class BubblewrapMachine:
 
     def check_limits(self) -> None:
         """See ``Machine``."""
-        if self._groups is not None and not self._groups.holds(self._init_pid):
+        if self._groups is not None and not self._groups.holds(self._init.pid):
             raise ExecutionFailed("the VM's limits are not in force")
 
     def strain(self) -> Strain:
@@ -231,12 +229,13 @@ class BubblewrapDriver:
             numbers = theirs.fileno(), info_theirs.fileno(), walls, way_out
             process, gate = self._start(self._plan(spec, numbers, groups))
             _close(theirs, info_theirs, network_theirs)
+            init: Init | None = None
             try:
                 init = await child(info, process)
                 self._admit(init, groups, gate)
             except BaseException:
                 process.kill()
-                await asyncio.shield(asyncio.create_task(_reap(process)))
+                await asyncio.shield(asyncio.create_task(_reap(process, init)))
                 raise
         except BaseException:
             _close(ours, network)
@@ -350,7 +349,10 @@ def _close(*ends: socket.socket | None) -> None:
             end.close()
 
 
-async def _reap(process: OwnedProcess) -> None:
+async def _reap(process: OwnedProcess, init: Init | None) -> None:
+    if init is not None:
+        init.kill()
+        await init.wait()
     await process.wait()
     process.close()
 

@@ -38,7 +38,7 @@ class GvisorMachine(BubblewrapMachine):
     @property
     def init(self) -> int:
         """The number of the VM's process 1 on the host."""
-        return self._init_pid
+        return self._init.pid
 
     def cause(self) -> str | None:
         """See ``Machine``. The limit is around gVisor's own kernel, too, which has no victims."""
@@ -48,7 +48,7 @@ class GvisorMachine(BubblewrapMachine):
 
     def check_limits(self) -> None:
         """See ``Machine``. All of the VM is held to them, gVisor's kernel too."""
-        if self._groups is not None and not self._groups.holds(self._init_pid, PROGRAMS):
+        if self._groups is not None and not self._groups.holds(self._init.pid, PROGRAMS):
             raise ExecutionFailed("the VM's limits are not in force")
 
 

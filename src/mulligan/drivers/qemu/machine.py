@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
-import signal
 import socket
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from mulligan.drivers.bubblewrap.child import Init
@@ -33,13 +31,13 @@ class Part:
 
     process: OwnedProcess
     init: Init
-    _closed: bool = field(default=False, init=False)
+
+    def __post_init__(self) -> None:
+        self.process.on_end(self.init.kill)  # which bubblewrap might not do, killed from outside
 
     def kill(self) -> None:
         """Kills process 1: the kernel ends what is in its namespace before it lets it go."""
-        if not self._closed:
-            with contextlib.suppress(ProcessLookupError):
-                signal.pidfd_send_signal(self.init.pidfd, signal.SIGKILL)
+        self.init.kill()
 
     def said(self) -> str:
         """What it said when something was wrong."""
@@ -47,11 +45,9 @@ class Part:
         return "\n".join(line for line in lines if USUAL not in line)
 
     async def ended(self) -> None:
-        """Waits for its end, then lets go of it; may be repeated."""
+        """Waits for its end; may be repeated."""
         await self.process.wait()
-        if not self._closed:
-            self._closed = True
-            os.close(self.init.pidfd)
+        await self.init.wait()
 
 
 class QemuMachine:
