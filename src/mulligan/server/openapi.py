@@ -97,7 +97,7 @@ def install(app: FastAPI) -> None:
                 title=app.title,
                 version=app.version,
                 summary=app.summary,
-                description="Errors have one form: see `ErrorAnswer`. POST requests that take the "
+                description="Errors have one form: see `ErrorAnswer`. Requests that take the "
                 "header `Idempotency-Key` are done once, however often they are sent with it.",
                 routes=app.routes,
                 tags=[{"name": name, "description": text} for name, text in DESCRIPTIONS.items()],

@@ -302,7 +302,8 @@ class TimeMachine:
             if self._lineage.led_here(vm, *found):
                 return start  # and not what an earlier rollback has undone already
         raise RollbackFailed(
-            f"{vm.record.id} is as it was before its first execution that history has"
+            f"{vm.record.id} is as it was before its first execution that history has",
+            remedy="to go somewhere else, name a snapshot: mulligan snapshot ls has them",
         )
 
     # Going back
