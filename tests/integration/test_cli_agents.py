@@ -89,6 +89,19 @@ def test_a_rollback_says_what_it_undid() -> None:
 
 
 @pytest.mark.usefixtures("agents")
+def test_a_vm_that_is_named_is_its_agents(
+    served: tuple[Server, dict[str, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MULLIGAN_TOKEN", served[1]["admin"])
+    vm = typed("vm", "create", "--agent", "ada").strip()
+    assert bash("echo $((6 * 7))", "--vm", vm) == "42\n"
+    assert "VM not available" in bash("true", "--vm", vm, "--agent", "grace", ok=False)
+    assert "VM not available" in bash("true", "--vm", "vm-0", ok=False)
+    assert [each["agent_id"] for each in vms() if each["id"] == vm] == ["ada"]
+    typed("vm", "rm", vm)
+
+
+@pytest.mark.usefixtures("agents")
 def test_a_vm_of_a_type_stands_beside_the_first_one() -> None:
     bash("echo first > where")
     bash("echo second > where", "--type", "ubuntu")

@@ -137,7 +137,7 @@ async def _execute(
 ) -> tuple[VmExecuteResponse, bool]:
     """The response, and whether the VM goes on after this command."""
     async with open_session(server, data_dir) as session:
-        agent = await session.agent(request.agent_id or None)
+        agent = await session.agent_of(request.vm_id, request.agent_id or None)
         fields = {"agent_id": agent}
         if vm_type is not None:
             fields["vm_id"] = await session.vm_of_type(agent, vm_type)

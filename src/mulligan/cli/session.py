@@ -57,6 +57,14 @@ class Session:
             found = None
         return found or DEFAULT_AGENT
 
+    async def agent_of(self, vm_id: str | None, named: str | None) -> str:
+        """``agent``, but where a VM alone is named, the one it belongs to."""
+        if vm_id is not None and named is None:
+            for each in await self.backend.list_vms(None):
+                if each.id == vm_id and each.agent_id is not None:
+                    return each.agent_id
+        return await self.agent(named)
+
     async def vm(self, named: str | None, agent: str | None) -> str:
         """The id of the VM a command is about: the one it names, else its agent's first.
 
