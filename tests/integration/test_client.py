@@ -21,6 +21,7 @@ from mulligan.errors import (
     VmNotAvailable,
 )
 from mulligan.models import VmExecutionConfig
+from support import host
 
 pytestmark = pytest.mark.anyio
 
@@ -35,6 +36,7 @@ def client_options(request, server, data_dir: Path) -> dict:
 
 
 async def test_every_method(client_options: dict) -> None:
+    host.check_has("node")
     async with VmExecutionClient(**client_options) as client:
         assert await client.health_check() is True
         assert (await client.execute_python("me", "print(1)")).stdout == "1\n"

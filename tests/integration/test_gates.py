@@ -218,6 +218,7 @@ if "forbidden" in json.dumps(asked["tool_input"]):
 
 
 async def test_a_guard_from_the_settings(tmp_path: Path) -> None:
+    host.check_has("node")
     script = tmp_path / "guard.py"
     script.write_text(GUARD)
     command = {"command": [sys.executable, "-I", str(script)]}

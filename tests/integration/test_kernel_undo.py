@@ -138,6 +138,7 @@ async def test_a_deleted_open_file_is_told_and_hinders_nothing(engine) -> None:
 
 
 async def test_bash_goes_back_and_node_says_that_it_cannot(engine) -> None:
+    host.check_has("node")
     vm_id = (await run(engine, "v=1; mkdir d; cd d; cd ..; cd d", "bash")).vm_id
     await run(engine, "let q = 1", "javascript")
     broke = await run(engine, "v=2; cd ..; rm -r d; unset OLDPWD", "bash")
@@ -281,6 +282,7 @@ async def test_a_kernel_has_one_language(engine) -> None:
 
 
 async def test_nothing_is_left_of_kernels() -> None:
+    host.check_has("node")
     before, descriptors = host.descendants(os.getpid()), len(os.listdir("/proc/self/fd"))
     with host.data_directory() as directory:
         async with Engine(settings.load(data_dir=directory / "data")) as engine:

@@ -230,7 +230,8 @@ async def test_differences_nested_deeply(engine: Engine) -> None:
         "    say(EXIT, channel, END | {'stdout_bytes': 50000})"
     )
     with lying(engine, liar, lie):
-        with pytest.raises(HistoryError, match="nested too deeply"):
+        # Python from 3.14 on reads this to its end, and finds it unfinished.
+        with pytest.raises(HistoryError, match=r"nested too deeply|Expecting value"):
             await asyncio.wait_for(engine.past.diff(liar), 60)
         await stop(engine, liar)
 

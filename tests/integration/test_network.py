@@ -566,6 +566,7 @@ FETCH = "fetch('{}').then(r => r.text()).then(console.log, e => {{ process.exitC
 
 
 async def test_fetch_of_node_where_it_heeds_proxies() -> None:
+    host.check_has("node")
     server = Upstream()
     async with listening(server.serve) as port, networked([f"server.example:{port}"]) as agent:
         told = await agent.run("console.log(process.versions.node)", "javascript")

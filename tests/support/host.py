@@ -20,9 +20,16 @@ from mulligan.selfcheck.places import USUAL
 
 def check_has_what_it_types(code: str) -> None:
     """Skips a test of code that types commands this host does not have."""
-    for command, typed in (("curl", r"\bcurl "), ("rustc", r"-l rust\b")):
-        if re.search(typed, code) and shutil.which(command) is None:
-            pytest.skip(f"this host has no {command}")
+    typed = {"curl": r"\bcurl ", "rustc": r"-l rust\b", "node": r"\"javascript\""}
+    for command, sign in typed.items():
+        if re.search(sign, code):
+            check_has(command)
+
+
+def check_has(command: str) -> None:
+    """Skips a test where this host does not have a command."""
+    if shutil.which(command) is None:
+        pytest.skip(f"this host has no {command}")
 
 
 @contextmanager

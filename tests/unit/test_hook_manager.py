@@ -343,14 +343,14 @@ async def test_observers_neither_change_nor_stop_anything(caplog: Any) -> None:
         context.metadata["k"] = "changed"
         return Allow()
 
-    observing = {"observer": True, "timeout_ms": 30}
+    observing = {"observer": True}
     outcome = await manager(
         gate("looks", look, **observing),
         gate("blocks", lambda _: Block(reason="no"), **observing),
         gate("rewrites", lambda _: Modify(transformed_code="evil"), **observing),
         gate("crashes", raises(ValueError("boom")), **observing),
         gate("exits", raises(SystemExit(1)), **observing),
-        gate("sleeps", lambda _: asyncio.sleep(3600), **observing),
+        gate("sleeps", lambda _: asyncio.sleep(3600), **observing, timeout_ms=30),
         gate("fix", rewrite("x", "y")),
     ).run_pre_tool(BEFORE)
     assert outcome.decision == Modify(transformed_code="y")
