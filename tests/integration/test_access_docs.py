@@ -13,6 +13,7 @@ from mulligan import settings as settings_module
 from mulligan.extraction import extract
 from support.host import check_has_what_it_types, data_directory
 from support.server import Server, clean_environment
+from support.typed import TYPED
 
 DOCUMENT = (Path(__file__).parents[2] / "docs" / "access.md").read_text()
 URL = "http://127.0.0.1:8080"
@@ -49,7 +50,7 @@ def sessions(text: str) -> list[tuple[str, str]]:
 
 def typed(line: str, directory: Path, where: Path, **env: str) -> str:
     environment = clean_environment(MULLIGAN_DATA_DIR=str(directory), **env)
-    environment["PATH"] = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    environment["PATH"] = f"{TYPED.directory}:{os.environ['PATH']}"
     done = subprocess.run(
         ["bash", "-c", line],
         stdout=subprocess.PIPE,

@@ -12,11 +12,12 @@ import pytest
 
 from support import host
 from support.server import Server, clean_environment, command
+from support.typed import TYPED
 
 
 def mulligan(data_dir: Path, *arguments: str, stdin: str = "", **env: str):
     return subprocess.run(
-        command(*arguments),
+        [TYPED.directory / "mulligan", *arguments],
         input=stdin,
         capture_output=True,
         text=True,

@@ -22,6 +22,7 @@ from mulligan.extraction import extract
 from support import microvm
 from support.host import check_has_what_it_types, data_directory
 from support.server import Server, clean_environment
+from support.typed import TYPED
 
 ROOT = Path(__file__).parents[2]
 PAGES = [
@@ -95,7 +96,7 @@ def surroundings(code: str) -> Iterator[tuple[str, dict[str, str], Path]]:
         data, work = directory / "data", directory / "work"
         work.mkdir()
         env = clean_environment(MULLIGAN_DATA_DIR=str(data), NO_PROXY="127.0.0.1")
-        env["PATH"] = f"{Path(sys.executable).parent}:/usr/bin:/bin:{env['PATH']}"
+        env["PATH"] = f"{TYPED.directory}:/usr/bin:/bin:{env['PATH']}"
         if SERVER not in code and DEFAULT_CLIENT not in code:
             yield code, env, work
             return

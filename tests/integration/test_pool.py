@@ -161,7 +161,7 @@ async def test_a_spare_vm_that_does_not_answer_is_never_given(
         await warm(engine, 1)
         (spares,) = engine.fleet.spares._kept.values()
         bad = spares[0]
-        os.kill(bad.vm._machine._init_pid, how)
+        os.kill(bad.vm._machine._init.pid, how)
         result = await run(engine, "ada", "echo fine")
         assert (result.stdout, result.vm_id == bad.vm_id) == ("fine\n", False)
         await until(lambda: bad.vm.connection is None)

@@ -4,7 +4,8 @@ What runs is the same from ``main`` on, in a process of its own with streams of 
 are about how a command starts run it as `server.command` has it.
 
 Run as a program this is the process that forks; descriptor 0 is its end of a socket on which come
-arguments and environment, with what are to be standard output and error, and a pipe for the status.
+arguments, environment and working directory, with what are to be standard output and error, a pipe
+for the status and, where it is not to be empty, what is to be standard input.
 """
 
 import contextlib
@@ -16,10 +17,22 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
+from pathlib import Path
 from typing import IO
 
 LOADED = (
+    "alembic.command",  # what makes the tables of a new data directory
+    "alembic.config",
+    "alembic.script",
+    "sqlalchemy.dialects.sqlite.pysqlite",
+    "markdown_it",
+    "pygments.lexers",
+    "rich.console",
+    "tree_sitter_bash",
+    "mulligan.policy.dangerous",
+    "mulligan.client.direct",
     "mulligan.__main__",
     "mulligan.cli.app",
     "mulligan.cli.serve",
@@ -41,10 +54,13 @@ class Forker:
         with theirs:
             self._process = subprocess.Popen([sys.executable, __file__], stdin=theirs)
 
-    def start(self, arguments: list[str], env: dict[str, str], streams: list[int]) -> int:
+    def start(
+        self, arguments: list[str], env: dict[str, str], streams: list[int], where: str = "."
+    ) -> int:
         """Starts ``mulligan`` with these arguments; the number of its process."""
         with self._asking:
-            socket.send_fds(self._socket, [json.dumps([arguments, env]).encode()], streams)
+            asked = json.dumps([arguments, env, where]).encode()
+            socket.send_fds(self._socket, [asked], streams)
             return int(self._socket.recv(32))
 
 
@@ -110,7 +126,7 @@ def fork_for(asking: socket.socket) -> None:
 
     signal.signal(signal.SIGCHLD, reap)
     while True:
-        data, streams, _, _ = socket.recv_fds(asking, MOST, 3)
+        data, streams, _, _ = socket.recv_fds(asking, MOST, 4)
         if not data:
             return
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})
@@ -119,7 +135,7 @@ def fork_for(asking: socket.socket) -> None:
             break
         statuses[pid] = streams[2]
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGCHLD})
-        for stream in streams[:2]:
+        for stream in (*streams[:2], *streams[3:]):
             os.close(stream)
         asking.send(str(pid).encode())
     asking.close()
@@ -130,10 +146,11 @@ def fork_for(asking: socket.socket) -> None:
     become(*json.loads(data), streams)
 
 
-def become(arguments: list[str], env: dict[str, str], streams: list[int]) -> None:
+def become(arguments: list[str], env: dict[str, str], where: str, streams: list[int]) -> None:
     """Becomes ``mulligan``, with the streams a start with pipes behind them would have given it."""
-    nowhere = os.open(os.devnull, os.O_RDONLY)
-    for number, descriptor in enumerate((nowhere, *streams[:2])):
+    stdin = streams[3] if len(streams) > 3 else os.open(os.devnull, os.O_RDONLY)
+    os.chdir(where)
+    for number, descriptor in enumerate((stdin, *streams[:2])):
         os.dup2(descriptor, number)
         os.close(descriptor)
     os.environ.clear()
@@ -142,9 +159,20 @@ def become(arguments: list[str], env: dict[str, str], streams: list[int]) -> Non
     importlib.import_module("mulligan.__main__").main()
 
 
+def make_an_image() -> None:
+    """Has the host's programs found and the guest's code compiled; a process does that once."""
+    known = importlib.import_module("mulligan.settings").Settings.model_fields
+    owner = os.getuid(), os.getgid()
+    if os.geteuid() == 0:
+        owner = known["guest_uid"].default, known["guest_gid"].default
+    with tempfile.TemporaryDirectory(prefix="mulligan-preloaded-") as directory:
+        importlib.import_module("mulligan.images.host").prepare(Path(directory), owner)
+
+
 if __name__ == "__main__":
     for name in LOADED:
         importlib.import_module(name)
+    make_an_image()
     end = socket.socket(fileno=os.dup(0))
     os.set_inheritable(end.fileno(), False)
     with end:
