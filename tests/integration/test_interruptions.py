@@ -13,7 +13,13 @@ from mulligan.engine.engine import Engine
 from mulligan.engine.executions.outflow import IDLE_S
 from mulligan.engine.vms import connection, disk
 from mulligan.engine.vms.connection import AgentConnection
-from mulligan.errors import ApprovalRequired, ExecutionFailed, SnapshotNotFound, VmExecutionError
+from mulligan.errors import (
+    ApprovalRequired,
+    ExecutionFailed,
+    SnapshotFailed,
+    SnapshotNotFound,
+    VmExecutionError,
+)
 from mulligan.history import HistoryStore
 from mulligan.hooks.approver import Approver
 from mulligan.hooks.interface import Hook
@@ -269,3 +275,33 @@ async def test_a_vm_outlives_what_ends_while_it_is_copied(how: str, slow_copies)
         await asyncio.wait({running})
         alive = await bash(engine, "pgrep -c sleep")
         assert alive.stdout == "1\n"
+
+
+IN_VFORK = """\
+cat > waits.py <<'END'
+import ctypes, os
+libc = ctypes.CDLL(None)
+if libc.vfork() == 0:
+    end = os.open("end", os.O_RDONLY)  # until there is somebody who writes to it
+    libc._exit(0)
+END
+mkfifo end
+nohup setsid python3 waits.py > /dev/null 2>&1 &
+until grep -qs 'State:.D' /proc/[0-9]*/status; do sleep 0.02; done
+"""
+
+
+async def test_a_program_that_cannot_be_halted() -> None:
+    """A parent in vfork(2) waits for its child, and stops at no signal."""
+    async with opened() as engine:
+        begun = await bash(engine, IN_VFORK, timeout_seconds=30)
+        assert begun.background_processes == 2, begun.stderr
+        beside = await bash(engine, "touch mine")
+        assert (beside.outcome, beside.snapshot_before) == ("success", None)
+        assert any("could not be halted" in note for note in beside.notes)
+        with pytest.raises(SnapshotFailed, match="could not be stopped"):
+            await engine.past.snapshot(begun.vm_id, SnapshotCreateRequest())
+        await bash(
+            engine, ": > end; while pgrep -f waits.py; do sleep 0.02; done", timeout_seconds=30
+        )
+        assert (await bash(engine, "ls")).snapshot_before is not None

@@ -31,7 +31,8 @@ log = get_logger()
 
 NO_RESTORE_POINT = (
     "nothing to go back to: when this started, another execution ran in the VM, or a terminal or a "
-    "program in the background did and more had been written than is copied under it"
+    "program in the background did and more had been written than is copied under it, or it could "
+    "not be halted for that"
 )
 
 

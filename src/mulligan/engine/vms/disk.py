@@ -148,7 +148,7 @@ async def copy(
         small: whether only what is copied in no time is copied at all.
 
     Returns:
-        The layer; None where ``small`` is asked for and there is more.
+        The layer; None where ``small`` is asked for and there is more, or a program would not halt.
 
     Raises:
         SnapshotFailed: it could not be done.
@@ -183,11 +183,19 @@ async def copy(
             )
         finally:
             await asyncio.to_thread(stores.vms.discard_place, record.id, name)
+    except _NotHalted as error:
+        if small:
+            return None
+        raise SnapshotFailed(_reason(error)) from None
     except (OSError, ExecutionFailed) as error:
         raise SnapshotFailed(_reason(error)) from None
     except ValueError:
         raise SnapshotFailed("the VM's agent did not say what it copied") from None
     return layer
+
+
+class _NotHalted(ExecutionFailed):
+    """It may wait for a disk, which no signal ends."""
 
 
 async def _copy(
@@ -197,9 +205,7 @@ async def _copy(
 ) -> bytes:
     try:
         if not await connection.pause():
-            raise ExecutionFailed(
-                "a program of the VM could not be stopped for the moment it takes"
-            )
+            raise _NotHalted("a program of the VM could not be stopped for the moment it takes")
         printed = await run_job(connection, arguments)
         if meanwhile is not None:
             await meanwhile()
