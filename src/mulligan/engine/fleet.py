@@ -16,7 +16,7 @@ from mulligan.drivers.limits import check_held
 from mulligan.engine.drivers import Drivers
 from mulligan.engine.images.images import Images
 from mulligan.engine.pool.keeper import Keeper
-from mulligan.engine.pool.rest import hibernate, idle_s
+from mulligan.engine.pool.rest import hibernate, idle_s, stop_idle
 from mulligan.engine.pool.slots import Slots
 from mulligan.engine.pool.spares import Spare, Spares, cores
 from mulligan.engine.requests.allowance import Allowance
@@ -364,7 +364,7 @@ class Fleet:
         vm = self.find(vm_id, agent_id)
         if vm.life.booting:
             await self.wait(vm_id, agent_id, self._settings.boot_timeout_seconds)
-        if not await hibernate(vm, even_with_programs=True) and vm.connection is not None:
+        if not await stop_idle(vm):
             raise VmBusy(
                 f"{vm_id} runs something",
                 field="vm_id",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,8 @@ if TYPE_CHECKING:
 
 log = get_logger()
 
+POLL_S = 0.02
+OWN_WORK_S = 10.0  # no longer does the engine take in a VM that nobody uses
 ANSWER_S = 5.0  # an agent that has nothing to do answers at once, whatever the host is at
 HOUR_S = 3600.0
 
@@ -58,6 +61,21 @@ async def hibernate(vm: Vm, *, even_with_programs: bool = False) -> bool:
         await vm.down()
         vm.life.hibernated = True
     log.info("vm_hibernated", vm_id=vm.record.id, agent_id=vm.record.agent_id)
+    return True
+
+
+async def stop_idle(vm: Vm) -> bool:
+    """``hibernate`` for whoever asks for it; false where somebody's execution or terminal runs.
+
+    What the engine itself does in the VM, such as looking what is in it, is waited for.
+    """
+    until = time.monotonic() + OWN_WORK_S
+    while not await hibernate(vm, even_with_programs=True):
+        if vm.connection is None:
+            return True
+        if vm.busy or vm.running or time.monotonic() > until:
+            return False
+        await asyncio.sleep(POLL_S)
     return True
 
 
